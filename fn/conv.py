@@ -1,0 +1,213 @@
+"""Convolution three ways, and pooling, in the names and order of torch.nn.functional.
+
+All of them slide a window: with size k, stride s, dilation d and padding p on both sides, an axis of n gives
+
+    out = ⌊(n + 2p - d(k - 1) - 1) / s⌋ + 1
+
+A size is an int or (vertical, horizontal). Padding "same" keeps the size of a stride-1 output, the odd row or column
+going below and right; "valid" is 0. A window larger than the padded input is a ValueError.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from fn.initializers import kaiming_normal
+from fn.tree import Params
+
+Size = int | Sequence[int]
+Padding = Size | Literal["same", "valid"]
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """3 -> (3, 3)"""
+    vertical, horizontal = (size, size) if isinstance(size, int) else size
+    return vertical, horizontal
+
+
+def output_size(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
+    """⌊(n + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1"""
+    return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _pads(padding: Padding, kernel: tuple[int, int], stride: Size, dilation: Size) -> list[tuple[int, int]]:
+    """(before, after) for the vertical and the horizontal axis."""
+    if padding == "same":
+        if pair(stride) != (1, 1):
+            raise ValueError(f'padding "same" is for stride 1, not {stride}')
+        totals = [d * (k - 1) for k, d in zip(kernel, pair(dilation), strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in pair(0 if padding == "valid" else padding)]  # pyright: ignore[reportArgumentType]
+
+
+def _pad(
+    x: Float[Tensor, "batch channels height width"], pads: list[tuple[int, int]], value: float = 0.0
+) -> Float[Tensor, "batch channels padded_height padded_width"]:
+    (top, bottom), (left, right) = pads
+    return F.pad(x, (left, right, top, bottom), value=value) if any([top, bottom, left, right]) else x
+
+
+def _starts(n: int, kernel: int, stride: int, dilation: int) -> range:
+    """Where the windows begin on an axis of n, padding included."""
+    if output_size(n, kernel, stride, dilation=dilation) < 1:
+        raise ValueError(f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}")
+    return range(0, n - dilation * (kernel - 1), stride)
+
+
+def conv2d_naive(
+    x: Float[Tensor, "batch channels height width"],
+    weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
+    bias: Float[Tensor, " out_channels"] | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Float[Tensor, "batch out_channels out_height out_width"]:
+    """y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v], one output position at a time.
+
+    With groups, the channels and the kernels are dealt into that many separate convolutions.
+    """
+    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
+    x = _pad(x, _pads(padding, (kernel_h, kernel_w), stride, dilation))
+    x = rearrange(x, "batch (groups channels) h w -> batch groups channels h w", groups=groups)
+    kernels = rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
+    rows = []
+    for i in _starts(x.shape[-2], kernel_h, stride_h, dil_h):
+        row = []
+        for j in _starts(x.shape[-1], kernel_w, stride_w, dil_w):
+            window = x[..., i : i + dil_h * kernel_h : dil_h, j : j + dil_w * kernel_w : dil_w]
+            row.append(
+                einsum(window, kernels, "batch groups channels kh kw, groups out channels kh kw -> batch groups out")
+            )
+        rows.append(torch.stack(row, dim=-1))
+    y = rearrange(torch.stack(rows, dim=-2), "batch groups out oh ow -> batch (groups out) oh ow")
+    return y if bias is None else y + rearrange(bias, "out -> out 1 1")
+
+
+def windows(
+    x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
+) -> Float[Tensor, "batch channels out_height out_width kernel_height kernel_width"]:
+    """Every window of `x` as a view: nothing is copied until somebody reads it in another order."""
+    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
+    span_h = len(_starts(x.shape[2], kernel_h, stride_h, dil_h)) and dil_h * (kernel_h - 1) + 1
+    span_w = len(_starts(x.shape[3], kernel_w, stride_w, dil_w)) and dil_w * (kernel_w - 1) + 1
+    return x.unfold(2, span_h, stride_h).unfold(3, span_w, stride_w)[..., ::dil_h, ::dil_w]
+
+
+def conv2d_unfold(
+    x: Float[Tensor, "batch channels height width"],
+    weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
+    bias: Float[Tensor, " out_channels"] | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Float[Tensor, "batch out_channels out_height out_width"]:
+    """The same sum as one matrix product: a row per kernel, a column per window."""
+    kernel_size = (weight.shape[2], weight.shape[3])
+    patches = windows(_pad(x, _pads(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
+    columns = rearrange(patches, "batch (g channels) oh ow kh kw -> batch g (channels kh kw) (oh ow)", g=groups)
+    kernels = rearrange(weight, "(g out) channels kh kw -> g out (channels kh kw)", g=groups)
+    y = rearrange(kernels @ columns, "batch g out (oh ow) -> batch (g out) oh ow", oh=patches.shape[2])
+    return y if bias is None else y + rearrange(bias, "out -> out 1 1")
+
+
+def conv2d(
+    x: Float[Tensor, "batch channels height width"],
+    weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
+    bias: Float[Tensor, " out_channels"] | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Float[Tensor, "batch out_channels out_height out_width"]:
+    """The same sum by torch's compiled kernel, which the models call."""
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # pyright: ignore[reportArgumentType]
+
+
+def conv2d_init(
+    rng: torch.Generator, channels: int, out_channels: int, kernel_size: Size, *, groups: int = 1, bias: bool = True
+) -> Params:
+    """Kaiming-normal weight for a ReLU; zero bias, or none, as batch norm would take it out again"""
+    weight = kaiming_normal(rng, (out_channels, channels // groups, *pair(kernel_size)))
+    return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
+
+
+def _pool_windows(
+    x: Float[Tensor, "batch channels height width"],
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    dilation: Size,
+    ceil_mode: bool,
+    value: float,
+) -> Float[Tensor, "batch channels out_height out_width kernel_height kernel_width"]:
+    """The windows of `x` padded with `value`. In `ceil_mode` a last one may hang over the end, if it starts before."""
+    kernel, stride = pair(kernel_size), kernel_size if stride is None else stride
+    pads = []
+    for n, k, s, p, d in zip(x.shape[2:], kernel, pair(stride), pair(padding), pair(dilation), strict=True):
+        if not 0 <= p <= k // 2:
+            raise ValueError(f"pooling: padding {p} is not between 0 and half of kernel_size {k}")
+        hang = 0
+        if ceil_mode:
+            out = math.ceil((n + 2 * p - d * (k - 1) - 1) / s) + 1
+            out -= (out - 1) * s >= n + p
+            hang = max(0, (out - 1) * s + d * (k - 1) + 1 - n - 2 * p)
+        pads.append((p, p + hang))
+    return windows(_pad(x, pads, value), kernel, stride, dilation)
+
+
+def max_pool2d(
+    x: Float[Tensor, "batch channels height width"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> Float[Tensor, "batch channels out_height out_width"]:
+    """The largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
+
+    Of equal values the first, in reading order, receives the gradient.
+    """
+    patches = _pool_windows(x, kernel_size, stride, padding, dilation, ceil_mode, -math.inf)
+    return rearrange(patches, "... kh kw -> ... (kh kw)").max(dim=-1).values
+
+
+def avg_pool2d(
+    x: Float[Tensor, "batch channels height width"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Tensor, "batch channels out_height out_width"]:
+    """The mean of each window. Padding counts as zeros, or not at all; what hangs over in `ceil_mode` never counts."""
+    total = _pool_windows(x, kernel_size, stride, padding, 1, ceil_mode, 0.0).sum(dim=(-2, -1))
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    if count_include_pad:
+        ones, padding = _pad(ones, [(p, p) for p in pair(padding)], 1.0), 0
+    return total / _pool_windows(ones, kernel_size, stride, padding, 1, ceil_mode, 0.0).sum(dim=(-2, -1))
+
+
+def adaptive_avg_pool2d(
+    x: Float[Tensor, "batch channels height width"], output_size: Size
+) -> Float[Tensor, "batch channels out_height out_width"]:
+    """Means over a grid of cells: cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap."""
+    rows, columns = (_cell_means(n, m, x) for n, m in zip(x.shape[2:], pair(output_size), strict=True))
+    return einsum(rows, x, columns, "oh h, batch channels h w, ow w -> batch channels oh ow")
+
+
+def _cell_means(n: int, cells: int, like: Tensor) -> Float[Tensor, "{cells} {n}"]:
+    """The matrix whose row i averages the entries of cell i."""
+    edges = [(i * n // cells, -((i + 1) * n // -cells)) for i in range(cells)]
+    return torch.tensor(
+        [[(start <= j < end) / (end - start) for j in range(n)] for start, end in edges],
+        dtype=like.dtype,
+        device=like.device,
+    )

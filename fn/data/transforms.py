@@ -1,0 +1,17 @@
+"""Random variation of image batches, all examples at once."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fn.conv import windows
+
+
+def random_shift(
+    x: Float[Tensor, "batch channels height width"], rng: torch.Generator, *, max_shift: int
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image moved by up to `max_shift` pixels along both axes; the batch's least value moves in from outside."""
+    batch, _, height, width = x.shape
+    padded = torch.nn.functional.pad(x, (max_shift,) * 4, value=float(x.min()))
+    down, right = torch.randint(0, 2 * max_shift + 1, (2, batch), generator=rng)
+    return windows(padded, (height, width))[torch.arange(batch), :, down, right]

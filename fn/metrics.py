@@ -1,0 +1,34 @@
+"""What is measured but not differentiated. Logits first, targets second.
+
+Ties are settled as if the lower class had scored a little more, so that every metric agrees with the first maximum.
+A NaN score never counts as right.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def accuracy(input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """The share of rows whose largest score is the target's."""
+    return top_k_accuracy(input, target, k=1)
+
+
+def top_k_accuracy(input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"], k: int) -> Float[Tensor, ""]:
+    """The share of rows in which fewer than `k` classes outrank the target; ValueError unless 1 <= k <= classes."""
+    classes = input.shape[1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"top_k_accuracy: k={k} is not between 1 and {classes}, the number of classes")
+    score = input.gather(1, target.unsqueeze(1))
+    later = torch.arange(classes, device=input.device) > target.unsqueeze(1)
+    outranked = (input < score) | ((input == score) & later)
+    return (outranked.sum(dim=1) >= classes - k).float().mean()
+
+
+def confusion_matrix(
+    input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
+) -> Int[Tensor, "classes classes"]:
+    """Counts: row = target, column = prediction, as scikit-learn has them."""
+    classes = input.shape[1]
+    pairs = target * classes + input.argmax(dim=1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -1,0 +1,47 @@
+"""A small convolutional network: blocks of convolution, pooling, batch norm and relu, then a linear head."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fn.conv import conv2d, conv2d_init, max_pool2d
+from fn.layers import batch_norm, batch_norm_init, flatten, linear, linear_init, relu
+from fn.tree import Params
+
+
+def cnn_init(
+    rng: torch.Generator, shape: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 64)
+) -> tuple[Params, Params]:
+    """For images of `shape` (channels, height, width): a block per width, each but the last halving the image"""
+    channels, height, width = shape
+    params: Params = {}
+    state: Params = {}
+    for i, out_channels in enumerate(widths, start=1):
+        params[f"conv{i}"] = conv2d_init(rng, channels, out_channels, 3, bias=False)
+        params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(out_channels)
+        channels = out_channels
+    halvings = len(widths) - 1
+    params["fc"] = linear_init(rng, channels * (height >> halvings) * (width >> halvings), classes, gain=1.0)
+    return params, state
+
+
+def cnn_apply(
+    params: Params,
+    state: Params,
+    x: Float[Tensor, "batch channels height width"],
+    *,
+    train: bool,
+    key: Int64[Tensor, ""] | None = None,
+) -> tuple[Float[Tensor, "batch classes"], Params]:
+    """Logits. Pooling stands before batch norm and relu, which then have a quarter of the work."""
+    new_state: Params = {}
+    blocks = len(state)
+    for i in range(1, blocks + 1):
+        x = conv2d(x, **params[f"conv{i}"], padding="same")
+        if i < blocks:
+            x = max_pool2d(x, 2)
+        x, new_state[f"bn{i}"] = batch_norm(x, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
+        x = relu(x)
+    return linear(flatten(x), **params["fc"]), new_state

@@ -1,0 +1,148 @@
+"""Optimizers as pairs: `state = sgd_init(params)`, `params, state = sgd(params, grads, state, lr=…)`.
+
+θ parameters, g gradients, η learning rate, λ weight decay, t the step counted from 1. The state holds `step`, how many
+updates were made, from which a schedule gives the next rate:
+
+    adamw(params, grads, state, lr=cosine_schedule(state["step"], lr=3e-4, total_steps=1000))
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fn import tree
+from fn.tree import Params
+
+Rate = float | Float[Tensor, ""]
+Step = int | Int[Tensor, ""]
+
+
+def _zeros(params: Params) -> Params:
+    return tree.map(torch.zeros_like, params)
+
+
+def _step_zero(params: Params) -> Int[Tensor, ""]:
+    return torch.zeros((), dtype=torch.int64, device=tree.leaves(params)[0].device)
+
+
+def sgd_init(params: Params) -> Params:
+    return {"step": _step_zero(params), "velocity": _zeros(params)}
+
+
+def sgd(
+    params: Params,
+    grads: Params,
+    state: Params,
+    *,
+    lr: Rate,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> tuple[Params, Params]:
+    """v ← μv + g + λθ,  θ ← θ - ηv;  Nesterov: θ ← θ - η(g + λθ + μv). Sutskever et al. 2013."""
+    if weight_decay:
+        grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
+    velocity = tree.map(lambda v, g: momentum * v + g, state["velocity"], grads)
+    move = tree.map(lambda g, v: g + momentum * v, grads, velocity) if nesterov else velocity
+    params = tree.map(lambda p, d: p - lr * d, params, move)
+    return params, {"step": state["step"] + 1, "velocity": velocity}
+
+
+def adam_init(params: Params) -> Params:
+    return {"step": _step_zero(params), "mean": _zeros(params), "square": _zeros(params)}
+
+
+def adam(
+    params: Params,
+    grads: Params,
+    state: Params,
+    *,
+    lr: Rate,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> tuple[Params, Params]:
+    """m ← β₁m + (1-β₁)g,  s ← β₂s + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(s/(1-β₂ᵗ)) + ε)
+
+    Kingma and Ba 2015. Here weight decay is an L2 penalty, g ← g + λθ, which the division by √s then distorts.
+    """
+    if weight_decay:
+        grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
+    beta1, beta2 = betas
+    step = state["step"] + 1
+    mean = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
+    square = tree.map(lambda s, g: beta2 * s + (1 - beta2) * g * g, state["square"], grads)
+    dtype = torch.promote_types(tree.leaves(params)[0].dtype, torch.float32)
+    unbias1, unbias2 = _one_minus_power(beta1, step, dtype), _one_minus_power(beta2, step, dtype)
+    params = tree.map(lambda p, m, s: p - lr * (m / unbias1) / ((s / unbias2).sqrt() + eps), params, mean, square)
+    return params, {"step": step, "mean": mean, "square": square}
+
+
+def _one_minus_power(beta: float, step: Int[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, ""]:
+    """1 - βᵗ through expm1: in float32, 1 - 0.999 taken directly is wrong in the fifth digit."""
+    return -torch.expm1(step.to(dtype) * math.log(beta))
+
+
+adamw_init = adam_init
+
+
+def adamw(
+    params: Params,
+    grads: Params,
+    state: Params,
+    *,
+    lr: Rate,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+) -> tuple[Params, Params]:
+    """θ ← θ - ηλθ, then Adam's step without decay: every weight shrinks alike. Loshchilov and Hutter 2019."""
+    decayed = tree.map(lambda p: p - lr * weight_decay * p, params)
+    return adam(decayed, grads, state, lr=lr, betas=betas, eps=eps)
+
+
+def global_norm(grads: Params) -> Float[Tensor, ""]:
+    """√Σ g² over all leaves"""
+    return torch.stack([g.square().sum() for g in tree.leaves(grads)]).sum().sqrt()
+
+
+def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor, ""]]:
+    """(g · min(1, max_norm / (‖g‖ + 1e-6)), ‖g‖): the norm is the one before clipping. Pascanu et al. 2013."""
+    norm = global_norm(grads)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return tree.map(lambda g: g * scale, grads), norm
+
+
+def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor, ""]:
+    """η · min(1, (step + 1) / warmup_steps). Give it another schedule as `lr` to warm that up."""
+    return torch.clamp((torch.as_tensor(step) + 1) / warmup_steps, max=1.0) * lr
+
+
+def cosine_schedule(step: Step, *, lr: Rate, total_steps: int, min_lr: float = 0.0) -> Float[Tensor, ""]:
+    """From lr to min_lr along half a cosine, and min_lr from then on. Loshchilov and Hutter 2017."""
+    return _cosine(torch.as_tensor(step) / total_steps, lr, min_lr)
+
+
+def one_cycle_schedule(
+    step: Step,
+    *,
+    max_lr: Rate,
+    total_steps: int,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Float[Tensor, ""]:
+    """Up from max_lr/div_factor during the first `pct_start`, then down to that /final_div_factor. Smith 2018."""
+    low = max_lr / div_factor
+    peak = pct_start * total_steps - 1
+    step = torch.as_tensor(step)
+    rise = _cosine(step / peak, low, max_lr)
+    fall = _cosine((step - peak) / (total_steps - 1 - peak), max_lr, low / final_div_factor)
+    return torch.where(step <= peak, rise, fall)
+
+
+def _cosine(progress: Float[Tensor, ""], start: Rate, end: Rate) -> Float[Tensor, ""]:
+    """From `start` at 0 to `end` at 1 and beyond."""
+    return end + (start - end) * (1 + torch.cos(math.pi * progress.clamp(0.0, 1.0))) / 2

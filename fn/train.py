@@ -1,0 +1,95 @@
+"""From a loss to a trained model: the objective, the step, the loop, the evaluation.
+
+Each is a pure function of what it is given, so a step can be replayed, `vmap`ped, traced, or resumed.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.func import grad_and_value
+
+from fn import tree
+from fn.data.datasets import Split
+from fn.data.loader import batches
+from fn.losses import cross_entropy
+from fn.metrics import accuracy
+from fn.optim import global_norm
+from fn.rng import key as rng_key
+from fn.tree import Params
+
+Metrics = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    params: Params
+    state: Params
+    opt_state: Params
+
+
+def classification_loss(
+    params: Params, state: Params, x: Tensor, y: Tensor, *, apply: Callable, key: Int64[Tensor, ""] | None = None
+) -> tuple[Tensor, tuple[Metrics, Params]]:
+    """(loss, (metrics, new state)) of a training batch: an objective, differentiable in `params`."""
+    logits, state = apply(params, state, x, train=True, key=key)
+    loss = cross_entropy(logits, y)
+    return loss, ({"loss": loss.detach(), "accuracy": accuracy(logits, y)}, state)
+
+
+def train_step(
+    ts: TrainState, x: Tensor, y: Tensor, *, objective: Callable, optimizer: Callable, key: Int64[Tensor, ""]
+) -> tuple[TrainState, Metrics]:
+    """Forward, gradient, update. The metrics are those before the update."""
+    grads, (_, (metrics, state)) = grad_and_value(objective, has_aux=True)(ts.params, ts.state, x, y, key=key)
+    params, opt_state = optimizer(ts.params, grads, ts.opt_state)
+    return TrainState(params, state, opt_state), metrics | {"grad_norm": global_norm(grads)}
+
+
+def train(
+    ts: TrainState,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    objective: Callable,
+    optimizer: Callable,
+    seed: int = 0,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Yield (state, metrics) after each batch; stop listening, and it stops training.
+
+    FloatingPointError at the first loss or gradient that is not finite: the update is not made, and the error names the
+    step and the first parameter whose gradient is bad.
+    """
+    for x, y in batches:
+        step = int(ts.opt_state["step"])
+        key = rng_key(seed, step)
+        after, metrics = train_step(ts, x, y, objective=objective, optimizer=optimizer, key=key)
+        metrics = {name: value.item() for name, value in metrics.items()}
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
+            grads, _ = grad_and_value(objective, has_aux=True)(ts.params, ts.state, x, y, key=key)
+            raise FloatingPointError(f"step {step}: loss {metrics['loss']}, {_describe_bad_gradient(grads)}")
+        ts = after
+        yield ts, metrics
+
+
+def _describe_bad_gradient(grads: Params) -> str:
+    match tree.first_non_finite(grads):
+        case None:
+            return "every gradient is finite, though large"
+        case name, grad:
+            bad = int((~grad.isfinite()).sum())
+            return f"first bad gradient in {name} ({bad} of {grad.numel()} entries are not finite)"
+
+
+@torch.no_grad()
+def evaluate(params: Params, state: Params, split: Split, *, apply: Callable, batch_size: int = 1000) -> Metrics:
+    """Mean loss and accuracy over a split, each batch weighted by its size; changes nothing."""
+    totals = {"loss": 0.0, "accuracy": 0.0}
+    for x, y in batches(split, batch_size):
+        logits, _ = apply(params, state, x, train=False)
+        totals["loss"] += cross_entropy(logits, y, reduction="sum").item()
+        totals["accuracy"] += accuracy(logits, y).item() * len(y)
+    return {name: total / len(split.labels) for name, total in totals.items()}
