@@ -36,7 +36,7 @@ def output_size(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation
     return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _pads(padding: Padding, kernel: tuple[int, int], stride: Size, dilation: Size) -> list[tuple[int, int]]:
+def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dilation: Size) -> list[tuple[int, int]]:
     """(before, after) for the vertical and the horizontal axis."""
     if padding == "same":
         if pair(stride) != (1, 1):
@@ -74,7 +74,7 @@ def conv2d_naive(
     With groups, the channels and the kernels are dealt into that many separate convolutions.
     """
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
-    x = _pad(x, _pads(padding, (kernel_h, kernel_w), stride, dilation))
+    x = _pad(x, resolve_padding(padding, (kernel_h, kernel_w), stride, dilation))
     x = rearrange(x, "batch (groups channels) h w -> batch groups channels h w", groups=groups)
     kernels = rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
     rows = []
@@ -92,12 +92,18 @@ def conv2d_naive(
 
 def windows(
     x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
-) -> Float[Tensor, "batch channels out_height out_width kernel_height kernel_width"]:
-    """Every window of `x` as a view: nothing is copied until somebody reads it in another order."""
+) -> Float[Tensor, "batch channels kernel out_height out_width"]:
+    """All windows at once: entry (u, v) of every window is one strided slice of `x`; `kernel` counts the entries."""
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
-    span_h = len(_starts(x.shape[2], kernel_h, stride_h, dil_h)) and dil_h * (kernel_h - 1) + 1
-    span_w = len(_starts(x.shape[3], kernel_w, stride_w, dil_w)) and dil_w * (kernel_w - 1) + 1
-    return x.unfold(2, span_h, stride_h).unfold(3, span_w, stride_w)[..., ::dil_h, ::dil_w]
+    rows, columns = _starts(x.shape[2], kernel_h, stride_h, dil_h), _starts(x.shape[3], kernel_w, stride_w, dil_w)
+    return torch.stack(
+        [
+            x[:, :, dil_h * u : dil_h * u + rows.stop : stride_h, dil_w * v : dil_w * v + columns.stop : stride_w]
+            for u in range(kernel_h)
+            for v in range(kernel_w)
+        ],
+        dim=2,
+    )
 
 
 def conv2d_unfold(
@@ -111,10 +117,10 @@ def conv2d_unfold(
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
     """The same sum as one matrix product: a row per kernel, a column per window."""
     kernel_size = (weight.shape[2], weight.shape[3])
-    patches = windows(_pad(x, _pads(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
-    columns = rearrange(patches, "batch (g channels) oh ow kh kw -> batch g (channels kh kw) (oh ow)", g=groups)
+    patches = windows(_pad(x, resolve_padding(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
+    columns = rearrange(patches, "batch (g channels) kernel oh ow -> batch g (channels kernel) (oh ow)", g=groups)
     kernels = rearrange(weight, "(g out) channels kh kw -> g out (channels kh kw)", g=groups)
-    y = rearrange(kernels @ columns, "batch g out (oh ow) -> batch (g out) oh ow", oh=patches.shape[2])
+    y = rearrange(kernels @ columns, "batch g out (oh ow) -> batch (g out) oh ow", oh=patches.shape[3])
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
 
@@ -139,28 +145,21 @@ def conv2d_init(
     return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
 
 
-def _pool_windows(
-    x: Float[Tensor, "batch channels height width"],
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    dilation: Size,
-    ceil_mode: bool,
-    value: float,
-) -> Float[Tensor, "batch channels out_height out_width kernel_height kernel_width"]:
-    """The windows of `x` padded with `value`. In `ceil_mode` a last one may hang over the end, if it starts before."""
-    kernel, stride = pair(kernel_size), kernel_size if stride is None else stride
+def _pool_pads(
+    shape: Sequence[int], kernel_size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
+) -> list[tuple[int, int]]:
+    """(before, after) per axis. In `ceil_mode` a last window may hang over the end, if it starts inside."""
     pads = []
-    for n, k, s, p, d in zip(x.shape[2:], kernel, pair(stride), pair(padding), pair(dilation), strict=True):
+    for n, k, s, p, d in zip(shape, *map(pair, (kernel_size, stride, padding, dilation)), strict=True):
         if not 0 <= p <= k // 2:
             raise ValueError(f"pooling: padding {p} is not between 0 and half of kernel_size {k}")
-        hang = 0
+        hang, span = 0, d * (k - 1) + 1
         if ceil_mode:
-            out = math.ceil((n + 2 * p - d * (k - 1) - 1) / s) + 1
-            out -= (out - 1) * s >= n + p
-            hang = max(0, (out - 1) * s + d * (k - 1) + 1 - n - 2 * p)
+            last = math.ceil((n + 2 * p - span) / s)
+            last -= last * s >= n + p
+            hang = last * s + span - n - 2 * p
         pads.append((p, p + hang))
-    return windows(_pad(x, pads, value), kernel, stride, dilation)
+    return pads
 
 
 def max_pool2d(
@@ -175,8 +174,9 @@ def max_pool2d(
 
     Of equal values the first, in reading order, receives the gradient.
     """
-    patches = _pool_windows(x, kernel_size, stride, padding, dilation, ceil_mode, -math.inf)
-    return rearrange(patches, "... kh kw -> ... (kh kw)").max(dim=-1).values
+    stride = kernel_size if stride is None else stride
+    pads = _pool_pads(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    return windows(_pad(x, pads, -math.inf), kernel_size, stride, dilation).max(dim=2).values
 
 
 def avg_pool2d(
@@ -188,11 +188,13 @@ def avg_pool2d(
     count_include_pad: bool = True,
 ) -> Float[Tensor, "batch channels out_height out_width"]:
     """The mean of each window. Padding counts as zeros, or not at all; what hangs over in `ceil_mode` never counts."""
-    total = _pool_windows(x, kernel_size, stride, padding, 1, ceil_mode, 0.0).sum(dim=(-2, -1))
-    ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
-    if count_include_pad:
-        ones, padding = _pad(ones, [(p, p) for p in pair(padding)], 1.0), 0
-    return total / _pool_windows(ones, kernel_size, stride, padding, 1, ceil_mode, 0.0).sum(dim=(-2, -1))
+    stride = kernel_size if stride is None else stride
+    pads = _pool_pads(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
+    total = windows(_pad(x, pads), kernel_size, stride).sum(dim=2)
+    counted = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    counted = _pad(counted, [(p, p) for p in pair(padding)], float(count_include_pad))
+    counted = _pad(counted, [(0, after - before) for before, after in pads])
+    return total / windows(counted, kernel_size, stride).sum(dim=2)
 
 
 def adaptive_avg_pool2d(

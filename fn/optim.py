@@ -82,7 +82,7 @@ def adam(
 
 def _one_minus_power(beta: float, step: Int[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, ""]:
     """1 - βᵗ through expm1: in float32, 1 - 0.999 taken directly is wrong in the fifth digit."""
-    return -torch.expm1(step.to(dtype) * math.log(beta))
+    return -torch.expm1(step.to(dtype) * (math.log(beta) if beta else -math.inf))
 
 
 adamw_init = adam_init
@@ -136,7 +136,7 @@ def one_cycle_schedule(
 ) -> Float[Tensor, ""]:
     """Up from max_lr/div_factor during the first `pct_start`, then down to that /final_div_factor. Smith 2018."""
     low = max_lr / div_factor
-    peak = pct_start * total_steps - 1
+    peak = max(pct_start * total_steps - 1, 1e-6)  # a run too short to warm up starts at max_lr in its second step
     step = torch.as_tensor(step)
     rise = _cosine(step / peak, low, max_lr)
     fall = _cosine((step - peak) / (total_steps - 1 - peak), max_lr, low / final_div_factor)

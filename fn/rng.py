@@ -53,7 +53,7 @@ def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, ""]) -> Int64[Tens
 def uniform(key: Int64[Tensor, ""], shape: Sequence[int]) -> Float32[Tensor, "..."]:
     """U[0, 1) from the top 24 bits of each word of the key's stream."""
     index = torch.arange(torch.Size(shape).numel(), device=key.device)
-    return _shift_right(_stream(key, index), 40).reshape(*shape) * 2.0**-24
+    return _shift_right(_stream(key, index), 40).reshape(tuple(shape)) * 2.0**-24
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

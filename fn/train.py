@@ -5,10 +5,12 @@ Each is a pure function of what it is given, so a step can be replayed, `vmap`pe
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -17,7 +19,9 @@ from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.losses import cross_entropy
 from fn.metrics import accuracy
-from fn.optim import global_norm
+from fn.models import Model
+from fn.optim import adam, adam_init, adamw, adamw_init, global_norm, one_cycle_schedule
+from fn.rng import generator
 from fn.rng import key as rng_key
 from fn.tree import Params
 
@@ -33,8 +37,14 @@ class TrainState(NamedTuple):
 
 
 def classification_loss(
-    params: Params, state: Params, x: Tensor, y: Tensor, *, apply: Callable, key: Int64[Tensor, ""] | None = None
-) -> tuple[Tensor, tuple[Metrics, Params]]:
+    params: Params,
+    state: Params,
+    x: Float[Tensor, " batch *shape"],
+    y: Int[Tensor, " batch"],
+    *,
+    apply: Callable,
+    key: Int64[Tensor, ""] | None = None,
+) -> tuple[Float[Tensor, ""], tuple[Metrics, Params]]:
     """(loss, (metrics, new state)) of a training batch: an objective, differentiable in `params`."""
     logits, state = apply(params, state, x, train=True, key=key)
     loss = cross_entropy(logits, y)
@@ -82,6 +92,56 @@ def _describe_bad_gradient(grads: Params) -> str:
         case name, grad:
             bad = int((~grad.isfinite()).sum())
             return f"first bad gradient in {name} ({bad} of {grad.numel()} entries are not finite)"
+
+
+def init(model: Model, optimizer_init: Callable, *, seed: int, device: torch.device | str = "cpu") -> TrainState:
+    """Weights from the seed, drawn on the CPU so that every device starts alike."""
+    params, state = (tree.to(part, device) for part in model.init(generator(seed)))
+    return TrainState(params, state, optimizer_init(params))
+
+
+def fit(
+    model: Model,
+    split: Split,
+    *,
+    epochs: int,
+    batch_size: int,
+    max_lr: float,
+    seed: int,
+    weight_decay: float = 1e-2,
+    augment: Callable | None = None,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """A classifier from its first weights to its last: AdamW under a one-cycle schedule, a new order every epoch."""
+    total_steps = epochs * math.ceil(len(split.labels) / batch_size)
+    yield from train(
+        init(model, adamw_init, seed=seed, device=split.images.device),
+        (batch for e in range(epochs) for batch in batches(split, batch_size, rng=generator(seed, e), augment=augment)),
+        objective=partial(classification_loss, apply=model.apply),
+        optimizer=lambda params, grads, state: adamw(
+            params,
+            grads,
+            state,
+            lr=one_cycle_schedule(state["step"], max_lr=max_lr, total_steps=total_steps),
+            weight_decay=weight_decay,
+        ),
+        seed=seed,
+    )
+
+
+def overfit(
+    model: Model, split: Split, *, seed: int, steps: int = 300, lr: float = 1e-2, loss_below: float = 1e-3
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Adam on a handful of examples until evaluation knows them by heart: all right, and the loss below `loss_below`.
+
+    The metrics are those of `evaluate` after each step, so that batch norm must stand on its running statistics.
+    """
+    start = init(model, adam_init, seed=seed, device=split.images.device)
+    objective = partial(classification_loss, apply=model.apply)
+    for ts, metrics in train(start, repeat(split, steps), objective=objective, optimizer=partial(adam, lr=lr)):
+        metrics |= evaluate(ts.params, ts.state, split, apply=model.apply)
+        yield ts, metrics
+        if metrics["accuracy"] == 1 and metrics["loss"] < loss_below:
+            return
 
 
 @torch.no_grad()

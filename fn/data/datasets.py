@@ -7,14 +7,12 @@ and are downloaded there, verified, when they are missing. A new set is one func
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import MNIST
 
 
 class Split(NamedTuple):
@@ -51,11 +49,13 @@ def take(split: Split, n: int) -> Split:
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits of 8×8 pixels in 17 greys; every fifth is held out, which leaves 1,437 to train on.
+    """1,797 handwritten digits of 8×8 pixels in 17 greys; every fifth is held out, which leaves 1,438 to train on.
 
     The test half of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), as bundled with
     scikit-learn. The same writers are on both sides of the split.
     """
+    from sklearn.datasets import load_digits  # here, not above: it and torchvision take seconds to import
+
     pixels, targets = load_digits(return_X_y=True)
     images = rearrange(torch.tensor(pixels, dtype=torch.float32), "n (h w) -> n 1 h w", h=8)
     labels = torch.tensor(targets, dtype=torch.int64)
@@ -67,6 +67,8 @@ def digits() -> Dataset:
 
 def mnist() -> Dataset:
     """70,000 handwritten digits of 28×28 pixels, 10,000 of them held out. LeCun et al. 1998."""
+    from torchvision.datasets import MNIST
+
     root = data_root()
     try:
         train, test = (MNIST(root, train=part, download=True) for part in (True, False))
@@ -78,7 +80,7 @@ def mnist() -> Dataset:
     return _standardised(_split(train), _split(test), list("0123456789"))
 
 
-def _split(mnist: MNIST) -> Split:
+def _split(mnist: Any) -> Split:
     return Split(mnist.data.unsqueeze(1).float(), mnist.targets)
 
 

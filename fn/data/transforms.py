@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fn.conv import windows
-
 
 def random_shift(
     x: Float[Tensor, "batch channels height width"], rng: torch.Generator, *, max_shift: int
@@ -14,4 +12,5 @@ def random_shift(
     batch, _, height, width = x.shape
     padded = torch.nn.functional.pad(x, (max_shift,) * 4, value=float(x.min()))
     down, right = torch.randint(0, 2 * max_shift + 1, (2, batch), generator=rng)
-    return windows(padded, (height, width))[torch.arange(batch), :, down, right]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(batch), :, down, right]

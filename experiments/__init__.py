@@ -1,0 +1,1 @@
+"""Thin scripts, one per lab: parse a config, call fn, print the verdict."""

@@ -1,0 +1,23 @@
+"""Run a lab by its number: python -m experiments.lab 0 [flags]. `LABS` is what there is."""
+
+import runpy
+import sys
+from pathlib import Path
+
+LABS = {path.stem[3:].partition("_")[0]: path.stem for path in sorted(Path(__file__).parent.glob("lab[0-9]*_*.py"))}
+
+
+def main() -> None:
+    number = sys.argv[1] if len(sys.argv) > 1 else ""
+    if number not in LABS:
+        print(f"error: there is no lab {number!r}; the labs are {', '.join(LABS)}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    try:
+        runpy.run_module(f"experiments.{LABS[number]}", run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # while the libraries are loading; after that, the lab sees to it
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Run every lab, each in a process of its own, and print one table; exit 0 only if all checks hold."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.cli import table
+from experiments.lab import LABS
+
+
+def main() -> int:
+    rows, failed = [], 0
+    for number, module in LABS.items():
+        summary = Path("runs") / f"lab{number}" / "summary.json"
+        summary.unlink(missing_ok=True)
+        status = subprocess.run([sys.executable, "-m", f"experiments.{module}"], stdout=subprocess.DEVNULL).returncode
+        failed += status != 0
+        if not summary.exists():
+            rows.append((number, f"ended with status {status}, without a summary", "", "", "", "FAILED"))
+            continue
+        run = json.loads(summary.read_text())
+        for i, c in enumerate(run["checks"]):
+            seconds = f"{run['seconds']:.0f}" if i == 0 else ""
+            rows.append((number, c["name"], f"{c['value']:.4g}", c["target"], seconds, "ok" if c["ok"] else "FAILED"))
+    table("The labs", ("lab", "check", "value", "target", "seconds", ""), rows)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)

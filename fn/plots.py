@@ -1,0 +1,77 @@
+"""Pictures: each function returns a matplotlib Figure, and `save` writes it. No global state, no window."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fn.files import write_atomic
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    write_atomic(path, png.getvalue())
+    return path
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "step", log: Sequence[str] = ()
+) -> Figure:
+    """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis."""
+    figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
+    for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in lines.items():
+            axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.5)
+        axes.set(xlabel=xlabel, ylabel=quantity, yscale="log" if quantity in log else "linear")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+    return figure
+
+
+def image_grid(
+    images: Float[Tensor, "images height width"],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 8,
+    signed: bool = False,
+    title: str = "",
+) -> Figure:
+    """Grey pictures in rows, each on its own scale; `signed` ones red above and blue below a white zero."""
+    rows = -(-len(images) // columns)
+    height = 1.0 if not titles else 1.3
+    figure = Figure(figsize=(columns * 1.0, rows * height + (0.4 if title else 0)), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
+        limit = float(image.abs().max()) or 1.0
+        axes.imshow(
+            image.numpy(), cmap="RdBu_r" if signed else "gray_r", **({"vmin": -limit, "vmax": limit} if signed else {})
+        )
+        if titles:
+            axes.set_title(titles[i], fontsize=8)
+    return figure
+
+
+def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str]) -> Figure:
+    """Rows are targets, columns predictions; the shade leaves out the diagonal, so that mistakes show."""
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow((matrix * ~torch.eye(len(classes), dtype=torch.bool)).numpy(), cmap="Reds")
+    for row, counts in enumerate(matrix.tolist()):
+        for column, count in enumerate(counts):
+            if count:
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
+    axes.set(xlabel="predicted", ylabel="target", xticks=range(len(classes)), yticks=range(len(classes)))
+    axes.set_xticklabels(classes)
+    axes.set_yticklabels(classes)
+    return figure

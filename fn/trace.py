@@ -1,0 +1,135 @@
+"""What a network did: every layer that ran, with its named axes, taken from the running call.
+
+Python's profiling hook shows each op of fn.layers and fn.conv enter with its arguments and leave with its result; the
+names of the axes are those of the op's signature. Nothing in the model knows that it is watched.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from math import prod
+from types import FrameType
+from typing import Any, NamedTuple, get_args
+
+from torch import Tensor
+
+from fn import conv, layers, tree
+from fn.conv import Size, pair, resolve_padding
+from fn.tree import Params
+
+Axes = tuple[tuple[str, int], ...]
+
+
+class Call(NamedTuple):
+    layer: str
+    """where its parameters lie in the tree, or the op's own name"""
+    op: str
+    arguments: dict[str, Any]
+    input: Axes
+    output: Axes
+    by_hand: str
+    """the arithmetic that gives the new sizes"""
+    expected: tuple[int, ...]
+    """the output's shape by that arithmetic"""
+    parameters: int
+    multiply_adds: int
+    result: Tensor
+
+
+def _ops() -> dict[Any, Callable]:
+    functions = [f for module in (layers, conv) for _, f in inspect.getmembers(module, inspect.isfunction)]
+    return {inspect.unwrap(f).__code__: f for f in functions if _tensor_annotation(f, "x")}
+
+
+def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[Call]]:
+    """(f(*args, **kwargs), the outermost layers that it ran, in order). `params` gives the layers their names."""
+    ops, names = _ops(), {id(leaf): name.rpartition(".")[0] for name, leaf in tree.flatten(params).items()}
+    calls: list[Call] = []
+    axes: dict[int, tuple[Tensor, Axes]] = {}  # holds the tensors, so that no id is given out twice
+    running: list[tuple[FrameType, dict[str, Any]]] = []
+
+    def watch(frame: FrameType, event: str, result: Any) -> None:
+        if event == "call" and not running and frame.f_code in ops:
+            running.append((frame, dict(frame.f_locals)))
+        elif event == "return" and running and running[-1][0] is frame and result is not None:
+            _, arguments = running.pop()
+            calls.append(_call(ops[frame.f_code], arguments, result, names, axes))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        result = f(*args, **kwargs)
+    finally:
+        sys.setprofile(before)
+    return result, calls
+
+
+def _call(op: Callable, arguments: dict[str, Any], result: Any, names: dict[int, str], axes: dict) -> Call:
+    x, y = arguments["x"], result[0] if isinstance(result, tuple) else result
+    known = axes[id(x)][1] if id(x) in axes else ()
+    before = _name_axes(_tensor_annotation(op, "x"), x, known)
+    after = _name_axes(_tensor_annotation(op, "return"), y, before)
+    axes[id(y)] = (y, after)
+    tensors = {name: t for name, t in arguments.items() if isinstance(t, Tensor) and id(t) in names}
+    layer = next((names[id(t)] for t in tensors.values()), op.__name__)
+    by_hand, expected, multiply_adds = _arithmetic(op.__name__, arguments, y)
+    parameters = sum(t.numel() for t in tensors.values())
+    return Call(layer, op.__name__, arguments, before, after, by_hand, expected, parameters, multiply_adds, y)
+
+
+def _tensor_annotation(op: Callable, name: str) -> Any:
+    """The jaxtyping annotation of an argument or of the (first) result; None where there is none."""
+    signature = inspect.signature(op)
+    annotation = (
+        signature.return_annotation if name == "return" else getattr(signature.parameters.get(name), "annotation", None)
+    )
+    return next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "dim_str")), None)
+
+
+def _name_axes(annotation: Any, tensor: Tensor, known: Axes) -> Axes:
+    """Pair the names of a signature with sizes; what stands under a star keeps the name by which it is known."""
+    words = annotation.dim_str.split()
+    starred = next((i for i, word in enumerate(words) if word.startswith("*")), None)
+    if starred is not None:
+        hidden = tensor.ndim - len(words) + 1
+        kept = [
+            known[i][0] if len(known) == tensor.ndim else words[starred][1:] for i in range(starred, starred + hidden)
+        ]
+        words[starred : starred + 1] = kept
+    return tuple((word.removeprefix("out_"), size) for word, size in zip(words, tensor.shape, strict=True))
+
+
+def _arithmetic(op: str, arguments: dict[str, Any], y: Tensor) -> tuple[str, tuple[int, ...], int]:
+    """(the sum as one would write it, the shape it gives, multiply-adds)"""
+    x, weight = arguments["x"], arguments.get("weight")
+    if op.startswith("conv2d") and weight is not None:
+        pads = resolve_padding(arguments["padding"], weight.shape[2:], arguments["stride"], arguments["dilation"])
+        text, sizes = _slide(x, weight.shape[2:], arguments["stride"], pads, arguments["dilation"])
+        shape = (x.shape[0], weight.shape[0], *sizes)
+        return text, shape, prod(shape) * prod(weight.shape[1:])
+    if op in ("max_pool2d", "avg_pool2d"):
+        kernel, stride = pair(arguments["kernel_size"]), arguments["stride"] or arguments["kernel_size"]
+        pads = [(p, p) for p in pair(arguments["padding"])]
+        text, sizes = _slide(x, kernel, stride, pads, arguments.get("dilation", 1))
+        return text, (*x.shape[:2], *sizes), 0
+    if op == "linear" and weight is not None:
+        shape = (*x.shape[:-1], weight.shape[0])
+        return f"{weight.shape[0]} rows of weight", shape, prod(shape) * weight.shape[1]
+    if op == "flatten":
+        return f"{' · '.join(map(str, x.shape[1:]))} = {prod(x.shape[1:])}", (x.shape[0], prod(x.shape[1:])), 0
+    if y.shape == x.shape:
+        return "unchanged", tuple(x.shape), 0
+    return "", tuple(y.shape), 0
+
+
+def _slide(
+    x: Tensor, kernel: Sequence[int], stride: Size, pads: list[tuple[int, int]], dilation: Size
+) -> tuple[str, list[int]]:
+    """The window formula of fn.conv with its numbers, once if both axes have the same, and the sizes it gives."""
+    texts, sizes = [], []
+    for n, k, s, (before, after), d in zip(x.shape[2:], kernel, pair(stride), pads, pair(dilation), strict=True):
+        padding = f"2·{before}" if before == after else f"({before} + {after})"
+        span = f"{k}" if d == 1 else f"{d}·({k} − 1) − 1"
+        sizes.append((n + before + after - d * (k - 1) - 1) // s + 1)
+        texts.append(f"⌊({n} + {padding} − {span})/{s}⌋ + 1 = {sizes[-1]}")
+    return "; ".join(dict.fromkeys(texts)), sizes

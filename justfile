@@ -1,0 +1,33 @@
+[private]
+default:
+    @just --list --unsorted
+
+# Run lab N; flags pass through: just lab 1 --dataset mnist
+[no-exit-message]
+lab n *flags:
+    @uv run python -m experiments.lab {{n}} {{flags}}
+
+# Run every lab and print one table
+[no-exit-message]
+labs:
+    @uv run python -m experiments.labs
+
+# Overfit 32 images with every family, or one: just overfit --family cnn
+[no-exit-message]
+overfit *flags:
+    @uv run python -m experiments.overfit {{flags}}
+
+# Run the tests, shape checks enforced; arguments go to pytest
+[no-exit-message]
+test *args:
+    @uv run pytest {{args}}
+
+# Lint, check the format, check the types
+check:
+    uv run ruff check
+    uv run ruff format --check
+    uv run pyright
+
+# What continuous integration runs
+ci:
+    bash .ci/run

@@ -1,0 +1,186 @@
+"""The doors of every experiment: exit status, one-line errors, summary.json, pictures; and the labs end to end."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments import cli, lab0_mlp, lab1_cnn, overfit
+from experiments.lab import LABS
+from fn.files import write_atomic
+from fn.gradcheck import numerical_grad, relative_error
+
+CPU = torch.device("cpu")
+MODULES = {"lab0": lab0_mlp, "lab1": lab1_cnn, "overfit": overfit}
+
+
+def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
+    """(exit status, stdout, stderr) of an experiment run in this process."""
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(MODULES[name].Config, MODULES[name].main)
+    return stop.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--family", "cnm"], "Expected one of ('all', 'mlp', 'cnn')"),
+        (["--dataset", "imagenet"], "Expected one of ('digits', 'mnist')"),
+        (["--device", "tpu"], "Expected one of ('auto', 'cpu', 'cuda', 'mps')"),
+        (["--stepz", "3"], "Perhaps you meant: --steps"),
+        (["--steps", "many"], "--steps"),
+        (["--steps", "0"], "at least one is needed"),
+        (["--seed", "-1"], "--seed -1 is not between"),
+        (["--out", __file__], "is a file, not a folder"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint):
+    status, out, err = launch(monkeypatch, capsys, "overfit", *flags)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_device_says_so(monkeypatch, capsys):
+    status, _, err = launch(monkeypatch, capsys, "overfit", "--device", "cuda")
+    assert (status, err) == (2, "error: --device cuda: there is none here; use cpu\n")
+
+
+def test_a_missing_dataset_says_where_it_looked(monkeypatch, capsys, tmp_path):
+    def no_network(*_, **__):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setenv("FN_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", no_network)
+    status, _, err = launch(monkeypatch, capsys, "overfit", "--dataset", "mnist")
+    assert status == 2
+    assert str(tmp_path / "MNIST" / "raw") in err
+    assert "FN_DATA" in err
+
+
+def test_summary_and_exit_status(monkeypatch, capsys, tmp_path):
+    flags = ["--family", "mlp", "--out", str(tmp_path)]
+    status, out, _ = launch(monkeypatch, capsys, "overfit", *flags)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert status == 0
+    assert summary.keys() >= {"name", "checks", "seconds", "config", "versions"}
+    assert summary["name"] == "overfit"
+    assert summary["config"]["family"] == "mlp"
+    assert all(check.keys() >= {"name", "value", "target", "ok"} and check["ok"] for check in summary["checks"])
+    assert "mlp: accuracy" in out
+
+    status, out, _ = launch(monkeypatch, capsys, "overfit", *flags, "--steps", "1")
+    assert status == 1
+    assert "FAILED" in out
+    assert not all(check["ok"] for check in json.loads((tmp_path / "summary.json").read_text())["checks"])
+
+
+def test_a_loss_that_diverges_stops_the_run(monkeypatch, capsys, tmp_path):
+    status, _, err = launch(monkeypatch, capsys, "overfit", "--family", "mlp", "--lr", "1e30", "--out", str(tmp_path))
+    assert status == 1
+    assert "error: training diverged at step 1: loss" in err
+    assert "first bad gradient in fc1.weight" in err
+
+
+def test_checks_compare_as_they_say():
+    assert cli.check("", 0.97, ">=", 0.97).ok
+    assert not cli.check("", 0.001, "<", 0.001).ok
+    assert not cli.check("", math.nan, "<=", 1).ok
+    assert not cli.check("", math.nan, ">=", 1).ok
+    mean = cli.check_mean("", [0.9, 1.0], ">=", 0.95)
+    assert mean.ok
+    assert mean.spread == "± 0.071, 2 seeds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pictures"), [("lab0", 2), ("lab1", 6)])
+def test_labs_hold(capsys, tmp_path, name, pictures):
+    module = MODULES[name]
+    checks = module.main(module.Config(out=tmp_path), CPU)
+    assert [check.name for check in checks if not check.ok] == []
+    drawn = list(tmp_path.glob("*.png"))
+    assert len(drawn) == pictures
+    for png in drawn:
+        with Image.open(png) as picture:
+            assert len(picture.convert("L").getcolors(256) or []) > 2
+
+
+def test_which_line_became_which_names_real_lines():
+    classic, functional = map(lab0_mlp.tagged_lines, (lab0_mlp.classic_loop, lab0_mlp.functional_loop))
+    assert list(classic) == ["forward", "loss", "backward", "step", "zero_grad"]
+    assert functional.keys() == classic.keys() - {"zero_grad"}
+    assert classic["backward"] == "loss.backward()"
+
+
+def quiz(monkeypatch, answers: list[str]) -> list[cli.Check]:
+    given = iter(answers)
+
+    def answer(_: str) -> str:
+        try:
+            return next(given)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    return lab1_cnn.main(lab1_cnn.Config(quiz=True), CPU)
+
+
+def test_quiz_grades(monkeypatch, capsys):
+    right = ["32 8 8", "32, 4, 4", "32×4×4", "32 4 4", "64 4 4", "64 2 2", "64 2 2", "64 2 2"]
+    right += ["64 2 2", "64 2 2", "64 2 2", "256", "10"]
+    [check] = quiz(monkeypatch, right)
+    assert (check.value, check.ok) == (13, True)
+    [check] = quiz(monkeypatch, ["32 7 7", *right[1:]])
+    assert (check.value, check.ok) == (12, False)
+    assert "no, 32 8 8: ⌊(8 + 2·1 − 3)/1⌋ + 1 = 8" in capsys.readouterr().out
+    with pytest.raises(cli.UsageError, match="after 2 of 13"):
+        quiz(monkeypatch, right[:2])
+
+
+def test_lab_by_number_refuses_an_unknown_one():
+    done = subprocess.run([sys.executable, "-m", "experiments.lab", "99"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"error: there is no lab '99'; the labs are {', '.join(LABS)}\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_130_and_leaves_no_broken_file(tmp_path):
+    command = [sys.executable, "-m", "experiments.lab", "0", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "overfit.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("error: interrupted\n")
+    assert not (tmp_path / "summary.json").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_write_atomic_leaves_the_old_file_or_the_new(monkeypatch, tmp_path):
+    path = tmp_path / "new folder" / "file"
+    write_atomic(path, "old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_numerical_grad_of_a_cubic():
+    params = {"a": {"b": torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3)}, "c": torch.ones(1).double()}
+    slopes = numerical_grad(lambda p: (p["a"]["b"] ** 3).sum() + p["c"].sum(), params, chunk_size=4)
+    exact = {"c": torch.ones(1).double(), "a": {"b": 3 * params["a"]["b"] ** 2}}
+    assert relative_error(slopes, exact) < 1e-8
+    assert relative_error({"c": slopes["c"], "a": {"b": -slopes["a"]["b"]}}, exact) > 1

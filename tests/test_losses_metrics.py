@@ -1,0 +1,160 @@
+"""Losses beside torch's, metrics beside scikit-learn's, over random cases; ties, NaN and refusals by their laws."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from torch import Tensor
+
+from fn.losses import cross_entropy, mse_loss
+from fn.metrics import accuracy, confusion_matrix, top_k_accuracy
+from tests.strategies import Case, agree, lifts, made_by, tensor
+
+REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
+
+
+@st.composite
+def classified(draw: st.DrawFn) -> Case:
+    """Logits and targets, some ignored: by a number beyond the classes, or by one of them."""
+    batch, classes = draw(st.tuples(st.integers(1, 5), st.integers(1, 6)))
+    positions = draw(st.sampled_from([(), (3,), (2, 3)]))
+    ignore_index = draw(st.sampled_from([-100, -1, 0, classes - 1, classes]))
+    logits = draw(st.sampled_from([1, 30])) * draw(tensor(batch, classes, *positions))
+    target = draw(tensor(batch, *positions, below=classes))
+    ignored = draw(tensor(batch, *positions, below=draw(st.sampled_from([1, 2, 10**6])))) == 0
+    options = {"ignore_index": ignore_index, "reduction": draw(REDUCTIONS)}
+    smoothing = draw(st.just(0.0) | st.floats(0, 1))
+    return Case((logits, torch.where(ignored, ignore_index, target)), options | {"label_smoothing": smoothing})
+
+
+@given(classified())
+def test_cross_entropy_is_torchs(case: Case):
+    agree(partial(cross_entropy, **case.options), partial(F.cross_entropy, **case.options), *case.tensors)
+
+
+@given(made_by(lambda t, a, b, c: (t(a, b, c), t(a, b, c))), REDUCTIONS)
+def test_mse_loss_is_torchs(tensors, reduction):
+    agree(partial(mse_loss, reduction=reduction), partial(F.mse_loss, reduction=reduction), *tensors)
+
+
+LOSSES: dict[str, tuple[Any, Any]] = {
+    "cross_entropy": (
+        partial(cross_entropy, ignore_index=1, label_smoothing=0.2),
+        lambda t, a, b, c: (t(a, 4, b), t(a, b, below=3)),
+    ),
+    "mse_loss": (mse_loss, lambda t, a, b, c: (t(a, b), t(a, b))),
+}
+
+
+@pytest.mark.parametrize(("loss", "maker"), LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@settings(max_examples=5)
+@given(data=st.data())
+def test_lifts(loss, maker, reduction, data):
+    lifts(partial(loss, reduction=reduction), *data.draw(made_by(maker)))
+
+
+@pytest.mark.xfail(strict=True, reason="0 · mean(log p) is 0 · -inf = NaN")
+@pytest.mark.parametrize("logits", [[1.0, 2.0, -math.inf], [1.7e308, -1.7e308, 0.0]], ids=["masked", "huge"])
+def test_an_impossible_class_costs_nothing_without_smoothing(logits):
+    x, target = torch.tensor([logits], dtype=torch.float64), torch.tensor([0])
+    agree(cross_entropy, F.cross_entropy, x, target, tol={torch.float64: 1e-10})
+
+
+def test_the_loss_of_even_odds_is_the_log_of_their_number():
+    for smoothing in (0.0, 0.3, 1.0):
+        loss = cross_entropy(torch.zeros(4, 10), torch.arange(4), label_smoothing=smoothing)
+        assert float(loss) == pytest.approx(math.log(10))
+
+
+def test_mse_loss_refuses_a_column_beside_a_row():
+    column, row = torch.ones(3, 1), torch.ones(3)
+    for pair in ((column, row), (row, column)):
+        with pytest.raises(TypeCheckError, match="mse_loss"):
+            mse_loss(*pair)
+
+
+def test_a_target_that_is_no_class_is_refused():
+    for target in (3, -1):
+        with pytest.raises((IndexError, RuntimeError), match=r"out of (bounds|range)"):
+            cross_entropy(torch.ones(1, 3), torch.tensor([target]))
+
+
+@st.composite
+def scored(draw: st.DrawFn, fewest: int = 1) -> tuple[Tensor, Tensor]:
+    """Scores, with many ties as often as with none, and targets."""
+    batch, classes = draw(st.tuples(st.integers(1, 12), st.integers(fewest, 6)))
+    return draw(tensor(batch, classes, ties=draw(st.booleans()))), draw(tensor(batch, below=classes))
+
+
+@given(scored())
+def test_accuracy_is_scikit_learns(case):
+    scores, target = case
+    first = np.argmax(scores.numpy(), axis=1)
+    assert float(accuracy(scores, target)) == pytest.approx(sklearn.metrics.accuracy_score(target, first))
+
+
+@given(scored(fewest=3), st.data())
+def test_top_k_accuracy_is_scikit_learns(case, data):
+    """Of equal scores theirs ranks the higher class first (a stable sort, reversed): it sees the classes reversed."""
+    scores, target = case
+    classes = scores.shape[1]
+    k = data.draw(st.integers(1, classes - 1))
+    flipped = {"y_true": classes - 1 - target, "y_score": scores.flip(1), "labels": range(classes)}
+    expected = sklearn.metrics.top_k_accuracy_score(**flipped, k=k)
+    assert float(top_k_accuracy(scores, target, k)) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(scored())
+def test_confusion_matrix_is_scikit_learns(case):
+    scores, target = case
+    first = np.argmax(scores.numpy(), axis=1)
+    expected = sklearn.metrics.confusion_matrix(target, first, labels=range(scores.shape[1]))
+    assert confusion_matrix(scores, target).tolist() == expected.tolist()
+
+
+@given(scored())
+def test_the_metrics_hang_together(case):
+    """The first of k outrank the others, all k = classes are right, and the diagonal counts the accurate rows."""
+    scores, target = case
+    curve = [float(top_k_accuracy(scores, target, k)) for k in range(1, scores.shape[1] + 1)]
+    assert curve == sorted(curve)
+    assert curve[-1] == 1
+    right = float(confusion_matrix(scores, target).trace()) / len(target)
+    assert curve[0] == float(accuracy(scores, target)) == pytest.approx(right)
+
+
+def test_of_equal_scores_the_lower_class_outranks():
+    even = torch.zeros(4, 4)
+    assert [float(top_k_accuracy(even, torch.arange(4), k)) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1]
+
+
+@given(scored(fewest=2), st.data())
+def test_a_nan_score_is_never_right(case, data):
+    """Short of k = classes, where nothing is left to be wrong about."""
+    scores, target = case
+    k = data.draw(st.integers(1, scores.shape[1] - 1))
+    own = scores.scatter(1, target.unsqueeze(1), math.nan)
+    assert float(top_k_accuracy(own, target, k)) == 0
+    assert float(accuracy(torch.full_like(scores, math.nan), target)) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="argmax takes a NaN for the largest")
+def test_a_nan_score_is_not_on_the_diagonal():
+    scores, target = torch.tensor([[math.nan, 1.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    assert confusion_matrix(scores, target).trace() == 2 * accuracy(scores, target)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_top_k_accuracy_refuses_a_k_beyond_the_classes(k):
+    with pytest.raises(ValueError, match=f"k={k} is not between 1 and 3"):
+        top_k_accuracy(torch.ones(2, 3), torch.tensor([0, 1]), k)

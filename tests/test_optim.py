@@ -1,0 +1,191 @@
+"""Optimizers and schedules beside torch.optim's, step by step, and the laws of a pure update."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.optim import lr_scheduler
+
+from fn import tree
+from fn.optim import (
+    adam,
+    adam_init,
+    adamw,
+    adamw_init,
+    clip_grad_norm,
+    cosine_schedule,
+    global_norm,
+    one_cycle_schedule,
+    sgd,
+    sgd_init,
+    warmup_schedule,
+)
+
+# (init, update, torch's class, options by the names that both know)
+CASES = {
+    "sgd": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.9}),
+    "nesterov": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "nesterov": True}),
+    "sgd with decay": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.1}),
+    "all of sgd": (
+        sgd_init,
+        sgd,
+        torch.optim.SGD,
+        {"lr": 0.03, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    ),
+    "adam": (adam_init, adam, torch.optim.Adam, {"lr": 0.05}),
+    "adam with eps": (adam_init, adam, torch.optim.Adam, {"lr": 0.05, "eps": 0.1, "betas": (0.8, 0.95)}),
+    "adam with L2": (adam_init, adam, torch.optim.Adam, {"lr": 0.05, "weight_decay": 0.1}),
+    "adamw": (adamw_init, adamw, torch.optim.AdamW, {"lr": 0.05}),
+    "adamw with decay": (adamw_init, adamw, torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.5}),
+}
+each_case = pytest.mark.parametrize(("init", "update", "reference", "options"), CASES.values(), ids=CASES)
+
+
+def draw(seed: int) -> tree.Params:
+    normal = partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return {"fc1": {"weight": normal(4, 3), "bias": normal(4)}, "deep": {"er": {"scale": normal(())}}}
+
+
+def assert_equal(tree1: tree.Params, tree2: tree.Params, **tolerance: float) -> None:
+    tree.map(partial(torch.testing.assert_close, **tolerance), tree1, tree2)
+
+
+@each_case
+def test_follows_torch_for_100_steps(init, update, reference, options):
+    params, theirs = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
+    optimizer, state = reference(tree.leaves(theirs), **options), init(params)
+    for step in range(100):
+        noise = draw(step + 1)
+        params, state = update(params, tree.map(torch.add, params, noise), state, **options)
+        for p, n in zip(tree.leaves(theirs), tree.leaves(noise), strict=True):
+            p.grad = p.detach() + n
+        optimizer.step()
+        assert_equal(params, tree.map(torch.Tensor.detach, theirs), rtol=0, atol=1e-12)
+    assert state["step"] == 100
+
+
+@each_case
+def test_nothing_given_is_changed(init, update, reference, options):
+    params, grads, state = draw(0), draw(1), init(draw(0))
+    for _ in range(2):
+        before = tree.map(torch.clone, {"params": params, "grads": grads, "state": state})
+        after = update(params, grads, state, **options)
+        assert_equal({"params": params, "grads": grads, "state": state}, before, rtol=0, atol=0)
+        assert not {x.data_ptr() for x in tree.leaves(after[0])} & {x.data_ptr() for x in tree.leaves(params)}
+        params, state = after
+
+
+@each_case
+def test_three_learning_rates_on_three_models_at_once(init, update, reference, options):
+    rates = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
+    models, grads = [draw(i) for i in range(3)], [draw(i + 3) for i in range(3)]
+    step = lambda p, g, s, lr: update(p, g, s, **options | {"lr": lr})  # noqa: E731
+    params, state = tree.stack(*models), vmap(init)(tree.stack(*models))
+    singles = [(p, init(p)) for p in models]
+    for _ in range(3):
+        params, state = vmap(step)(params, tree.stack(*grads), state, rates)
+        singles = [step(p, g, s, lr) for (p, s), g, lr in zip(singles, grads, rates, strict=True)]
+    assert_equal(params, tree.stack(*(p for p, _ in singles)))
+    assert_equal(state, tree.stack(*(s for _, s in singles)))
+    assert state["step"].tolist() == [3, 3, 3]
+
+
+DESCENTS = {
+    "sgd": (sgd_init, partial(sgd, lr=1e-3, momentum=0.9)),
+    "nesterov": (sgd_init, partial(sgd, lr=1e-3, momentum=0.9, nesterov=True)),
+    "adam": (adam_init, partial(adam, lr=0.1)),
+    "adamw": (adamw_init, partial(adamw, lr=0.1, weight_decay=0.0)),
+}
+
+
+@pytest.mark.parametrize(("init", "update"), DESCENTS.values(), ids=DESCENTS)
+@pytest.mark.parametrize("valley", ["parabola", "Rosenbrock"])
+def test_converges(init, update, valley):
+    """(a, b) = (1, 1) is the lowest point of both."""
+    valleys = {
+        "parabola": lambda p: (p["a"] - 1) ** 2 + 3 * (p["b"] - 1) ** 2,
+        "Rosenbrock": lambda p: (1 - p["a"]) ** 2 + 100 * (p["b"] - p["a"] ** 2) ** 2,
+    }
+    slope = grad(valleys[valley])
+    params = {"a": torch.tensor(-1.0, dtype=torch.float64), "b": torch.tensor(2.0, dtype=torch.float64)}
+    state = init(params)
+    for _ in range(1500):
+        params, state = update(params, slope(params), state)
+    assert_equal(params, tree.map(torch.ones_like, params), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 3.0, 1e3])
+def test_clip_grad_norm_is_torchs(max_norm):
+    grads, theirs = draw(0), tree.map(torch.empty_like, draw(0))
+    for p, g in zip(tree.leaves(theirs), tree.leaves(draw(0)), strict=True):
+        p.grad = g
+    norm = torch.nn.utils.clip_grad_norm_(tree.leaves(theirs), max_norm)
+    clipped, before = clip_grad_norm(grads, max_norm)
+    assert_equal(clipped, tree.map(lambda p: p.grad, theirs), rtol=1e-12, atol=0)
+    torch.testing.assert_close(before, norm)
+    torch.testing.assert_close(global_norm(clipped), norm.clamp(max=max_norm), rtol=1e-4, atol=0)
+    assert_equal(grads, draw(0), rtol=0, atol=0)
+
+
+LR = 0.5
+
+
+def ramp_then_cosine(step):
+    return warmup_schedule(step, lr=cosine_schedule(step, lr=LR, total_steps=20), warmup_steps=5)
+
+
+STEEP = {"total_steps": 33, "pct_start": 0.5, "div_factor": 4.0, "final_div_factor": 10.0}
+one_cycle_lr = partial(lr_scheduler.OneCycleLR, max_lr=LR, cycle_momentum=False)
+
+# (schedule, torch's scheduler, how many steps agree)
+SCHEDULES = {
+    "cosine": (partial(cosine_schedule, lr=LR, total_steps=9), partial(lr_scheduler.CosineAnnealingLR, T_max=9), 10),
+    "cosine above a floor": (
+        partial(cosine_schedule, lr=LR, total_steps=7, min_lr=0.1),
+        partial(lr_scheduler.CosineAnnealingLR, T_max=7, eta_min=0.1),
+        8,
+    ),
+    "one cycle": (partial(one_cycle_schedule, max_lr=LR, total_steps=40), partial(one_cycle_lr, total_steps=40), 40),
+    "steep cycle": (partial(one_cycle_schedule, max_lr=LR, **STEEP), partial(one_cycle_lr, **STEEP), 33),
+    "warm-up": (
+        partial(warmup_schedule, lr=LR, warmup_steps=6),
+        partial(lr_scheduler.LinearLR, start_factor=1 / 6, total_iters=5),
+        12,
+    ),
+    "no warm-up": (partial(warmup_schedule, lr=LR, warmup_steps=1), partial(lr_scheduler.ConstantLR, factor=1.0), 3),
+    "warm-up, then cosine": (
+        ramp_then_cosine,
+        partial(lr_scheduler.LambdaLR, lr_lambda=lambda s: min(1, (s + 1) / 5) * (1 + math.cos(math.pi * s / 20)) / 2),
+        21,
+    ),
+}
+
+
+@pytest.mark.parametrize(("schedule", "reference", "steps"), SCHEDULES.values(), ids=SCHEDULES)
+def test_schedule_is_torchs_at_every_step(schedule, reference, steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=LR)
+    scheduler = reference(optimizer)
+    for step in range(steps):
+        expected = torch.tensor(scheduler.get_last_lr()[0])
+        for form in (step, torch.tensor(step), torch.tensor(step, dtype=torch.int32)):
+            torch.testing.assert_close(schedule(form), expected, rtol=1e-6, atol=1e-7 * LR)
+        optimizer.step()
+        if step + 1 < steps:
+            scheduler.step()
+    at_once = vmap(schedule)(torch.arange(steps))
+    torch.testing.assert_close(at_once, torch.stack([schedule(step) for step in range(steps)]))
+
+
+def test_cosine_stays_at_its_end():
+    assert [float(cosine_schedule(step, lr=1.0, total_steps=5, min_lr=0.25)) for step in (5, 6, 10)] == [0.25] * 3
+
+
+def test_a_schedule_drives_an_optimizer_from_its_own_step():
+    params, state = draw(0), sgd_init(draw(0))
+    for step in range(3):
+        expected = tree.map(torch.sub, params, tree.map(partial(torch.mul, ramp_then_cosine(step)), draw(1)))
+        params, state = sgd(params, draw(1), state, lr=ramp_then_cosine(state["step"]))
+        assert_equal(params, expected)

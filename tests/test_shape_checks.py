@@ -1,0 +1,275 @@
+"""No function of fn computes with a tensor of a wrong shape or dtype: it refuses, and names itself and the parameter.
+
+The functions are found by walking the package, their arguments are made from their annotations: each axis name gets a
+size of its own. What annotations cannot say stands in GIVEN; a new function fails here until it can be called.
+How much is proved: pytest tests/test_shape_checks.py --collect-only | cut -d[ -f1 | sort | uniq -c
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+import torch
+from jaxtyping import AbstractArray, TypeCheckError
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fn
+from fn import tree
+from fn.models.cnn import cnn_apply, cnn_init
+from fn.models.mlp import mlp_apply, mlp_init
+from fn.optim import adam_init, sgd, sgd_init
+from fn.rng import generator
+from fn.train import TrainState, classification_loss
+
+Given = dict[str, Any]
+
+WEIGHTS = {"w": torch.ones(2)}
+PERCEPTRON = mlp_init(generator(0), (3, 5, 4))[0]
+
+
+def mlp_given(d_in: int) -> Given:
+    return {"params": mlp_init(generator(0), (d_in, 5, 4))[0], "state": {}, "train": True}
+
+
+def cnn_given(channels: int, height: int, width: int) -> Given:
+    params, state = cnn_init(generator(0), (channels, height, width), 4, (2, 3))
+    return {"params": params, "state": state, "train": True}
+
+
+def batch_given(**rest: Any) -> Given:
+    return {"x": torch.ones(2, 3), "y": torch.tensor([0, 3])} | rest
+
+
+# Arguments that cannot be guessed, from the sizes of the axes.
+GIVEN: dict[str, Callable[[Given], Given]] = {
+    "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
+    "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
+    "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
+    "fn.conv.windows": lambda n: {"kernel_size": 2},
+    "fn.data.transforms.random_shift": lambda n: {"rng": generator(0), "max_shift": 1},
+    "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
+    "fn.layers.log_softmax": lambda n: {"dim": -1},
+    "fn.layers.softmax": lambda n: {"dim": -1},
+    "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
+    "fn.models.cnn.cnn_apply": lambda n: cnn_given(n["channels"], n["height"], n["width"]),
+    "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
+    "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
+    "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.cosine_schedule": lambda n: {"total_steps": 5},
+    "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
+    "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
+    "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
+    "fn.rng.uniform": lambda n: {"shape": (2, 3)},
+    "fn.train.classification_loss": lambda n: batch_given(params=PERCEPTRON, state={}, apply=mlp_apply),
+    "fn.train.train_step": lambda n: batch_given(
+        ts=TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON)),
+        objective=partial(classification_loss, apply=mlp_apply),
+        optimizer=partial(sgd, lr=0.1),
+    ),
+}
+# Sizes that hang together in a way that no axis name says.
+SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)}}
+# Whatever a model reads and a loss compares: the functions that these are handed to check them.
+BARE = {"fn.train.train_step": {"x", "y"}}
+# Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
+TIES = {
+    "fn.conv.conv2d": {"channels", "out_channels"},
+    "fn.layers.batch_norm": {"channels"},
+    "fn.layers.layer_norm": {"normalized_shape"},
+    "fn.layers.linear": {"d_in", "d_out"},
+    "fn.losses.cross_entropy": {"batch", "positions"},
+    "fn.losses.mse_loss": {"shape"},
+    "fn.metrics.accuracy": {"batch"},
+    "fn.models.mlp.two_layer_grads": {"batch"},
+}
+
+
+def name_of(f: Any) -> str:
+    return f"{f.__module__}.{f.__qualname__}" if callable(f) else str(f)
+
+
+def functions() -> Iterator[Callable]:
+    for info in pkgutil.walk_packages(fn.__path__, "fn."):
+        members = vars(importlib.import_module(info.name)).values()
+        yield from {f for f in members if inspect.isfunction(f) and f.__module__ == info.name}
+
+
+def members(f: Callable) -> Iterator[tuple[str, Any]]:
+    """(parameter, annotation), once for each member of a union."""
+    for name, parameter in inspect.signature(f).parameters.items():
+        some = parameter.annotation
+        yield from ((name, a) for a in (get_args(some) if get_origin(some) in (Union, UnionType) else (some,)))
+
+
+def tensors(f: Callable) -> dict[str, Any]:
+    """The parameters of `f` with a jaxtyping annotation."""
+    return {name: a for name, a in members(f) if inspect.isclass(a) and issubclass(a, AbstractArray)}
+
+
+def axes(annotation: Any) -> list[tuple[str, set[str]]]:
+    """The axes and the names in each: "*batch rows//{n}" -> [("*batch", {"batch"}), ("rows//{n}", {"rows"})]"""
+    return [(axis, set(re.findall(r"[a-z]\w*", re.sub("{.*?}", "", axis)))) for axis in annotation.dim_str.split()]
+
+
+def names(annotation: Any) -> set[str]:
+    return {name for _, some in axes(annotation) for name in some}
+
+
+def make(annotation: Any, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
+    """Ones where the dtype is floating, and zeros, which are valid as indices, where it is not; or the other way."""
+    floating = any(dtype.startswith("float") for dtype in annotation.dtypes)
+    return torch.ones(shape) if floating != wrong_dtype else torch.zeros(shape, dtype=torch.int64)
+
+
+def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> tuple[int, ...]:
+    """The shape that an annotation asks for; the axis named `grown` is made one too large."""
+    lengths: list[int] = []
+    for axis, some in axes(annotation):
+        *first, last = sizes[axis[1:]] if axis[0] == "*" else [eval(axis.format(**arguments), dict(sizes))]
+        lengths += [*first, last + (grown in some)]
+    return tuple(lengths)
+
+
+def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """An axis too many, one too few, another size where it is a number: whatever the annotation refuses on its own."""
+    star = [axis for axis, _ in axes(annotation) if axis[0] in "*."]
+    fewest = len(axes(annotation)) - len(star)
+    if not star:
+        yield (1, *right)
+        yield from (
+            (*right[:i], right[i] + 1, *right[i + 1 :]) for i, (_, some) in enumerate(axes(annotation)) if not some
+        )
+    if fewest:
+        yield right[: fewest - 1]
+
+
+def valid(f: Callable) -> tuple[Given, Given]:
+    """Arguments that `f` accepts, and the size of each axis, falling so that kernels fit in images."""
+    words = dict.fromkeys(axis for a in tensors(f).values() for axis, some in axes(a) if some)
+    sizes = {w.removeprefix("*"): (12 - i, 2) if w[0] == "*" else 12 - i for i, w in enumerate(words) if "/" not in w}
+    sizes |= SIZES.get(name_of(f), {})
+    arguments = {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
+    arguments |= GIVEN.get(name_of(f), lambda n: {})(sizes)
+    arguments |= {name: make(a, shape(a, sizes, arguments)) for name, a in tensors(f).items()}
+    missing = inspect.signature(f).parameters.keys() - arguments.keys()
+    assert not missing, f"say in GIVEN what {name_of(f)} should get as {missing}"
+    return arguments, sizes
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operation on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ran.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def assert_refused(f: Callable, blamed: str, arguments: Given) -> None:
+    with Watch() as watch, pytest.raises(TypeCheckError) as refusal:
+        f(**arguments)
+    assert f"checking the parameters of {name_of(f)}.\n" in str(refusal.value)
+    assert f"typechecking parameter '{blamed}'.\n" in str(refusal.value)
+    assert not watch.ran, "it was refused, but not before this was computed"
+
+
+FUNCTIONS = sorted(functions(), key=name_of)
+CHECKED = [f for f in FUNCTIONS if tensors(f) and f.__name__[0] != "_"]
+PARAMETERS = [(f, p) for f in CHECKED for p in tensors(f)]
+SHAPED = [(f, p) for f, p in PARAMETERS if any(wrong_shapes(tensors(f)[p], (1,) * 9))]
+SHARED = [
+    (f, p, axis)
+    for f, p in PARAMETERS
+    for axis in sorted(names(tensors(f)[p]))
+    if sum(axis in names(a) for a in tensors(f).values()) > 1
+]
+
+
+@pytest.mark.parametrize("f", FUNCTIONS, ids=name_of)
+def test_the_hook_wraps_every_function(f: Callable) -> None:
+    inner = inspect.unwrap(f, stop=lambda g: "jaxtyping" in g.__code__.co_filename)
+    assert "jaxtyping" in inner.__code__.co_filename
+
+
+@pytest.mark.parametrize("f", [f for f in FUNCTIONS if f.__name__[0] != "_"], ids=name_of)
+def test_no_tensor_goes_unchecked(f: Callable) -> None:
+    """Not bare, nor inside a container, where one entry would be checked or none."""
+    unchecked = {name for name, a in members(f) if a is Tensor or ("jaxtyping." in str(a) and name not in tensors(f))}
+    assert unchecked <= BARE.get(name_of(f), set())
+
+
+@pytest.mark.parametrize("f", CHECKED, ids=name_of)
+def test_arguments_made_from_the_annotations_are_accepted(f: Callable) -> None:
+    with Watch() as watch:
+        f(**valid(f)[0])
+    assert watch.ran
+
+
+@pytest.mark.parametrize(("f", "parameter"), SHAPED, ids=name_of)
+def test_wrong_rank_or_size_is_refused(f: Callable, parameter: str) -> None:
+    arguments, _ = valid(f)
+    annotation = tensors(f)[parameter]
+    for wrong in wrong_shapes(annotation, tuple(arguments[parameter].shape)):
+        assert_refused(f, parameter, arguments | {parameter: make(annotation, wrong)})
+
+
+@pytest.mark.parametrize(("f", "parameter"), PARAMETERS, ids=name_of)
+def test_wrong_dtype_is_refused(f: Callable, parameter: str) -> None:
+    arguments, _ = valid(f)
+    wrong = make(tensors(f)[parameter], tuple(arguments[parameter].shape), wrong_dtype=True)
+    assert_refused(f, parameter, arguments | {parameter: wrong})
+
+
+@pytest.mark.parametrize(("f", "parameter", "axis"), SHARED, ids=name_of)
+def test_an_axis_that_differs_between_two_parameters_is_refused(f: Callable, parameter: str, axis: str) -> None:
+    """Parameters are read from left to right: the first that does not fit those before it is the one named."""
+    arguments, sizes = valid(f)
+    grown = make(tensors(f)[parameter], shape(tensors(f)[parameter], sizes, arguments, grown=axis))
+    first, second, *_ = (name for name, a in tensors(f).items() if axis in names(a))
+    assert_refused(f, second if parameter == first else parameter, arguments | {parameter: grown})
+
+
+def test_the_walk_finds_the_functions_and_their_ties() -> None:
+    assert len(CHECKED) >= 30
+    found = {name_of(f): {axis for g, _, axis in SHARED if g is f} for f in CHECKED}
+    assert {name: found.get(name) for name in TIES} == TIES
+
+
+@pytest.mark.parametrize(
+    ("leaf", "change", "op", "blamed"),
+    [
+        ("conv2.weight", lambda w: w.mT[..., 1:, :, :], "fn.conv.conv2d", "weight"),
+        ("bn2.bias", lambda b: b[1:], "fn.layers.batch_norm", "bias"),
+        ("fc.weight", lambda w: w.T, "fn.layers.linear", "weight"),
+        ("fc.bias", lambda b: b.long(), "fn.layers.linear", "bias"),
+        ("fc.weight", lambda w: None, "linear(", "weight"),
+        ("fc.wait", lambda none: torch.ones(3), "linear(", "wait"),
+    ],
+)
+def test_a_model_names_the_op_and_the_entry_that_do_not_fit(leaf: str, change: Callable, op: str, blamed: str) -> None:
+    given = cnn_given(2, 4, 4)
+    flat = tree.flatten(given["params"])
+    flat = {name: x for name, x in (flat | {leaf: change(flat.get(leaf))}).items() if x is not None}
+    with pytest.raises((TypeCheckError, TypeError)) as refusal:
+        cnn_apply(**given | {"params": tree.unflatten(flat), "x": torch.ones(2, 2, 4, 4)})
+    where = [str(refusal.value), *(str(entry.statement) for entry in refusal.traceback)]
+    assert any(op in text for text in where)
+    assert f"'{blamed}'" in str(refusal.value)
+
+
+def test_a_transposed_weight_of_a_perceptron_is_refused() -> None:
+    params = PERCEPTRON | {"fc2": PERCEPTRON["fc2"] | {"weight": PERCEPTRON["fc2"]["weight"].T}}
+    with pytest.raises(TypeCheckError, match=r"(?s)fn\.layers\.linear.*'weight'.*f32\[5,4\].*d_in=5"):
+        mlp_apply(params, {}, torch.ones(2, 3), train=True)
