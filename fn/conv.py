@@ -201,15 +201,11 @@ def adaptive_avg_pool2d(
     x: Float[Tensor, "batch channels height width"], output_size: Size
 ) -> Float[Tensor, "batch channels out_height out_width"]:
     """Means over a grid of cells: cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap."""
-    rows, columns = (_cell_means(n, m, x) for n, m in zip(x.shape[2:], pair(output_size), strict=True))
-    return einsum(rows, x, columns, "oh h, batch channels h w, ow w -> batch channels oh ow")
-
-
-def _cell_means(n: int, cells: int, like: Tensor) -> Float[Tensor, "{cells} {n}"]:
-    """The matrix whose row i averages the entries of cell i."""
-    edges = [(i * n // cells, -((i + 1) * n // -cells)) for i in range(cells)]
-    return torch.tensor(
-        [[(start <= j < end) / (end - start) for j in range(n)] for start, end in edges],
-        dtype=like.dtype,
-        device=like.device,
+    rows, columns = (_cells(n, m) for n, m in zip(x.shape[2:], pair(output_size), strict=True))
+    return torch.stack(
+        [torch.stack([x[:, :, row, column].mean(dim=(2, 3)) for column in columns], dim=-1) for row in rows], dim=-2
     )
+
+
+def _cells(n: int, cells: int) -> list[slice]:
+    return [slice(i * n // cells, math.ceil((i + 1) * n / cells)) for i in range(cells)]

@@ -27,7 +27,9 @@ def cross_entropy(
     log_p = log_softmax(input, dim=1)
     counted = target != ignore_index
     index = torch.where(counted, target, 0).unsqueeze(1)
-    loss = -(1 - label_smoothing) * log_p.gather(1, index).squeeze(1) - label_smoothing * log_p.mean(dim=1)
+    loss = -log_p.gather(1, index).squeeze(1)
+    if label_smoothing:  # else a class of probability 0 would give 0 · ∞
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
     return _reduce(torch.where(counted, loss, 0.0), reduction, counted.sum())
 
 

@@ -28,7 +28,9 @@ def top_k_accuracy(input: Float[Tensor, "batch classes"], target: Int[Tensor, " 
 def confusion_matrix(
     input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
 ) -> Int[Tensor, "classes classes"]:
-    """Counts: row = target, column = prediction, as scikit-learn has them."""
+    """Counts: row = target, column = prediction, as scikit-learn has them. ValueError for a NaN score."""
+    if input.isnan().any():
+        raise ValueError("confusion_matrix: a score is NaN")
     classes = input.shape[1]
     pairs = target * classes + input.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -17,12 +17,13 @@ from fn.rng import fold_in, key
 from tests.strategies import agree, lifts, made_by
 
 
+def both(op, **options: Any):
+    return partial(op, **options), partial(getattr(F, op.__name__), **options)
+
+
 def ends(axes: int, **options: Any):
     """Layer norm over the last axes, as a function of tensors alone."""
-    ours, torchs = both(layer_norm, **options)
-    return (lambda x, *affine: ours(x, x.shape[-axes:], *affine)), lambda x, *affine: torchs(
-        x, x.shape[-axes:], *affine
-    )
+    return [lambda x, *affine, op=op: op(x, x.shape[-axes:], *affine) for op in both(layer_norm, **options)]
 
 
 def statistics_too(x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **options: Any):
@@ -31,17 +32,13 @@ def statistics_too(x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **options
 
 
 def torchs_statistics(x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **options: Any):
-    """torch moves them in place, knows no gradient for them, and in its backward pass misreads a weight with strides."""
+    """torch moves them in place, knows no gradient for them, and its backward pass misreads a weight with strides."""
     mean, var = mean.detach().clone(), var.detach().clone()
     return F.batch_norm(x, mean, var, *(w.contiguous() for w in affine), **options), mean, var
 
 
 def normed(**options: Any):
     return partial(statistics_too, **options), partial(torchs_statistics, **options)
-
-
-def both(op, **options: Any):
-    return partial(op, **options), partial(getattr(F, op.__name__), **options)
 
 
 def image(t, a, b, c):

@@ -68,8 +68,13 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
+    "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
     "fn.rng.uniform": lambda n: {"shape": (2, 3)},
-    "fn.train.classification_loss": lambda n: batch_given(params=PERCEPTRON, state={}, apply=mlp_apply),
+    "fn.train.classification_loss": lambda n: {
+        "params": mlp_given(prod(n["shape"]))["params"],
+        "state": {},
+        "apply": mlp_apply,
+    },
     "fn.train.train_step": lambda n: batch_given(
         ts=TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON)),
         objective=partial(classification_loss, apply=mlp_apply),
