@@ -5,7 +5,8 @@ All of them slide a window: with size k, stride s, dilation d and padding p on b
     out = ⌊(n + 2p - d(k - 1) - 1) / s⌋ + 1
 
 A size is an int or (vertical, horizontal). Padding "same" keeps the size of a stride-1 output, the odd row or column
-going below and right; "valid" is 0. A window larger than the padded input is a ValueError.
+going below and right; "valid" is 0. A ValueError for a window larger than the padded input, a stride below 1, a
+negative padding, or output channels that do not divide into the groups.
 """
 
 import math
@@ -43,7 +44,10 @@ def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dil
             raise ValueError(f'padding "same" is for stride 1, not {stride}')
         totals = [d * (k - 1) for k, d in zip(kernel, pair(dilation), strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    return [(p, p) for p in pair(0 if padding == "valid" else padding)]  # pyright: ignore[reportArgumentType]
+    sizes = pair(0 if padding == "valid" else padding)  # pyright: ignore[reportArgumentType]
+    if min(sizes) < 0:
+        raise ValueError(f"padding {padding} is negative")
+    return [(p, p) for p in sizes]
 
 
 def _pad(
@@ -55,9 +59,19 @@ def _pad(
 
 def _starts(n: int, kernel: int, stride: int, dilation: int) -> range:
     """Where the windows begin on an axis of n, padding included."""
+    if stride < 1 or dilation < 1:
+        raise ValueError(f"stride {stride} and dilation {dilation} must be at least 1")
     if output_size(n, kernel, stride, dilation=dilation) < 1:
         raise ValueError(f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}")
     return range(0, n - dilation * (kernel - 1), stride)
+
+
+def _grouped(
+    weight: Float[Tensor, "out_channels channels kernel_height kernel_width"], groups: int
+) -> Float[Tensor, "groups out channels kernel_height kernel_width"]:
+    if len(weight) % groups:
+        raise ValueError(f"{len(weight)} output channels do not divide into {groups} groups")
+    return rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
 
 
 def conv2d_naive(
@@ -76,7 +90,7 @@ def conv2d_naive(
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
     x = _pad(x, resolve_padding(padding, (kernel_h, kernel_w), stride, dilation))
     x = rearrange(x, "batch (groups channels) h w -> batch groups channels h w", groups=groups)
-    kernels = rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
+    kernels = _grouped(weight, groups)
     rows = []
     for i in _starts(x.shape[-2], kernel_h, stride_h, dil_h):
         row = []
@@ -119,7 +133,7 @@ def conv2d_unfold(
     kernel_size = (weight.shape[2], weight.shape[3])
     patches = windows(_pad(x, resolve_padding(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
     columns = rearrange(patches, "batch (g channels) kernel oh ow -> batch g (channels kernel) (oh ow)", g=groups)
-    kernels = rearrange(weight, "(g out) channels kh kw -> g out (channels kh kw)", g=groups)
+    kernels = rearrange(_grouped(weight, groups), "g out channels kh kw -> g out (channels kh kw)")
     y = rearrange(kernels @ columns, "batch g out (oh ow) -> batch (g out) oh ow", oh=patches.shape[3])
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 

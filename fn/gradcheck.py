@@ -25,7 +25,7 @@ def _leaf_grad(f: Callable[[Params], Tensor], params: Params, name: str, eps: fl
     entries = torch.arange(leaf.numel(), device=leaf.device)
 
     def along(entry: Tensor, step: float) -> Tensor:
-        bump = step * (entries == entry).reshape(leaf.shape)
+        bump = step * (entries == entry).reshape(leaf.shape).to(leaf.dtype)  # a bare mask would make it float32
         return f(tree.unflatten(flat | {name: leaf + bump}))
 
     slopes = vmap(lambda entry: (along(entry, eps) - along(entry, -eps)) / (2 * eps), chunk_size=chunk_size)

@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
-
-settings.register_profile("fn", deadline=None, derandomize=True, max_examples=200)
-settings.load_profile("fn")
-torch.set_num_threads(1)  # on tensors this small, waking a second thread costs 5 ms an op: 100 times the work
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 

@@ -109,3 +109,19 @@ def test_a_pool_refuses_what_torch_refuses(pool):
             pool(x, **options)
         with pytest.raises(RuntimeError):
             getattr(F, pool.__name__)(x, **options)
+
+
+@by_hand
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": -1}, "padding -1 is negative"),
+        ({"stride": 0}, "stride 0 and dilation 1 must be at least 1"),
+        ({"dilation": (1, 0)}, "stride 1 and dilation 0 must be at least 1"),
+        ({"groups": 2}, "3 output channels do not divide into 2 groups"),
+    ],
+)
+def test_impossible_options_are_refused(op, options, message):
+    groups = options.get("groups", 1)
+    with pytest.raises(ValueError, match=message):
+        op(torch.ones(1, 2, 4, 4), torch.ones(3, 2 // groups, 3, 3), **options)
