@@ -7,11 +7,13 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import operator
 import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,7 +91,10 @@ def run(config_type: type[ConfigT], main: Callable[[ConfigT, torch.device], list
         config = parse(config_type, sys.argv[1:])
         started = time.perf_counter()
         device = pick_device(config.device)
+        torch.backends.cudnn.allow_tf32 = False  # 10-bit products would drown what the labs compare
         checks = main(config, device)
+        if not checks:
+            sys.exit(0)
         report(checks, config, time.perf_counter() - started)
         sys.stdout.flush()
     except (UsageError, DatasetUnavailable) as error:
@@ -121,19 +126,22 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
         raise UsageError(_one_line(complaint.getvalue())) from None
     if not 0 <= config.seed < 2**62:
         raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
-    if config.out.exists() and not config.out.is_dir():
-        raise UsageError(f"--out {config.out} is a file, not a folder")
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=config.out).close()
+    except OSError as error:
+        raise UsageError(f"--out {config.out} cannot be written to: {error.strerror}") from None
     return config
 
 
-def _one_line(box: str) -> str:
+def _one_line(complaint: str) -> str:
     """What tyro's box says, less its title and its pointers to the help; on a plain terminal the box is of - and |."""
-    lines = [line.strip("│| ") for line in box.splitlines()]
+    lines = [line.strip("│| ") for line in complaint.splitlines()]
     title_and_body = "\n".join(
         "§" if re.fullmatch("[─-]+", line) else line for line in lines if line[:1] not in ("╭", "╰")
     )
     parts = [" ".join(part.split()) for part in title_and_body.split("§")]
-    parts = parts if "╭" in box else parts[1:]
+    parts = parts if "╭" in complaint else parts[1:]
     said = [part for part in parts if part and not part.startswith(("For full helptext", "Argument helptext"))]
     return ". ".join(part.replace(" .", ".").rstrip(".") for part in said)
 
@@ -202,7 +210,7 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     console.print(f"\n{sum(c.ok for c in checks)} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/")
     summary = {
         "name": type(config).out.name,
-        "checks": [c._asdict() for c in checks],
+        "checks": [c._asdict() | {"value": c.value if math.isfinite(c.value) else None} for c in checks],
         "seconds": round(seconds, 1),
         "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
         "versions": {

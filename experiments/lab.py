@@ -9,6 +9,9 @@ LABS = {path.stem[3:].partition("_")[0]: path.stem for path in sorted(Path(__fil
 
 def main() -> None:
     number = sys.argv[1] if len(sys.argv) > 1 else ""
+    if number in ("-h", "--help"):
+        print(f"usage: python -m experiments.lab {{{','.join(LABS)}}} [flags of that lab; its own --help lists them]")
+        return
     if number not in LABS:
         print(f"error: there is no lab {number!r}; the labs are {', '.join(LABS)}", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,9 @@ from experiments.lab import LABS
 
 
 def main() -> int:
+    if len(sys.argv) > 1:
+        print("error: labs takes no flags; for one lab's, see python -m experiments.lab N --help", file=sys.stderr)
+        return 2
     rows, failed = [], 0
     for number, module in LABS.items():
         summary = Path("runs") / f"lab{number}" / "summary.json"
@@ -21,8 +24,9 @@ def main() -> int:
             continue
         run = json.loads(summary.read_text())
         for i, c in enumerate(run["checks"]):
+            value = "none" if c["value"] is None else f"{c['value']:.4g}"
             seconds = f"{run['seconds']:.0f}" if i == 0 else ""
-            rows.append((number, c["name"], f"{c['value']:.4g}", c["target"], seconds, "ok" if c["ok"] else "FAILED"))
+            rows.append((number, c["name"], value, c["target"], seconds, "ok" if c["ok"] else "FAILED"))
     table("The labs", ("lab", "check", "value", "target", "seconds", ""), rows)
     return 1 if failed else 0
 

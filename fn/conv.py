@@ -159,7 +159,7 @@ def conv2d_init(
     return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
 
 
-def _pool_pads(
+def pool_padding(
     shape: Sequence[int], kernel_size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
 ) -> list[tuple[int, int]]:
     """(before, after) per axis. In `ceil_mode` a last window may hang over the end, if it starts inside."""
@@ -189,7 +189,7 @@ def max_pool2d(
     Of equal values the first, in reading order, receives the gradient.
     """
     stride = kernel_size if stride is None else stride
-    pads = _pool_pads(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    pads = pool_padding(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
     return windows(_pad(x, pads, -math.inf), kernel_size, stride, dilation).max(dim=2).values
 
 
@@ -203,7 +203,7 @@ def avg_pool2d(
 ) -> Float[Tensor, "batch channels out_height out_width"]:
     """The mean of each window. Padding counts as zeros, or not at all; what hangs over in `ceil_mode` never counts."""
     stride = kernel_size if stride is None else stride
-    pads = _pool_pads(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
+    pads = pool_padding(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     total = windows(_pad(x, pads), kernel_size, stride).sum(dim=2)
     counted = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
     counted = _pad(counted, [(p, p) for p in pair(padding)], float(count_include_pad))

@@ -27,6 +27,15 @@ def _step_zero(params: Params) -> Int[Tensor, ""]:
     return torch.zeros((), dtype=torch.int64, device=tree.leaves(params)[0].device)
 
 
+def _require_like(params: Params, grads: Params) -> None:
+    """ValueError for a gradient of another shape or dtype than its parameter, which would broadcast unseen."""
+    flat = tree.flatten(grads)
+    for name, p in tree.flatten(params).items():
+        g = flat.get(name, p)  # a missing one is for tree.map to name
+        if (g.shape, g.dtype) != (p.shape, p.dtype):
+            raise ValueError(f"{name}: gradient {tuple(g.shape)} {g.dtype} for parameter {tuple(p.shape)} {p.dtype}")
+
+
 def sgd_init(params: Params) -> Params:
     return {"step": _step_zero(params), "velocity": _zeros(params)}
 
@@ -42,6 +51,7 @@ def sgd(
     weight_decay: float = 0.0,
 ) -> tuple[Params, Params]:
     """v ← μv + g + λθ,  θ ← θ - ηv;  Nesterov: θ ← θ - η(g + λθ + μv). Sutskever et al. 2013."""
+    _require_like(params, grads)
     if weight_decay:
         grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
     velocity = tree.map(lambda v, g: momentum * v + g, state["velocity"], grads)
@@ -68,6 +78,7 @@ def adam(
 
     Kingma and Ba 2015. Here weight decay is an L2 penalty, g ← g + λθ, which the division by √s then distorts.
     """
+    _require_like(params, grads)
     if weight_decay:
         grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
     beta1, beta2 = betas

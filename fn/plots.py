@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ def curves(
     """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis."""
     figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
     for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, values in lines.items():
-            axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.5)
+        # a dashed line shows what lies below it
+        for style, (name, values) in zip(cycle(["-", "--"]), lines.items(), strict=False):
+            axes.plot(range(1, len(values) + 1), values, style, label=name, linewidth=1.5)
         axes.set(xlabel=xlabel, ylabel=quantity, yscale="log" if quantity in log else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -66,7 +68,9 @@ def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str]) ->
     """Rows are targets, columns predictions; the shade leaves out the diagonal, so that mistakes show."""
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow((matrix * ~torch.eye(len(classes), dtype=torch.bool)).numpy(), cmap="Reds")
+    mistakes = matrix * ~torch.eye(len(classes), dtype=torch.bool)
+    # twice the scale, so that the counts stay legible
+    axes.imshow(mistakes.numpy(), cmap="Reds", vmax=2 * max(1, int(mistakes.max())))
     for row, counts in enumerate(matrix.tolist()):
         for column, count in enumerate(counts):
             if count:

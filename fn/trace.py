@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, get_args
 from torch import Tensor
 
 from fn import conv, layers, tree
-from fn.conv import Size, pair, resolve_padding
+from fn.conv import Size, pair, pool_padding, resolve_padding
 from fn.tree import Params
+
+KEEPS_SHAPE = {"relu", "gelu", "softmax", "log_softmax", "dropout", "layer_norm", "batch_norm"}
 
 Axes = tuple[tuple[str, int], ...]
 
@@ -29,10 +31,11 @@ class Call(NamedTuple):
     output: Axes
     by_hand: str
     """the arithmetic that gives the new sizes"""
-    expected: tuple[int, ...]
-    """the output's shape by that arithmetic"""
+    expected: tuple[int, ...] | None
+    """the output's shape by that arithmetic; None for an op that has no rule here"""
     parameters: int
     multiply_adds: int
+    """of the convolutions and matrix products; the rest counts as free"""
     result: Tensor
 
 
@@ -51,8 +54,10 @@ def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
     def watch(frame: FrameType, event: str, result: Any) -> None:
         if event == "call" and not running and frame.f_code in ops:
             running.append((frame, dict(frame.f_locals)))
-        elif event == "return" and running and running[-1][0] is frame and result is not None:
+        elif event == "return" and running and running[-1][0] is frame:
             _, arguments = running.pop()
+            if result is None:  # it raised
+                return
             calls.append(_call(ops[frame.f_code], arguments, result, names, axes))
 
     before = sys.getprofile()
@@ -72,7 +77,7 @@ def _call(op: Callable, arguments: dict[str, Any], result: Any, names: dict[int,
     axes[id(y)] = (y, after)
     tensors = {name: t for name, t in arguments.items() if isinstance(t, Tensor) and id(t) in names}
     layer = next((names[id(t)] for t in tensors.values()), op.__name__)
-    by_hand, expected, multiply_adds = _arithmetic(op.__name__, arguments, y)
+    by_hand, expected, multiply_adds = _arithmetic(op.__name__, arguments)
     parameters = sum(t.numel() for t in tensors.values())
     return Call(layer, op.__name__, arguments, before, after, by_hand, expected, parameters, multiply_adds, y)
 
@@ -99,7 +104,7 @@ def _name_axes(annotation: Any, tensor: Tensor, known: Axes) -> Axes:
     return tuple((word.removeprefix("out_"), size) for word, size in zip(words, tensor.shape, strict=True))
 
 
-def _arithmetic(op: str, arguments: dict[str, Any], y: Tensor) -> tuple[str, tuple[int, ...], int]:
+def _arithmetic(op: str, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...] | None, int]:
     """(the sum as one would write it, the shape it gives, multiply-adds)"""
     x, weight = arguments["x"], arguments.get("weight")
     if op.startswith("conv2d") and weight is not None:
@@ -109,7 +114,8 @@ def _arithmetic(op: str, arguments: dict[str, Any], y: Tensor) -> tuple[str, tup
         return text, shape, prod(shape) * prod(weight.shape[1:])
     if op in ("max_pool2d", "avg_pool2d"):
         kernel, stride = pair(arguments["kernel_size"]), arguments["stride"] or arguments["kernel_size"]
-        pads = [(p, p) for p in pair(arguments["padding"])]
+        options = (stride, arguments["padding"], arguments.get("dilation", 1), arguments["ceil_mode"])
+        pads = pool_padding(x.shape[2:], kernel, *options)
         text, sizes = _slide(x, kernel, stride, pads, arguments.get("dilation", 1))
         return text, (*x.shape[:2], *sizes), 0
     if op == "linear" and weight is not None:
@@ -117,9 +123,9 @@ def _arithmetic(op: str, arguments: dict[str, Any], y: Tensor) -> tuple[str, tup
         return f"{weight.shape[0]} rows of weight", shape, prod(shape) * weight.shape[1]
     if op == "flatten":
         return f"{' · '.join(map(str, x.shape[1:]))} = {prod(x.shape[1:])}", (x.shape[0], prod(x.shape[1:])), 0
-    if y.shape == x.shape:
-        return "unchanged", tuple(x.shape), 0
-    return "", tuple(y.shape), 0
+    if op == "adaptive_avg_pool2d":
+        return "as asked", (*x.shape[:2], *pair(arguments["output_size"])), 0
+    return ("unchanged", tuple(x.shape), 0) if op in KEEPS_SHAPE else ("", None, 0)
 
 
 def _slide(

@@ -4,7 +4,7 @@ Each is a pure function of what it is given, so a step can be replayed, `vmap`pe
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ def train(
     *,
     objective: Callable,
     optimizer: Callable,
-    seed: int = 0,
+    seed: int,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Yield (state, metrics) after each batch; stop listening, and it stops training.
 
@@ -137,11 +137,22 @@ def overfit(
     """
     start = init(model, adam_init, seed=seed, device=split.images.device)
     objective = partial(classification_loss, apply=model.apply)
-    for ts, metrics in train(start, repeat(split, steps), objective=objective, optimizer=partial(adam, lr=lr)):
+    for ts, metrics in train(
+        start, repeat(split, steps), objective=objective, optimizer=partial(adam, lr=lr), seed=seed
+    ):
         metrics |= evaluate(ts.params, ts.state, split, apply=model.apply)
         yield ts, metrics
-        if metrics["accuracy"] == 1 and metrics["loss"] < loss_below:
+        if known_by_heart(metrics, loss_below):
             return
+
+
+def known_by_heart(metrics: Metrics, loss_below: float = 1e-3) -> bool:
+    return metrics["accuracy"] == 1 and metrics["loss"] < loss_below
+
+
+def steps_to_know(history: Sequence[Metrics]) -> float:
+    """The first step, counted from 1, after which the examples were known by heart; infinity if none was."""
+    return next((step for step, metrics in enumerate(history, start=1) if known_by_heart(metrics)), math.inf)
 
 
 @torch.no_grad()

@@ -40,7 +40,8 @@ def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
         (["--steps", "many"], "--steps"),
         (["--steps", "0"], "at least one is needed"),
         (["--seed", "-1"], "--seed -1 is not between"),
-        (["--out", __file__], "is a file, not a folder"),
+        (["--out", __file__], "cannot be written to: File exists"),
+        (["--out", f"{__file__}/below"], "cannot be written to: Not a directory"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint):
@@ -86,6 +87,13 @@ def test_summary_and_exit_status(monkeypatch, capsys, tmp_path):
     assert not all(check["ok"] for check in json.loads((tmp_path / "summary.json").read_text())["checks"])
 
 
+def test_a_value_that_is_not_finite_is_null_in_the_summary(capsys, tmp_path):
+    cli.report([cli.check("steps", math.inf, "<=", 300)], overfit.Config(out=tmp_path), 0.0)
+    [check] = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["checks"]
+    assert check["value"] is None
+    assert not check["ok"]
+
+
 def test_a_loss_that_diverges_stops_the_run(monkeypatch, capsys, tmp_path):
     status, _, err = launch(monkeypatch, capsys, "overfit", "--family", "mlp", "--lr", "1e30", "--out", str(tmp_path))
     assert status == 1
@@ -123,7 +131,7 @@ def test_which_line_became_which_names_real_lines():
     assert classic["backward"] == "loss.backward()"
 
 
-def quiz(monkeypatch, answers: list[str]) -> list[cli.Check]:
+def quiz(monkeypatch, answers: list[str]) -> None:
     given = iter(answers)
 
     def answer(_: str) -> str:
@@ -133,17 +141,18 @@ def quiz(monkeypatch, answers: list[str]) -> list[cli.Check]:
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", answer)
-    return lab1_cnn.main(lab1_cnn.Config(quiz=True), CPU)
+    assert lab1_cnn.main(lab1_cnn.Config(quiz=True), CPU) == []
 
 
 def test_quiz_grades(monkeypatch, capsys):
     right = ["32 8 8", "32, 4, 4", "32×4×4", "32 4 4", "64 4 4", "64 2 2", "64 2 2", "64 2 2"]
     right += ["64 2 2", "64 2 2", "64 2 2", "256", "10"]
-    [check] = quiz(monkeypatch, right)
-    assert (check.value, check.ok) == (13, True)
-    [check] = quiz(monkeypatch, ["32 7 7", *right[1:]])
-    assert (check.value, check.ok) == (12, False)
-    assert "no, 32 8 8: ⌊(8 + 2·1 − 3)/1⌋ + 1 = 8" in capsys.readouterr().out
+    quiz(monkeypatch, right)
+    assert "13 of 13 right" in capsys.readouterr().out
+    quiz(monkeypatch, ["32 7 7", *right[1:]])
+    out = capsys.readouterr().out
+    assert "no, 32 8 8: ⌊(8 + 2·1 − 3)/1⌋ + 1 = 8" in out
+    assert "12 of 13 right" in out
     with pytest.raises(cli.UsageError, match="after 2 of 13"):
         quiz(monkeypatch, right[:2])
 

@@ -189,3 +189,11 @@ def test_a_schedule_drives_an_optimizer_from_its_own_step():
         expected = tree.map(torch.sub, params, tree.map(partial(torch.mul, ramp_then_cosine(step)), draw(1)))
         params, state = sgd(params, draw(1), state, lr=ramp_then_cosine(state["step"]))
         assert_equal(params, expected)
+
+
+@pytest.mark.parametrize("grad", [torch.ones(3), torch.ones(4, 2, 3), torch.ones(2, 3, dtype=torch.int64)])
+@pytest.mark.parametrize(("update", "init"), [(sgd, sgd_init), (adam, adam_init), (adamw, adamw_init)])
+def test_a_gradient_unlike_its_parameter_is_refused(update, init, grad):
+    params = {"w": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match=r"w: gradient .* for parameter \(2, 3\) torch.float32"):
+        update(params, {"w": grad}, init(params), lr=0.1)

@@ -1,4 +1,4 @@
-"""No function of fn computes with a tensor of a wrong shape or dtype: it refuses, and names itself and the parameter.
+"""No function of fn computes with a tensor argument of a wrong shape or dtype: it names itself and the parameter.
 
 The functions are found by walking the package, their arguments are made from their annotations: each axis name gets a
 size of its own. What annotations cannot say stands in GIVEN; a new function fails here until it can be called.

@@ -54,8 +54,10 @@ def test_convolution_by_hand(op):
 
 @pytest.mark.parametrize("op", [max_pool2d, avg_pool2d])
 def test_pooling_by_hand(op):
-    _, [call] = trace({}, op, torch.zeros(1, 2, 11, 9), 3, 2, 1)
-    assert call.expected == call.result.shape == nn.MaxPool2d(3, 2, 1)(torch.zeros(1, 2, 11, 9)).shape
+    for ceil_mode in (False, True):
+        _, [call] = trace({}, op, torch.zeros(1, 2, 12, 9), 3, 2, 1, ceil_mode=ceil_mode)
+        assert call.expected == call.result.shape
+        assert call.expected == nn.MaxPool2d(3, 2, 1, ceil_mode=ceil_mode)(torch.zeros(1, 2, 12, 9)).shape
 
 
 def test_the_profiler_is_put_back_after_an_error():
