@@ -23,7 +23,7 @@ from fn.losses import cross_entropy
 from fn.models import Model, mlp
 from fn.models.mlp import mlp_apply, mlp_init, two_layer_grads
 from fn.rng import generator
-from fn.train import evaluate, fit, known_by_heart, overfit, steps_to_know
+from fn.train import count_steps, evaluate, fit, known_by_heart, overfit, steps_to_know
 from fn.tree import Params
 
 STEPS = 300
@@ -168,7 +168,7 @@ def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check
     accuracies = []
     for seed in cli.seeds(config, 5):
         steps = fit(model, dataset.train, epochs=EPOCHS, batch_size=64, max_lr=1e-2, seed=seed)
-        ts, _ = cli.follow(steps, EPOCHS * -(-len(dataset.train.labels) // 64), f"all digits, seed {seed}")
+        ts, _ = cli.follow(steps, count_steps(dataset.train, epochs=EPOCHS, batch_size=64), f"all digits, seed {seed}")
         accuracies.append(evaluate(ts.params, ts.state, dataset.test, apply=model.apply)["accuracy"])
     return [cli.check_mean("held-out digits: accuracy", accuracies, ">=", 0.97)]
 

@@ -27,7 +27,7 @@ from fn.metrics import confusion_matrix
 from fn.models import Model, cnn
 from fn.rng import generator
 from fn.trace import Axes, Call, trace
-from fn.train import TrainState, evaluate, fit, overfit, steps_to_know
+from fn.train import Metrics, TrainState, count_steps, evaluate, fit, overfit, steps_to_know
 from fn.tree import Params
 
 STEPS = 300
@@ -159,8 +159,7 @@ def quiz(calls: Sequence[Call]) -> None:
 
 def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
     _, run = cli.follow(overfit(model, images, seed=config.seed, steps=STEPS), STEPS, "overfit 32 images")
-    panels = {q: {"": [m[q] for m in run]} for q in ("loss", "accuracy")}
-    plots.save(plots.curves(panels, log=["loss"]), config.out / "overfit.png")
+    draw_curves(run, config.out / "overfit.png")
     last = run[-1]
     return [
         cli.check("32 images: accuracy", last["accuracy"], "==", 1),
@@ -172,7 +171,7 @@ def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Chec
 def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
     """All the training images, several seeds, judged on the held-out ones; pictures of the first seed's network."""
     recipe = RECIPES[config.dataset]
-    total = recipe.epochs * -(-len(dataset.train.labels) // recipe.batch_size)
+    total = count_steps(dataset.train, epochs=recipe.epochs, batch_size=recipe.batch_size)
     trained = []
     for seed in cli.seeds(config, recipe.seeds):
         steps = fit(
@@ -187,11 +186,15 @@ def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check
         trained.append(cli.follow(steps, total, f"all of {config.dataset}, seed {seed}"))
     accuracies = [evaluate(ts.params, ts.state, dataset.test, apply=model.apply)["accuracy"] for ts, _ in trained]
     first, metrics = trained[0]
-    panels = {q: {"": [m[q] for m in metrics]} for q in ("loss", "accuracy")}
-    plots.save(plots.curves(panels, log=["loss"]), config.out / "training.png")
+    draw_curves(metrics, config.out / "training.png")
     draw_network(config, first, model, dataset)
     draw_mistakes(config, first, model, dataset)
     return [cli.check_mean(f"held-out {config.dataset}: accuracy", accuracies, ">=", recipe.accuracy)]
+
+
+def draw_curves(history: Sequence[Metrics], path: Path) -> None:
+    panels = {quantity: {"": [metrics[quantity] for metrics in history]} for quantity in ("loss", "accuracy")}
+    plots.save(plots.curves(panels, log=["loss"]), path)
 
 
 def draw_network(config: Config, ts: TrainState, model: Model, dataset: Dataset) -> None:

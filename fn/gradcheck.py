@@ -34,9 +34,5 @@ def _leaf_grad(f: Callable[[Params], Tensor], params: Params, name: str, eps: fl
 
 def relative_error(tree1: Params, tree2: Params) -> float:
     """max |a - b| / max |b| over all leaves"""
-    difference = max(float((a - b).abs().max()) for a, b in zip(*map(_sorted_leaves, (tree1, tree2)), strict=True))
-    return difference / max(float(b.abs().max()) for b in tree.leaves(tree2))
-
-
-def _sorted_leaves(params: Params) -> list[Tensor]:
-    return [leaf for _, leaf in sorted(tree.flatten(params).items())]
+    difference = tree.map(lambda a, b: (a - b).abs().max(), tree1, tree2)
+    return float(max(tree.leaves(difference)) / max(b.abs().max() for b in tree.leaves(tree2)))

@@ -100,6 +100,11 @@ def init(model: Model, optimizer_init: Callable, *, seed: int, device: torch.dev
     return TrainState(params, state, optimizer_init(params))
 
 
+def count_steps(split: Split, *, epochs: int, batch_size: int) -> int:
+    """How many batches `fit` takes, the short last ones included."""
+    return epochs * math.ceil(len(split.labels) / batch_size)
+
+
 def fit(
     model: Model,
     split: Split,
@@ -112,7 +117,7 @@ def fit(
     augment: Callable | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """A classifier from its first weights to its last: AdamW under a one-cycle schedule, a new order every epoch."""
-    total_steps = epochs * math.ceil(len(split.labels) / batch_size)
+    total_steps = count_steps(split, epochs=epochs, batch_size=batch_size)
     yield from train(
         init(model, adamw_init, seed=seed, device=split.images.device),
         (batch for e in range(epochs) for batch in batches(split, batch_size, rng=generator(seed, e), augment=augment)),
