@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import json
 import math
@@ -15,29 +16,25 @@ import re
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
-import torch
 import tyro
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from fn.data.datasets import DATASETS, Dataset, DatasetUnavailable, Split
-from fn.files import write_atomic
-from fn.models import MODELS
-
-console = Console(highlight=False)
-log = Console(stderr=True, highlight=False)
+from experiments.registry import DATASETS, MODELS, resolve
+from experiments.show import console, table
 
 if TYPE_CHECKING:
+    import torch
+
+    from fn.data.datasets import Dataset
+
     DatasetName = FamilyName = str
 else:  # so that --help lists them, and another name is refused
     DatasetName = Literal[tuple(DATASETS)]
@@ -46,6 +43,10 @@ else:  # so that --help lists them, and another name is refused
 
 class UsageError(Exception):
     """Bad input, in one line."""
+
+
+class RunError(Exception):
+    """What stopped a run that was sound, and how to go on, in one line."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Config:
     out: Path = Path("runs")
     """the folder for pictures and summary.json"""
 
+
+# None stands for "as it is by default", which the help then says
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+MaybeSizes = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="")]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -82,33 +89,6 @@ def check_mean(name: str, values: Sequence[float], relation: str, bound: float) 
     return check(name, mean(values), relation, bound, spread=spread)
 
 
-def run(config_type: type[ConfigT], main: Callable[[ConfigT, torch.device], list[Check]]) -> NoReturn:
-    """Parse the flags, run the experiment, report, and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without θ shows a question mark
-    try:
-        config = parse(config_type, sys.argv[1:])
-        started = time.perf_counter()
-        device = pick_device(config.device)
-        torch.backends.cudnn.allow_tf32 = False  # 10-bit products would drown what the labs compare
-        checks = main(config, device)
-        if not checks:
-            sys.exit(0)
-        report(checks, config, time.perf_counter() - started)
-        sys.stdout.flush()
-    except (UsageError, DatasetUnavailable) as error:
-        fail(2, str(error))
-    except FloatingPointError as error:
-        fail(1, f"training diverged at {error}")
-    except KeyboardInterrupt:
-        fail(130, "interrupted")
-    except BrokenPipeError:  # the reader, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    sys.exit(0 if all(c.ok for c in checks) else 1)
-
-
 def fail(status: int, message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
@@ -119,19 +99,62 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            config = tyro.cli(config_type, args=argv)
+            config = tyro.cli(
+                config_type,
+                args=argv,
+                prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+                description=sys.modules[config_type.__module__].__doc__,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
     except SystemExit as stop:
         if stop.code == 0:
             raise
         raise UsageError(_one_line(complaint.getvalue())) from None
     if not 0 <= config.seed < 2**62:
         raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=config.out).close()
-    except OSError as error:
-        raise UsageError(f"--out {config.out} cannot be written to: {error.strerror}") from None
     return config
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def as_flags(config_type: type[Config], file: Path) -> list[str]:
+    """The flags that a config.json stands for, for `parse` to judge like any others."""
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is not a readable JSON file ({_first_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{file} is not a JSON object, which a config is")
+    known = [field.name for field in dataclasses.fields(config_type)]
+    flags = []
+    for key, value in values.items():
+        if key not in known:
+            [nearest] = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise UsageError(f"{file}: there is no {key!r}; the nearest is {nearest!r}")
+        flag = key.replace("_", "-")
+        if isinstance(value, str) and value.startswith("-"):
+            raise UsageError(f"{file}: {value!r} is no value for {key!r}")
+        if isinstance(value, bool):
+            flags += [f"--{flag}"] * value
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _first_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or type(error).__name__).splitlines()[0]
+
+
+def prepare(out: Path) -> None:
+    """Make the folder, and find out now, rather than after the work, if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from None
 
 
 def _one_line(complaint: str) -> str:
@@ -146,7 +169,42 @@ def _one_line(complaint: str) -> str:
     return ". ".join(part.replace(" .", ".").rstrip(".") for part in said)
 
 
-def pick_device(name: str) -> torch.device:
+def run(
+    config_type: type[ConfigT],
+    main: "Callable[[ConfigT, torch.device], list[Check]]",
+    parse: "Callable[[type[ConfigT], Sequence[str]], ConfigT]" = parse,
+) -> NoReturn:
+    """Parse the flags, run the experiment, report, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without θ shows a question mark
+    try:
+        config = parse(config_type, sys.argv[1:])
+        prepare(config.out)
+        started = time.perf_counter()
+        checks = main(config, pick_device(config.device))
+        if not checks:
+            sys.exit(0)
+        report(checks, config, time.perf_counter() - started)
+        sys.stdout.flush()
+    except UsageError as error:
+        fail(2, str(error))
+    except RunError as error:
+        fail(1, str(error))
+    except FloatingPointError as error:
+        fail(1, f"training diverged at {error}")
+    except KeyboardInterrupt as stop:
+        fail(130, str(stop) or "interrupted")
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0 if all(c.ok for c in checks) else 1)
+
+
+def pick_device(name: str) -> "torch.device":
+    import torch  # here, not above: it takes seconds, which --help need not wait for
+
+    torch.backends.cudnn.allow_tf32 = False  # 10-bit products would drown what the labs compare
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if available[device])
@@ -157,10 +215,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load(name: str, device: torch.device) -> Dataset:
-    dataset = DATASETS[name]()
+def load(name: str, device: "torch.device | None" = None, **options: Any) -> "Dataset":
+    """The data set of that name, on the device if one is given."""
+    from fn.data.datasets import DatasetUnavailable, Split
+
+    try:
+        dataset = by_name(DATASETS, name, **options)()
+    except DatasetUnavailable as error:
+        raise UsageError(str(error)) from None
+    if device is None:
+        return dataset
     train, test = (Split(*(x.to(device) for x in split)) for split in (dataset.train, dataset.test))
     return dataset._replace(train=train, test=test)
+
+
+def by_name(rows: dict[str, str], name: str, **options: Any) -> Callable[..., Any]:
+    """A row's function, with the options that are not None; UsageError for one that it does not take, or misses."""
+    f = resolve(rows[name])
+    given = {option: value for option, value in options.items() if value is not None}
+    parameters = signature(f).parameters
+    for option in given:
+        if option not in parameters:
+            raise UsageError(f"{name} takes no --{option.replace('_', '-')}")
+    for option in options:
+        if option not in given and option in parameters and parameters[option].default is parameters[option].empty:
+            raise UsageError(f"{name} needs --{option.replace('_', '-')}")
+    return partial(f, **given)
 
 
 def seeds(config: Config, n: int) -> range:
@@ -168,51 +248,18 @@ def seeds(config: Config, n: int) -> range:
     return range(config.seed, config.seed + n)
 
 
-def watch(
-    steps: Iterable[tuple[Any, dict[str, float]]], total: int, title: str
-) -> Iterator[tuple[Any, dict[str, float]]]:
-    """Pass a training run on while showing its loss: a bar on a terminal, a line every fifth of the way elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        for i, (ts, metrics) in enumerate(steps, start=1):
-            progress.update(task, advance=1, description=f"{title}  loss {metrics['loss']:.4f}")
-            if not log.is_terminal and i % max(1, total // 5) == 0:
-                log.print(f"{title}: step {i} of {total}, loss {metrics['loss']:.4f}")
-            yield ts, metrics
-
-
-def follow(steps: Iterable[tuple[Any, dict[str, float]]], total: int, title: str) -> tuple[Any, list[dict[str, float]]]:
-    """Run to the end: the last state, and the metrics of every step."""
-    states, history = deque(maxlen=1), []
-    for ts, metrics in watch(steps, total, title):
-        states.append(ts)
-        history.append(metrics)
-    return states[-1], history
-
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    drawn = Table(
-        title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    console.print()
-    console.print(drawn, markup=False)
-
-
 def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     """The table of checks on stdout, and summary.json in `config.out`."""
     rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
     table("Done when", ("check", "value", "target", ""), rows)
     console.print(f"\n{sum(c.ok for c in checks)} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/")
+    from fn.files import write_atomic  # here, not above: what it imports would hold up --help
+
     summary = {
         "name": type(config).out.name,
         "checks": [c._asdict() | {"value": c.value if math.isfinite(c.value) else None} for c in checks],
         "seconds": round(seconds, 1),
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+        "config": as_json(config),
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("torch", "torchvision", "jaxtyping")},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from experiments import cli
+from experiments import cli, show
 from fn import optim, plots, tree
 from fn.data.datasets import Dataset, Split, take
 from fn.gradcheck import numerical_grad, relative_error
@@ -23,7 +23,7 @@ from fn.losses import cross_entropy
 from fn.models import Model, mlp
 from fn.models.mlp import mlp_apply, mlp_init, two_layer_grads
 from fn.rng import generator
-from fn.train import count_steps, evaluate, fit, known_by_heart, overfit, steps_to_know
+from fn.train import count_steps, eval_one_epoch, fit, known_by_heart, overfit, steps_to_know
 from fn.tree import Params
 
 STEPS = 300
@@ -50,8 +50,10 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 
 def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
     """Overfit 32 digits; then the same with a learning rate of 0, which must fail, or the check proves nothing."""
-    run = list(cli.watch(overfit(model, images, seed=config.seed, steps=STEPS), STEPS, "overfit 32 digits"))
-    frozen = list(cli.watch(overfit(model, images, seed=config.seed, steps=STEPS, lr=0.0), STEPS, "frozen control"))
+    learn = partial(overfit, model, images, seed=config.seed, steps=STEPS)
+    states_too = lambda ts, metrics: (ts, metrics)  # noqa: E731
+    _, run = show.follow(learn, STEPS, "overfit 32 digits", keep=states_too)
+    _, frozen = show.follow(partial(learn, lr=0.0), STEPS, "frozen control", keep=states_too)
     lines = {"learning": run, "frozen": frozen[: len(run)]}
     panels = {q: {name: [m[q] for _, m in steps] for name, steps in lines.items()} for q in ("loss", "accuracy")}
     plots.save(plots.curves(panels, log=["loss"]), config.out / "overfit.png")
@@ -61,7 +63,7 @@ def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Chec
     norms = {
         step: tree.flatten(tree.map(torch.linalg.norm, grad(objective)(run[step - 1][0].params))) for step in shown
     }
-    cli.table(
+    show.table(
         "32 digits learned by heart, and the gradient norm of each parameter on the way",
         ("step", "accuracy", "loss", *norms[1]),
         [
@@ -151,7 +153,7 @@ def compare_loops(config: Config, images: Split) -> list[cli.Check]:
 
     classic, functional = classic_loop(module, x, y, 100), functional_loop(params, x, y, 100)
     before, after = tagged_lines(classic_loop), tagged_lines(functional_loop)
-    cli.table(
+    show.table(
         "Which line became which",
         ("", "classic", "functional"),
         [(tag, line, after.get(tag, "nothing to clear: grads is a new value")) for tag, line in before.items()],
@@ -166,10 +168,11 @@ def compare_loops(config: Config, images: Split) -> list[cli.Check]:
 def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
     """All the training digits, five seeds, judged on the held-out ones."""
     accuracies = []
+    total = count_steps(len(dataset.train.labels), epochs=EPOCHS, batch_size=64)
     for seed in cli.seeds(config, 5):
-        steps = fit(model, dataset.train, epochs=EPOCHS, batch_size=64, max_lr=1e-2, seed=seed)
-        ts, _ = cli.follow(steps, count_steps(dataset.train, epochs=EPOCHS, batch_size=64), f"all digits, seed {seed}")
-        accuracies.append(evaluate(ts.params, ts.state, dataset.test, apply=model.apply)["accuracy"])
+        run = partial(fit, model, dataset.train, epochs=EPOCHS, batch_size=64, lr=1e-2, seed=seed)
+        ts, _ = show.follow(run, total, f"all digits, seed {seed}")
+        accuracies.append(eval_one_epoch(ts.params, ts.state, [dataset.test], apply=model.apply)["accuracy"])
     return [cli.check_mean("held-out digits: accuracy", accuracies, ">=", 0.97)]
 
 

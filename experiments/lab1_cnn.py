@@ -10,24 +10,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
-from experiments import cli
+from experiments import cli, show
 from fn import plots, tree
 from fn.conv import conv2d, conv2d_init, conv2d_naive, conv2d_unfold
 from fn.data.datasets import Dataset, Split, take
-from fn.data.transforms import random_shift
+from fn.data.loader import batches
+from fn.data.transforms import random_crop
 from fn.gradcheck import relative_error
 from fn.layers import softmax
 from fn.metrics import confusion_matrix
 from fn.models import Model, cnn
 from fn.rng import generator
 from fn.trace import Axes, Call, trace
-from fn.train import Metrics, TrainState, count_steps, evaluate, fit, overfit, steps_to_know
+from fn.train import Metrics, TrainState, count_steps, eval_one_epoch, fit, overfit, steps_to_know
 from fn.tree import Params
 
 STEPS = 300
@@ -43,7 +44,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "digits": Recipe(seeds=5, epochs=15, batch_size=64, accuracy=0.985),
-    "mnist": Recipe(seeds=3, epochs=5, batch_size=128, accuracy=0.993, augment=partial(random_shift, max_shift=2)),
+    "mnist": Recipe(seeds=3, epochs=5, batch_size=128, accuracy=0.993, augment=partial(random_crop, padding=2)),
 }
 
 
@@ -51,7 +52,7 @@ RECIPES = {
 class Config(cli.Config):
     out: Path = Path("runs/lab1")
     """the folder for pictures and summary.json"""
-    dataset: cli.DatasetName = "digits"
+    dataset: Literal["digits", "mnist"] = "digits"
     """what the network learns to read"""
     quiz: bool = False
     """hide the shapes and ask for them, instead of training"""
@@ -95,7 +96,7 @@ def compare_convolutions(config: Config, device: torch.device) -> list[cli.Check
     outputs, grads = zip(*results.values(), strict=True)
     output_gaps, grad_gaps = ([relative_error(r, rs[0]) for r in rs] for rs in (outputs, grads))
     times = [median(s / base for s, base in zip(seconds[name], seconds["conv2d"], strict=True)) for name in ways]
-    cli.table(
+    show.table(
         "Convolution three ways: 32 images of 32×14×14, 64 kernels of 3×3, forward and backward",
         ("", "output gap", "gradient gap", "time / native"),
         [
@@ -115,13 +116,13 @@ def _weighted_sum(way: Callable, inputs: Params, weights: Tensor) -> tuple[Tenso
 
 
 def track_shapes(calls: Sequence[Call], params: Params) -> list[cli.Check]:
-    cli.table(
+    show.table(
         "Shapes of the running network, for one image",
         ("layer", "output", "by hand", "params", "mult-adds"),
         [(c.layer, _show(c.output), c.by_hand, *map(_count, (c.parameters, c.multiply_adds))) for c in calls],
     )
     total = sum(c.multiply_adds for c in calls)
-    cli.console.print(f"{tree.size(params):,} parameters, {total:,} multiply-adds per image")
+    show.console.print(f"{tree.size(params):,} parameters, {total:,} multiply-adds per image")
     wrong = sum(c.expected not in (None, tuple(c.result.shape)) for c in calls)
     return [cli.check("shapes: layers that differ from the sum by hand", wrong, "==", 0)]
 
@@ -136,7 +137,7 @@ def _count(n: int) -> str:
 
 def quiz(calls: Sequence[Call]) -> None:
     """Ask for the sizes that each layer gives, and grade the answers."""
-    cli.console.print(
+    show.console.print(
         f"The images are {_show(calls[0].input)}. What leaves each layer? Sizes in this order, batch left out."
     )
     right = 0
@@ -153,12 +154,12 @@ def quiz(calls: Sequence[Call]) -> None:
         if tuple(map(int, re.findall(r"\d+", answer))) == sizes:
             right += 1
         else:
-            cli.console.print(f"  no, {' '.join(map(str, sizes))}: {call.by_hand}")
-    cli.console.print(f"{right} of {len(calls)} right")
+            show.console.print(f"  no, {' '.join(map(str, sizes))}: {call.by_hand}")
+    show.console.print(f"{right} of {len(calls)} right")
 
 
 def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
-    _, run = cli.follow(overfit(model, images, seed=config.seed, steps=STEPS), STEPS, "overfit 32 images")
+    _, run = show.follow(partial(overfit, model, images, seed=config.seed, steps=STEPS), STEPS, "overfit 32 images")
     draw_curves(run, config.out / "overfit.png")
     last = run[-1]
     return [
@@ -171,20 +172,24 @@ def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Chec
 def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
     """All the training images, several seeds, judged on the held-out ones; pictures of the first seed's network."""
     recipe = RECIPES[config.dataset]
-    total = count_steps(dataset.train, epochs=recipe.epochs, batch_size=recipe.batch_size)
+    total = count_steps(len(dataset.train.labels), epochs=recipe.epochs, batch_size=recipe.batch_size)
     trained = []
     for seed in cli.seeds(config, recipe.seeds):
-        steps = fit(
+        run = partial(
+            fit,
             model,
             dataset.train,
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
-            max_lr=5e-3,
+            lr=5e-3,
             seed=seed,
             augment=recipe.augment,
         )
-        trained.append(cli.follow(steps, total, f"all of {config.dataset}, seed {seed}"))
-    accuracies = [evaluate(ts.params, ts.state, dataset.test, apply=model.apply)["accuracy"] for ts, _ in trained]
+        trained.append(show.follow(run, total, f"all of {config.dataset}, seed {seed}"))
+    accuracies = [
+        eval_one_epoch(ts.params, ts.state, batches(dataset.test, 1000), apply=model.apply)["accuracy"]
+        for ts, _ in trained
+    ]
     first, metrics = trained[0]
     draw_curves(metrics, config.out / "training.png")
     draw_network(config, first, model, dataset)

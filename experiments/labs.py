@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.cli import table
 from experiments.lab import LABS
+from experiments.show import table
 
 
 def main() -> int:

@@ -4,15 +4,16 @@ A model that cannot learn 32 images by heart has a bug, or an optimizer that doe
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from experiments import cli
+from experiments import cli, show
+from experiments.registry import MODELS
 from fn import plots
 from fn.data.datasets import take
-from fn.models import MODELS
 from fn.train import overfit
 
 IMAGES = 32
@@ -26,6 +27,8 @@ class Config(cli.Config):
     """one family of models, or all of them"""
     dataset: cli.DatasetName = "digits"
     """where the images come from"""
+    root: cli.MaybePath = None
+    """the directory of photographs, a sub-directory per class, of --dataset folder"""
     steps: int = 300
     """at most so many steps"""
     lr: float = 1e-2
@@ -36,15 +39,15 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     """Five seeds per family; a check holds if every one of them gets there."""
     if config.steps < 1:
         raise cli.UsageError(f"--steps {config.steps}: at least one is needed")
-    dataset = cli.load(config.dataset, device)
+    dataset = cli.load(config.dataset, device, root=config.root)
     images = take(dataset.train, IMAGES)
     rows, checks, losses = [], [], {}
     for family in MODELS if config.family == "all" else [config.family]:
-        model = MODELS[family](dataset.shape, len(dataset.classes))
+        model = cli.by_name(MODELS, family)(dataset.shape, len(dataset.classes))
         runs = []
         for seed in cli.seeds(config, 5):
-            steps = overfit(model, images, seed=seed, steps=config.steps, lr=config.lr)
-            runs.append(cli.follow(steps, config.steps, f"{family}, seed {seed}")[1])
+            run = partial(overfit, model, images, seed=seed, steps=config.steps, lr=config.lr)
+            runs.append(show.follow(run, config.steps, f"{family}, seed {seed}")[1])
         counts, last = [len(r) for r in runs], [r[-1] for r in runs]
         worst_loss, worst_accuracy = max(m["loss"] for m in last), min(m["accuracy"] for m in last)
         rows.append((family, f"{median(counts):g}", f"{max(counts)}", f"{worst_loss:.1e}", f"{worst_accuracy:.0%}"))
@@ -54,7 +57,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         ]
         losses[family] = [m["loss"] for m in runs[0]]
     title = f"Overfitting {IMAGES} images of {config.dataset}, seeds {config.seed} to {config.seed + 4}"
-    cli.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
+    show.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
     plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "loss.png")
     return checks
 

@@ -1,7 +1,11 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and that know whether they are still what was written."""
 
+import contextlib
+import hashlib
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -18,3 +22,36 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         except BaseException:
             Path(aside.name).unlink(missing_ok=True)
             raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let the rename itself survive a power cut, where the system has a way to ask for that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_digested(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write `stem`-`digest``suffix`, atomically: the name says what the content must be, to the last bit."""
+    path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+    write_atomic(path, content)
+    return path
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the file holds what its name says: no bit flipped, none missing. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return re.fullmatch(r".*-([0-9a-f]{16})", path.stem) is not None and path.stem.endswith(f"-{digest[:16]}")
+
+
+def remove_leftovers(folder: Path, *, older_than: float = 3600.0) -> None:
+    """What writers that were killed left aside, `older_than` seconds ago or more; a living one may need its own."""
+    for aside in folder.glob(".*-????????????????.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - aside.stat().st_mtime >= older_than:
+                aside.unlink()

@@ -4,6 +4,9 @@ Ties are settled as if the lower class had scored a little more, so that every m
 A NaN score never counts as right.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,3 +37,14 @@ def confusion_matrix(
     classes = input.shape[1]
     pairs = target * classes + input.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: int) -> dict[str, Any]:
+    """The sums over examples after one more batch, whose `metrics` are means: {"examples": n, "loss": Σ loss, …}"""
+    sums = {name: totals.get(name, 0.0) + value * examples for name, value in metrics.items()}
+    return {"examples": totals.get("examples", 0) + examples} | sums
+
+
+def mean_per_example(totals: Mapping[str, Any]) -> dict[str, float]:
+    """The means that the sums of `add_examples` make: a short last batch counts for what it holds."""
+    return {name: value / totals["examples"] for name, value in totals.items() if name != "examples"}

@@ -126,6 +126,11 @@ def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor
     return tree.map(lambda g: g * scale, grads), norm
 
 
+def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor, ""]:
+    """η at every step"""
+    return torch.as_tensor(lr)
+
+
 def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor, ""]:
     """η · min(1, (step + 1) / warmup_steps). Give it another schedule as `lr` to warm that up."""
     return torch.clamp((torch.as_tensor(step) + 1) / warmup_steps, max=1.0) * lr
@@ -139,18 +144,21 @@ def cosine_schedule(step: Step, *, lr: Rate, total_steps: int, min_lr: float = 0
 def one_cycle_schedule(
     step: Step,
     *,
-    max_lr: Rate,
+    lr: Rate,
     total_steps: int,
     pct_start: float = 0.3,
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Float[Tensor, ""]:
-    """Up from max_lr/div_factor during the first `pct_start`, then down to that /final_div_factor. Smith 2018."""
-    low = max_lr / div_factor
-    peak = max(pct_start * total_steps - 1, 1e-6)  # a run too short to warm up starts at max_lr in its second step
+    """Up from lr/div_factor to lr during the first `pct_start`, then down to lr/div_factor/final_div_factor.
+
+    Smith 2018.
+    """
+    low = lr / div_factor
+    peak = max(pct_start * total_steps - 1, 1e-6)  # a run too short to warm up starts at lr in its second step
     step = torch.as_tensor(step)
-    rise = _cosine(step / peak, low, max_lr)
-    fall = _cosine((step - peak) / (total_steps - 1 - peak), max_lr, low / final_div_factor)
+    rise = _cosine(step / peak, low, lr)
+    fall = _cosine((step - peak) / (total_steps - 1 - peak), lr, low / final_div_factor)
     return torch.where(step <= peak, rise, fall)
 
 

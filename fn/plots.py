@@ -22,14 +22,23 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def curves(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "step", log: Sequence[str] = ()
+    panels: Mapping[str, Mapping[str, Sequence[float] | Mapping[int, float]]],
+    *,
+    xlabel: str = "step",
+    log: Sequence[str] = (),
 ) -> Figure:
-    """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis."""
+    """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis.
+
+    A line is a list, whose first value belongs to step 1, or {step: value}, drawn with dots.
+    """
     figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
     for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         # a dashed line shows what lies below it
         for style, (name, values) in zip(cycle(["-", "--"]), lines.items(), strict=False):
-            axes.plot(range(1, len(values) + 1), values, style, label=name, linewidth=1.5)
+            if isinstance(values, Mapping):
+                axes.plot(list(values), list(values.values()), "o-", label=name, linewidth=1.5, markersize=4)
+            else:
+                axes.plot(range(1, len(values) + 1), values, style, label=name, linewidth=1.5)
         axes.set(xlabel=xlabel, ylabel=quantity, yscale="log" if quantity in log else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -56,7 +56,7 @@ def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
             running.append((frame, dict(frame.f_locals)))
         elif event == "return" and running and running[-1][0] is frame:
             _, arguments = running.pop()
-            if result is None:  # it raised
+            if result is None or result is arguments["x"]:  # it raised, or had nothing to do
                 return
             calls.append(_call(ops[frame.f_code], arguments, result, names, axes))
 

@@ -1,12 +1,11 @@
-"""From a loss to a trained model: the objective, the step, the loop, the evaluation.
+"""From a loss to a trained model: the objective, the step, the epoch, the evaluation.
 
 Each is a pure function of what it is given, so a step can be replayed, `vmap`ped, traced, or resumed.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -18,14 +17,17 @@ from fn import tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.losses import cross_entropy
-from fn.metrics import accuracy
+from fn.metrics import accuracy, add_examples, mean_per_example
 from fn.models import Model
 from fn.optim import adam, adam_init, adamw, adamw_init, global_norm, one_cycle_schedule
-from fn.rng import generator
+from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 from fn.tree import Params
 
 Metrics = dict[str, Any]
+MetricFunctions = dict[str, Callable]
+
+ACCURACY: MetricFunctions = {"accuracy": accuracy}
 
 
 class TrainState(NamedTuple):
@@ -44,45 +46,74 @@ def classification_loss(
     *,
     apply: Callable,
     key: Int64[Tensor, ""] | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[Float[Tensor, ""], tuple[Metrics, Params]]:
     """(loss, (metrics, new state)) of a training batch: an objective, differentiable in `params`."""
     logits, state = apply(params, state, x, train=True, key=key)
-    loss = cross_entropy(logits, y)
+    loss = cross_entropy(logits, y, label_smoothing=label_smoothing)
     return loss, ({"loss": loss.detach(), "accuracy": accuracy(logits, y)}, state)
 
 
 def train_step(
-    ts: TrainState, x: Tensor, y: Tensor, *, objective: Callable, optimizer: Callable, key: Int64[Tensor, ""]
+    ts: TrainState,
+    x: Tensor,
+    y: Tensor,
+    *,
+    objective: Callable,
+    optimizer: Callable,
+    key: Int64[Tensor, ""],
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Forward, gradient, update. The metrics are those before the update."""
-    grads, (_, (metrics, state)) = grad_and_value(objective, has_aux=True)(ts.params, ts.state, x, y, key=key)
+    gradients = partial(accumulated, objective, parts=accumulate) if accumulate > 1 else _gradients(objective)
+    grads, (_, (metrics, state)) = gradients(ts.params, ts.state, x, y, key=key)
     params, opt_state = optimizer(ts.params, grads, ts.opt_state)
     return TrainState(params, state, opt_state), metrics | {"grad_norm": global_norm(grads)}
 
 
-def train(
-    ts: TrainState,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    objective: Callable,
-    optimizer: Callable,
-    seed: int,
-) -> Iterator[tuple[TrainState, Metrics]]:
-    """Yield (state, metrics) after each batch; stop listening, and it stops training.
+def _gradients(objective: Callable) -> Callable:
+    return grad_and_value(objective, has_aux=True)
 
-    FloatingPointError at the first loss or gradient that is not finite: the update is not made, and the error names the
-    step and the first parameter whose gradient is bad.
+
+def accumulated(
+    objective: Callable,
+    params: Params,
+    state: Params,
+    x: Float[Tensor, " batch *shape"],
+    y: Int[Tensor, " batch *positions"],
+    *,
+    key: Int64[Tensor, ""],
+    parts: int,
+) -> tuple[Params, tuple[Tensor, tuple[Metrics, Params]]]:
+    """What `grad_and_value(objective)` gives for the batch, from `parts` of it in turn, in a part of the memory.
+
+    Each part weighs as many examples as it has. Batch norm is the exception: it sees the parts, not the batch.
     """
-    for x, y in batches:
-        step = int(ts.opt_state["step"])
-        key = rng_key(seed, step)
-        after, metrics = train_step(ts, x, y, objective=objective, optimizer=optimizer, key=key)
-        metrics = {name: value.item() for name, value in metrics.items()}
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-            grads, _ = grad_and_value(objective, has_aux=True)(ts.params, ts.state, x, y, key=key)
-            raise FloatingPointError(f"step {step}: loss {metrics['loss']}, {_describe_bad_gradient(grads)}")
-        ts = after
-        yield ts, metrics
+    total: Params = {}
+    for i, (x_part, y_part) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
+        grads, (loss, (metrics, state)) = _gradients(objective)(params, state, x_part, y_part, key=fold_in(key, i))
+        share = {"grads": grads, "loss": loss, "metrics": metrics}
+        share = tree.map(partial(torch.mul, other=len(y_part) / len(y)), share)
+        total = tree.map(torch.add, total, share) if total else share
+    return total["grads"], (total["loss"], (total["metrics"], state))
+
+
+def checked_step(
+    ts: TrainState, x: Tensor, y: Tensor, *, objective: Callable, seed: int, **options: Any
+) -> tuple[TrainState, Metrics]:
+    """`train_step` under the key of its number, with metrics as Python numbers.
+
+    FloatingPointError for a loss or gradient that is not finite: the update is not made, and the error names the step
+    and the first parameter whose gradient is bad.
+    """
+    step = int(ts.opt_state["step"])
+    key = rng_key(seed, step)
+    after, tensors = train_step(ts, x, y, objective=objective, key=key, **options)
+    metrics = {name: value.item() for name, value in tensors.items()}
+    if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
+        grads, _ = _gradients(objective)(ts.params, ts.state, x, y, key=key)
+        raise FloatingPointError(f"step {step}: loss {metrics['loss']}, {_describe_bad_gradient(grads)}")
+    return after, metrics
 
 
 def _describe_bad_gradient(grads: Params) -> str:
@@ -94,15 +125,77 @@ def _describe_bad_gradient(grads: Params) -> str:
             return f"first bad gradient in {name} ({bad} of {grad.numel()} entries are not finite)"
 
 
+def train_one_epoch(
+    ts: TrainState,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    objective: Callable,
+    optimizer: Callable,
+    seed: int,
+    accumulate: int = 1,
+    totals: Metrics | None = None,
+    each: Callable | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One pass: the state it ends in, and the mean of each metric over the examples, not over the batches.
+
+    each(ts, metrics, totals) is called after every step. `totals` is what it last was given in an epoch that was
+    interrupted, where `batches` are those that were left.
+    """
+    totals = totals or {}
+    for x, y in batches:
+        ts, metrics = checked_step(ts, x, y, objective=objective, optimizer=optimizer, seed=seed, accumulate=accumulate)
+        totals = add_examples(totals, metrics, len(y))
+        if each:
+            each(ts, metrics, totals)
+    return ts, mean_per_example(totals)
+
+
+@torch.no_grad()
+def eval_one_epoch(
+    params: Params,
+    state: Params,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    apply: Callable,
+    metrics: MetricFunctions = ACCURACY,
+) -> Metrics:
+    """The mean loss, and the mean of each of `metrics`, over the examples; changes nothing."""
+    totals: Metrics = {}
+    for x, y in batches:
+        logits, _ = apply(params, state, x, train=False)
+        values = {"loss": cross_entropy(logits, y)} | {name: f(logits, y) for name, f in metrics.items()}
+        totals = add_examples(totals, {name: value.item() for name, value in values.items()}, len(y))
+    return mean_per_example(totals)
+
+
+def mixed_precision(apply: Callable, dtype: torch.dtype) -> Callable:
+    """`apply` with its products in `dtype`, logits in float32. Parameters, gradients and sums stay in float32."""
+    return partial(_autocast, apply=apply, dtype=dtype)
+
+
+def _autocast(
+    params: Params,
+    state: Params,
+    x: Float[Tensor, " batch *shape"],
+    *,
+    apply: Callable,
+    dtype: torch.dtype,
+    **options: Any,
+) -> tuple[Float[Tensor, "..."], Params]:
+    with torch.autocast(x.device.type, dtype=dtype):
+        logits, state = apply(params, state, x, **options)
+    return logits.float(), state
+
+
 def init(model: Model, optimizer_init: Callable, *, seed: int, device: torch.device | str = "cpu") -> TrainState:
     """Weights from the seed, drawn on the CPU so that every device starts alike."""
     params, state = (tree.to(part, device) for part in model.init(generator(seed)))
     return TrainState(params, state, optimizer_init(params))
 
 
-def count_steps(split: Split, *, epochs: int, batch_size: int) -> int:
-    """How many batches `fit` takes, the short last ones included."""
-    return epochs * math.ceil(len(split.labels) / batch_size)
+def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
+    """How many batches there are in so many epochs, the short last ones included."""
+    return epochs * math.ceil(examples / batch_size)
 
 
 def fit(
@@ -111,44 +204,54 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
-    max_lr: float,
+    lr: float,
     seed: int,
     weight_decay: float = 1e-2,
     augment: Callable | None = None,
-) -> Iterator[tuple[TrainState, Metrics]]:
+    each: Callable | None = None,
+) -> TrainState:
     """A classifier from its first weights to its last: AdamW under a one-cycle schedule, a new order every epoch."""
-    total_steps = count_steps(split, epochs=epochs, batch_size=batch_size)
-    yield from train(
-        init(model, adamw_init, seed=seed, device=split.images.device),
-        (batch for e in range(epochs) for batch in batches(split, batch_size, rng=generator(seed, e), augment=augment)),
-        objective=partial(classification_loss, apply=model.apply),
-        optimizer=lambda params, grads, state: adamw(
-            params,
-            grads,
-            state,
-            lr=one_cycle_schedule(state["step"], max_lr=max_lr, total_steps=total_steps),
-            weight_decay=weight_decay,
-        ),
-        seed=seed,
-    )
+    total_steps = count_steps(len(split.labels), epochs=epochs, batch_size=batch_size)
+    rate = partial(one_cycle_schedule, lr=lr, total_steps=total_steps)
+    ts = init(model, adamw_init, seed=seed, device=split.images.device)
+    for epoch in range(epochs):
+        ts, _ = train_one_epoch(
+            ts,
+            batches(split, batch_size, seed=seed, epoch=epoch, augment=augment),
+            objective=partial(classification_loss, apply=model.apply),
+            optimizer=lambda params, grads, state: adamw(
+                params, grads, state, lr=rate(state["step"]), weight_decay=weight_decay
+            ),
+            seed=seed,
+            each=each,
+        )
+    return ts
 
 
 def overfit(
-    model: Model, split: Split, *, seed: int, steps: int = 300, lr: float = 1e-2, loss_below: float = 1e-3
-) -> Iterator[tuple[TrainState, Metrics]]:
+    model: Model,
+    split: Split,
+    *,
+    seed: int,
+    steps: int = 300,
+    lr: float = 1e-2,
+    loss_below: float = 1e-3,
+    each: Callable | None = None,
+) -> TrainState:
     """Adam on a handful of examples until evaluation knows them by heart: all right, and the loss below `loss_below`.
 
-    The metrics are those of `evaluate` after each step, so that batch norm must stand on its running statistics.
+    `each` is given the metrics of evaluation after the step, so that batch norm must stand on its running statistics.
     """
-    start = init(model, adam_init, seed=seed, device=split.images.device)
+    ts = init(model, adam_init, seed=seed, device=split.images.device)
     objective = partial(classification_loss, apply=model.apply)
-    for ts, metrics in train(
-        start, repeat(split, steps), objective=objective, optimizer=partial(adam, lr=lr), seed=seed
-    ):
-        metrics |= evaluate(ts.params, ts.state, split, apply=model.apply)
-        yield ts, metrics
+    for _ in range(steps):
+        ts, _ = checked_step(ts, *split, objective=objective, optimizer=partial(adam, lr=lr), seed=seed)
+        metrics = eval_one_epoch(ts.params, ts.state, [split], apply=model.apply)
+        if each:
+            each(ts, metrics, {})
         if known_by_heart(metrics, loss_below):
-            return
+            break
+    return ts
 
 
 def known_by_heart(metrics: Metrics, loss_below: float = 1e-3) -> bool:
@@ -158,14 +261,3 @@ def known_by_heart(metrics: Metrics, loss_below: float = 1e-3) -> bool:
 def steps_to_know(history: Sequence[Metrics]) -> float:
     """The first step, counted from 1, after which the examples were known by heart; infinity if none was."""
     return next((step for step, metrics in enumerate(history, start=1) if known_by_heart(metrics)), math.inf)
-
-
-@torch.no_grad()
-def evaluate(params: Params, state: Params, split: Split, *, apply: Callable, batch_size: int = 1000) -> Metrics:
-    """Mean loss and accuracy over a split, each batch weighted by its size; changes nothing."""
-    totals = {"loss": 0.0, "accuracy": 0.0}
-    for x, y in batches(split, batch_size):
-        logits, _ = apply(params, state, x, train=False)
-        totals["loss"] += cross_entropy(logits, y, reduction="sum").item()
-        totals["accuracy"] += accuracy(logits, y).item() * len(y)
-    return {name: total / len(split.labels) for name, total in totals.items()}

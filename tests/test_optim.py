@@ -148,8 +148,8 @@ SCHEDULES = {
         partial(lr_scheduler.CosineAnnealingLR, T_max=7, eta_min=0.1),
         8,
     ),
-    "one cycle": (partial(one_cycle_schedule, max_lr=LR, total_steps=40), partial(one_cycle_lr, total_steps=40), 40),
-    "steep cycle": (partial(one_cycle_schedule, max_lr=LR, **STEEP), partial(one_cycle_lr, **STEEP), 33),
+    "one cycle": (partial(one_cycle_schedule, lr=LR, total_steps=40), partial(one_cycle_lr, total_steps=40), 40),
+    "steep cycle": (partial(one_cycle_schedule, lr=LR, **STEEP), partial(one_cycle_lr, **STEEP), 33),
     "warm-up": (
         partial(warmup_schedule, lr=LR, warmup_steps=6),
         partial(lr_scheduler.LinearLR, start_factor=1 / 6, total_iters=5),

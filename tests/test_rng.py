@@ -1,5 +1,7 @@
 """Keys: the published stream, uniform and independent draws, no hidden state, the same under every transform."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.func import vmap
 
-from fn.rng import fold_in, generator, key, uniform
+from fn.rng import fold_in, generator, key, randint, uniform
 
 # The first five outputs of the reference implementation, https://prng.di.unimi.it/splitmix64.c, from seed 1234567.
 SPLITMIX64 = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
@@ -59,9 +61,9 @@ def test_draws_of_two_keys_are_independent(k1, k2):
 
 
 def test_children_in_a_row_draw_uniformly_and_all_differently():
-    children = vmap(fold_in, in_dims=(None, 0))(key(3), torch.arange(N))
+    children = fold_in(key(3).expand(N), torch.arange(N))
     assert len(children.unique()) == N
-    first = vmap(lambda k: uniform(k, (1,)))(children).flatten()
+    first = uniform(children, ())
     assert stats.kstest(first.double().numpy(), "uniform").pvalue > 1e-4
 
 
@@ -82,9 +84,33 @@ def test_a_path_is_fold_in_repeated():
 
 
 def test_many_keys_at_once_equal_a_loop():
-    keys = torch.stack([key(0, i) for i in range(8)])
-    assert torch.equal(vmap(lambda k: uniform(k, (3, 2)))(keys), torch.stack([uniform(k, (3, 2)) for k in keys]))
-    assert torch.equal(vmap(fold_in)(keys, keys), torch.stack([fold_in(k, k) for k in keys]))
+    """Under vmap and as a tensor of any shape and layout: each key draws as if it were alone."""
+    keys = fold_in(key(0).expand(24), torch.arange(24)).view(4, 3, 2).transpose(0, 2)
+    for f in (partial(uniform, shape=(3, 2)), partial(uniform, shape=()), partial(randint, low=-3, high=9, shape=(5,))):
+        each = torch.stack([f(k) for k in keys.flatten()])
+        assert torch.equal(f(keys), each.view(*keys.shape, *each.shape[1:]))
+        assert torch.equal(vmap(f)(keys.flatten()), each)
+    each = torch.stack([fold_in(k, k) for k in keys.flatten()])
+    assert torch.equal(fold_in(keys, keys), each.view(keys.shape))
+    assert torch.equal(vmap(fold_in)(keys.flatten(), keys.flatten()), each)
+    assert torch.equal(fold_in(keys, 5), torch.stack([fold_in(k, 5) for k in keys.flatten()]).view(keys.shape))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 2), (-3, 4), (5, 15), (-1000, 0), (0, 2**12)])
+def test_whole_numbers_are_even_from_low_to_below_high(low, high):
+    draws = randint(key(2), low, high, (N,))
+    assert (int(draws.min()), int(draws.max())) == (low, high - 1)
+    assert high - low == 1 or stats.chisquare(torch.bincount(draws - low, minlength=high - low)).pvalue > 1e-4
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(1, 2**24))
+def test_no_whole_number_reaches_high(low, many):
+    """Not even from the greatest uniform number, and from the least comes `low`."""
+    with pytest.MonkeyPatch.context() as extreme:
+        extreme.setattr("fn.rng.uniform", lambda key, shape: torch.tensor([0, 1 - 2**-24]))
+        least, greatest = randint(key(0), low, low + many, (2,)).tolist()
+    assert least == low
+    assert greatest == low + many - 1
 
 
 @pytest.mark.slow

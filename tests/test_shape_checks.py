@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.data.transforms import random_horizontal_flip
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
 from fn.optim import adam_init, sgd, sgd_init
@@ -54,7 +55,9 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
-    "fn.data.transforms.random_shift": lambda n: {"rng": generator(0), "max_shift": 1},
+    "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
+    "fn.data.transforms.cutout": lambda n: {"size": 2},
+    "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
@@ -64,12 +67,20 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.constant_schedule": lambda n: {"total_steps": 5},
     "fn.optim.cosine_schedule": lambda n: {"total_steps": 5},
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
+    "fn.rng.randint": lambda n: {"low": 0, "high": 5, "shape": (2, 3)},
     "fn.rng.uniform": lambda n: {"shape": (2, 3)},
+    "fn.train.accumulated": lambda n: {
+        "objective": lambda params, state, x, y, key: (params["w"].sum(), ({"loss": x.mean()}, state)),
+        "params": WEIGHTS,
+        "state": {},
+        "parts": 2,
+    },
     "fn.train.classification_loss": lambda n: {
         "params": mlp_given(prod(n["shape"]))["params"],
         "state": {},
@@ -84,10 +95,19 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
 # Sizes that hang together in a way that no axis name says.
 SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)}}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them.
-BARE = {"fn.train.train_step": {"x", "y"}}
+BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
     "fn.conv.conv2d": {"channels", "out_channels"},
+    "fn.data.transforms.affine": {"batch"},
+    "fn.data.transforms.compose": {"batch"},
+    "fn.data.transforms.cutout": {"batch"},
+    "fn.data.transforms.normalize": {"channels"},
+    "fn.data.transforms.pad_crop": {"batch"},
+    "fn.data.transforms.random_affine": {"batch"},
+    "fn.data.transforms.random_crop": {"batch"},
+    "fn.data.transforms.random_cutout": {"batch"},
+    "fn.data.transforms.random_horizontal_flip": {"batch"},
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},
@@ -95,6 +115,9 @@ TIES = {
     "fn.losses.mse_loss": {"shape"},
     "fn.metrics.accuracy": {"batch"},
     "fn.models.mlp.two_layer_grads": {"batch"},
+    "fn.rng.fold_in": {"keys"},
+    "fn.train.accumulated": {"batch"},
+    "fn.train.classification_loss": {"batch"},
 }
 
 
@@ -121,7 +144,7 @@ def tensors(f: Callable) -> dict[str, Any]:
 
 
 def axes(annotation: Any) -> list[tuple[str, set[str]]]:
-    """The axes and the names in each: "*batch rows//{n}" -> [("*batch", {"batch"}), ("rows//{n}", {"rows"})]"""
+    """The axes and the names in each: "*batch w//{n} 2" -> [("*batch", {"batch"}), ("w//{n}", {"w"}), ("2", set())]"""
     return [(axis, set(re.findall(r"[a-z]\w*", re.sub("{.*?}", "", axis)))) for axis in annotation.dim_str.split()]
 
 

@@ -1,28 +1,32 @@
-"""A training step is the classic loop's, evaluation is the whole set's, and data arrives once each."""
+"""A training step is the classic loop's, and evaluation is the whole set's."""
 
-import os
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torchvision.datasets import MNIST
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fn import tree
-from fn.data.datasets import DatasetUnavailable, Split, data_root, digits, mnist, take
+from fn.data.datasets import Split, take
 from fn.data.loader import batches
-from fn.data.transforms import random_shift
+from fn.metrics import accuracy
 from fn.models import cnn, mlp
 from fn.models.mlp import two_layer_grads
 from fn.optim import adamw, adamw_init, sgd, sgd_init
 from fn.rng import generator, key
-from fn.train import TrainState, classification_loss, evaluate, train, train_step
+from fn.train import (
+    TrainState,
+    classification_loss,
+    eval_one_epoch,
+    mixed_precision,
+    train_one_epoch,
+    train_step,
+)
 
 SHAPE, CLASSES = (2, 8, 8), 5
 MODELS = {"mlp": mlp(SHAPE, CLASSES, hidden=(7,)), "cnn": cnn(SHAPE, CLASSES, widths=(3, 4))}
@@ -113,37 +117,68 @@ def test_an_ensemble_is_vmap_of_the_step(name):
     assert_close(stacked._asdict(), tree.stack(*(ts._asdict() for ts in members)))
 
 
-def test_training_is_the_step_repeated_under_the_keys_of_its_seed():
+OPTIONS = {"optimizer": partial(adamw, lr=1e-2), "seed": 5}
+
+
+def epoch(ts: TrainState, some: Iterable[tuple[Tensor, Tensor]], objective: Callable, **options: Any):
+    """(state, metrics, totals) after each step, and what the epoch returns."""
+    steps: list[Any] = []
+    each = lambda *step: steps.append(step)  # noqa: E731
+    settings: dict[str, Any] = OPTIONS | {"each": each} | options
+    return steps, train_one_epoch(ts, some, objective=objective, **settings)
+
+
+def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
     split, ts, keys = examples(20), start("mlp"), []
 
     def objective(*args, key):
         keys.append(int(key))
         return classification_loss(*args, apply=MODELS["mlp"].apply, key=key)
 
-    runs = list(train(ts, batches(split, 8), objective=objective, optimizer=partial(adamw, lr=1e-2), seed=5))
+    steps, (end, _) = epoch(ts, batches(split, 8), objective)
     for i, (x, y) in enumerate(batches(split, 8)):
         ts, metrics = step_of("mlp")(ts, x, y, key=key(5, i))
-        assert_close(runs[i][0]._asdict(), ts._asdict())
-        assert runs[i][1] == {name: value.item() for name, value in metrics.items()}
+        assert_close(steps[i][0]._asdict(), ts._asdict())
+        assert steps[i][1] == {name: value.item() for name, value in metrics.items()}
+    assert_close(end._asdict(), ts._asdict())
     assert keys == [int(key(5, i)) for i in range(3)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 100])
+def test_the_metrics_of_an_epoch_are_means_over_examples(batch_size):
+    """With a rate of 0 the model stays as it is, so that they are those of the whole set, whatever the batches."""
+    split, ts = examples(20), start("mlp")
+    objective = partial(classification_loss, apply=MODELS["mlp"].apply)
+    _, (end, metrics) = epoch(ts, batches(split, batch_size), objective, optimizer=partial(adamw, lr=0.0))
+    logits, _ = MODELS["mlp"].apply(ts.params, {}, split.images, train=True)
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-9)
+    assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == split.labels).double().mean().item(), rel=1e-6)
+    assert_close(end.params, ts.params)
+
+
+def test_an_epoch_that_was_interrupted_ends_with_the_means_of_all_of_it():
+    objective = partial(classification_loss, apply=MODELS["mlp"].apply)
+    some = list(batches(examples(20), 6))
+    steps, whole = epoch(start("mlp"), some, objective)
+    ts, _, totals = steps[1]
+    _, rest = epoch(ts, some[2:], objective, totals=totals)
+    assert rest[1] == whole[1]
+    assert_close(rest[0]._asdict(), whole[0]._asdict())
 
 
 @pytest.mark.parametrize(("name", "leaf"), [("mlp", "fc1.weight"), ("cnn", "conv1.weight")])
 def test_bad_input_stops_training_before_the_update(name, leaf):
     """The third batch holds a NaN: two states come out, the second as if the third had never been."""
-    split = examples(20)
+    split, seen = examples(20), []
     split.images[11] = torch.nan
     objective = partial(classification_loss, apply=MODELS[name].apply)
-    run = train(start(name), batches(split, 5), objective=objective, optimizer=partial(adamw, lr=1e-2), seed=0)
-    states = [next(run)[0], next(run)[0]]
     with pytest.raises(
         FloatingPointError, match=rf"^step 2: loss nan, first bad gradient in {leaf} \(.* not finite\)$"
     ):
-        next(run)
-    clean = list(
-        train(start(name), batches(take(split, 10), 5), objective=objective, optimizer=partial(adamw, lr=1e-2), seed=0)
-    )
-    assert_close(states[-1]._asdict(), clean[-1][0]._asdict())
+        epoch(start(name), batches(split, 5), objective, each=lambda ts, *_: seen.append(ts))
+    _, (clean, _) = epoch(start(name), batches(take(split, 10), 5), objective)
+    assert len(seen) == 2
+    assert_close(seen[-1]._asdict(), clean._asdict())
 
 
 def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is():
@@ -156,7 +191,86 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is():
     params = {"fine": torch.ones(2), "flat": {"edge": torch.tensor([0.0, 1.0])}}
     ts = TrainState(params, {}, sgd_init(params))
     with pytest.raises(FloatingPointError, match=r"^step 0: loss 3\.0, .* in flat\.edge \(1 of 2 entries"):
-        next(train(ts, [examples(1)], objective=objective, optimizer=partial(sgd, lr=1.0), seed=0))
+        epoch(ts, [examples(1)], objective, optimizer=partial(sgd, lr=1.0))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 11])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_accumulated_gradients_are_those_of_the_large_batch(parts, label_smoothing):
+    """In parts of unequal sizes: gradients, loss, accuracy, gradient norm and the updated parameters."""
+    ts, (x, y) = start("mlp"), examples(11)
+    objective = partial(classification_loss, apply=MODELS["mlp"].apply, label_smoothing=label_smoothing)
+    step = partial(train_step, objective=objective, optimizer=partial(adamw, lr=1e-2), key=key(0))
+    (whole, metrics), (in_parts, metrics_) = step(ts, x, y), step(ts, x, y, accumulate=parts)
+    assert_close(in_parts._asdict(), whole._asdict())
+    torch.testing.assert_close(metrics_, metrics, rtol=1e-6, atol=0.0)  # the accuracy is a float32
+
+
+def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part():
+    keys, (x, y) = [], examples(8)
+
+    def objective(params, state, x, y, *, key):
+        keys.append(int(key))
+        return classification_loss(params, state, x, y, apply=MODELS["cnn"].apply, key=key)
+
+    ts = start("cnn")
+    after, _ = train_step(ts, x, y, objective=objective, optimizer=partial(adamw, lr=0.0), key=key(3), accumulate=2)
+    state = ts.state
+    for half in x.chunk(2):
+        _, state = MODELS["cnn"].apply(ts.params, state, half, train=True)
+    assert_close(after.state, state)
+    assert len(set(keys)) == 2
+
+
+@each_model
+def test_mixed_precision_multiplies_in_bf16_and_keeps_the_rest_in_float32(name):
+    params, state = MODELS[name].init(generator(0))
+    ts, (x, y), seen = TrainState(params, state, sgd_init(params)), examples(64), []
+    x = x.float()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func._schema.name in ("aten::convolution", "aten::mm", "aten::bmm", "aten::addmm"):
+                seen.append({a.dtype for a in args if isinstance(a, Tensor)})
+            return func(*args, **(kwargs or {}))
+
+    results = {}
+    for precision, apply in (
+        ("fp32", MODELS[name].apply),
+        ("bf16", mixed_precision(MODELS[name].apply, torch.bfloat16)),
+    ):
+        seen.clear()
+        with Watch():
+            objective = partial(classification_loss, apply=apply)
+            results[precision] = train_step(ts, x, y, objective=objective, optimizer=partial(sgd, lr=1.0), key=key(0))
+        assert seen
+        assert all(dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32} for dtypes in seen)
+    (after, metrics), (after_, metrics_) = results.values()
+    tree.map(lambda a, b: torch.testing.assert_close(a, b, rtol=0.05, atol=0.05), after.params, after_.params)
+    assert all(x.dtype == torch.float32 for x in tree.leaves(after_.params))
+    assert float(metrics_["loss"]) == pytest.approx(float(metrics["loss"]), rel=0.02)
+    assert float(metrics_["loss"]) != float(metrics["loss"])
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_dropout_is_for_training_only_and_follows_the_key(make):
+    model, x = make(SHAPE, CLASSES, dropout_p=0.5), examples(9).images.float()
+    params, state = model.init(generator(0))
+    apply = lambda **options: model.apply(params, state, x, **options)[0]  # noqa: E731
+    assert torch.equal(apply(train=False), make(SHAPE, CLASSES).apply(params, state, x, train=False)[0])
+    assert torch.equal(apply(train=True, key=key(1)), apply(train=True, key=key(1)))
+    assert not torch.equal(apply(train=True, key=key(1)), apply(train=True, key=key(2)))
+    with pytest.raises(ValueError, match="dropout: training needs a key"):
+        apply(train=True)
+
+
+def test_the_layers_of_a_perceptron_drop_different_units():
+    model = mlp((4,), 4, hidden=(64, 64), dropout_p=0.5)
+    eye = {"weight": torch.eye(64), "bias": torch.zeros(64)}
+    params = {"fc1": {"weight": torch.ones(64, 4), "bias": torch.zeros(64)}, "fc2": eye, "fc3": eye}
+    kept, _ = model.apply(params, {}, torch.ones(1, 4), train=True, key=key(0))
+    assert set(kept.unique().tolist()) == {0.0, 16.0}
+    assert 4 <= int((kept > 0).sum()) <= 28, "two independent halvings of 64 leave 16 ± 3.5; one mask twice leaves 32"
 
 
 @each_model
@@ -164,7 +278,9 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is():
 def test_evaluation_weights_a_short_last_batch_and_changes_nothing(name, batch_size):
     ts, split = step_of(name)(start(name), *examples(6), key=key(0))[0], examples(23, seed=1)
     before = copy(ts)
-    metrics = evaluate(ts.params, ts.state, split, apply=MODELS[name].apply, batch_size=batch_size)
+    metrics = eval_one_epoch(
+        ts.params, ts.state, batches(split, batch_size), apply=MODELS[name].apply, metrics={"accuracy": accuracy}
+    )
     logits = functional_call(classic(name).eval(), tree.flatten(ts.params) | tree.flatten(ts.state), split.images)
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-9)
     assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == split.labels).double().mean().item(), rel=1e-6)
@@ -184,105 +300,3 @@ def test_backward_by_hand():
     params, x = start("mlp").params, split.images.flatten(1)
     loss = lambda p: classification_loss(p, {}, x, split.labels, apply=MODELS["mlp"].apply)[0]  # noqa: E731
     assert_close(two_layer_grads(params, x, split.labels), grad(loss)(params))
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_a_pass_visits_every_example_once(batch_size):
-    n = 11
-    split = Split(torch.arange(n).reshape(n, 1, 1, 1).float(), torch.arange(n))
-    orders = []
-    for rng in (None, generator(3), generator(3), generator(4)):
-        some = list(batches(split, batch_size, rng=rng))
-        assert [len(y) for _, y in some] == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
-        assert all(torch.equal(x.flatten().long(), y) for x, y in some)
-        orders.append(torch.cat([y for _, y in some]).tolist())
-    assert all(sorted(order) == list(range(n)) for order in orders)
-    assert orders[0] == list(range(n))
-    assert orders[1] == orders[2]
-    assert all(a != b for a, b in pairwise(orders) if (a, b) != (orders[1], orders[2]))
-
-
-def test_augmentation_sees_each_batch():
-    for (x, y), (x2, y2) in zip(
-        batches(examples(9), 4, rng=generator(0)),
-        batches(examples(9), 4, rng=generator(0), augment=lambda x, rng: -x),
-        strict=True,
-    ):
-        assert torch.equal(x2, -x)
-        assert torch.equal(y2, y)
-
-
-def test_random_shift_moves_each_image_on_its_own():
-    """Each result is one of the 5 × 5 shifts of its image, all of them occur, and evenly up to 5 standard errors."""
-    n, reach = 2000, 2
-    x = torch.rand(n, *SHAPE, generator=generator(0)) + 1
-    x[0, 0, 0, 0] = 0.5  # the least value of all
-    y, seen = random_shift(x, generator(1), max_shift=reach), torch.zeros(n, dtype=torch.long)
-    moves = [(down, right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)]
-    tally = []
-    for down, right in moves:
-        rolled = torch.roll(F.pad(x, (reach,) * 4, value=0.5), (down, right), dims=(-2, -1))
-        same = (rolled[..., reach:-reach, reach:-reach] == y).flatten(1).all(dim=1)
-        tally.append(int(same.sum()))
-        seen += same
-    assert (seen == 1).all()
-    assert all(abs(count - n / 25) < 5 * (n / 25) ** 0.5 for count in tally)
-    assert torch.equal(y, random_shift(x, generator(1), max_shift=reach))
-    assert torch.equal(x, random_shift(x, generator(1), max_shift=0))
-
-
-def test_digits_are_scikit_learns_with_every_fifth_held_out():
-    """Both splits are on the scale of the first, and no example is in both."""
-    pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
-    held_out = torch.arange(1797) % 5 == 4
-    std, mean = torch.std_mean(pixels[~held_out])
-    data = digits()
-    for split, chosen, n in ((data.train, ~held_out, 1438), (data.test, held_out, 359)):
-        assert split.images.shape == (n, 1, 8, 8)
-        assert torch.equal(split.labels, labels[chosen])
-        torch.testing.assert_close(
-            split.images.flatten(1).double(), (pixels[chosen] - mean) / std, rtol=1e-4, atol=1e-5
-        )
-    assert data.shape == (1, 8, 8)
-    assert list(data.classes) == list("0123456789")
-    assert torch.equal(take(data.train, 5).images, data.train.images[:5])
-
-
-@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("Error downloading train-images")])
-def test_mnist_without_network_says_where_it_was_looked_for(monkeypatch, tmp_path, error):
-    def offline(self):
-        raise error
-
-    monkeypatch.setenv("FN_DATA", str(tmp_path))
-    monkeypatch.setattr(MNIST, "download", offline)
-    with pytest.raises(DatasetUnavailable) as refusal:
-        mnist()
-    message = str(refusal.value)
-    assert str(tmp_path / "MNIST" / "raw") in message
-    assert str(error) in message
-    assert "FN_DATA" in message
-    assert "\n" not in message
-
-
-def test_data_root_without_FN_DATA_is_in_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.delenv("FN_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert data_root().parent == tmp_path
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (Path(os.environ.get("FN_DATA", "/nowhere")) / "MNIST" / "raw").is_dir(), reason="FN_DATA holds no MNIST/raw"
-)
-def test_mnist():
-    data = mnist()
-    for split, n in ((data.train, 60_000), (data.test, 10_000)):
-        assert split.images.shape == (n, 1, 28, 28)
-        assert split.labels.bincount().shape == (10,)
-        assert split.labels.shape == (n,)
-    std, mean = torch.std_mean(data.train.images.double())
-    assert float(mean) == pytest.approx(0, abs=1e-4)
-    assert float(std) == pytest.approx(1, abs=1e-4)
-    # The published statistics, 0.1307 and 0.3081, in units of a white pixel: black is -mean / std.
-    assert float(data.test.images.min()) == pytest.approx(-0.1307 / 0.3081, abs=1e-3)
-    assert float(data.test.images.max()) == pytest.approx((1 - 0.1307) / 0.3081, abs=1e-3)

@@ -1,11 +1,12 @@
 """Image classification sets, whole and in memory.
 
-`digits` comes with scikit-learn, so it needs no network. The others live below the data root, in torchvision's layout,
-and are downloaded there, verified, when they are missing. A new set is one function and one row in DATASETS.
+`digits` comes with scikit-learn, so it needs no network. `folder` is any directory of photographs. The others live
+below the data root, in torchvision's layout, and are downloaded there, verified, when they are missing. A new set is
+one function here and one row in experiments.registry.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fn.data.cache import cached, fingerprint, user_cache
+from fn.data.transforms import channel_stats, normalize
+
 
 class Split(NamedTuple):
     images: Float[Tensor, "examples channels height width"]
@@ -21,7 +25,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Both splits are standardised with the mean and standard deviation of `train`'s pixels."""
+    """Both splits are standardised, channel by channel, with the mean and standard deviation of `train`'s pixels."""
 
     train: Split
     test: Split
@@ -38,9 +42,8 @@ class DatasetUnavailable(Exception):
 
 
 def data_root() -> Path:
-    """$FN_DATA, or else a folder in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("FN_DATA") or cache / "functional-torch")
+    """$FN_DATA, or else the project's folder in the user's cache."""
+    return Path(os.environ.get("FN_DATA") or user_cache())
 
 
 def take(split: Split, n: int) -> Split:
@@ -67,21 +70,96 @@ def digits() -> Dataset:
 
 def mnist() -> Dataset:
     """70,000 handwritten digits of 28×28 pixels, 10,000 of them held out. LeCun et al. 1998."""
-    from torchvision.datasets import MNIST
+    return _from_torchvision("MNIST", "MNIST/raw", "its four .gz files", list("0123456789"))
+
+
+def fashion_mnist() -> Dataset:
+    """70,000 grey pictures of clothes, 28×28 pixels, 10,000 of them held out. Xiao, Rasul and Vollgraf 2017."""
+    classes = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"]
+    return _from_torchvision("FashionMNIST", "FashionMNIST/raw", "its four .gz files", classes)
+
+
+def cifar10() -> Dataset:
+    """60,000 colour photographs of 32×32 pixels, 10,000 of them held out. Krizhevsky 2009."""
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    return _from_torchvision("CIFAR10", "cifar-10-batches-py", "the files of cifar-10-python.tar.gz", classes)
+
+
+def _from_torchvision(name: str, folder: str, files: str, classes: Sequence[str]) -> Dataset:
+    from torchvision import datasets
 
     root = data_root()
     try:
-        train, test = (MNIST(root, train=part, download=True) for part in (True, False))
+        train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError) as error:
         raise DatasetUnavailable(
-            f"mnist is not in {root / 'MNIST' / 'raw'} and could not be downloaded or unpacked there "
-            f"({_first_line(error)}): put its four .gz files into that folder, or set FN_DATA to a root that has them"
+            f"{name} is not in {root / folder} and could not be downloaded or unpacked there "
+            f"({_first_line(error)}): put {files} into that folder, or set FN_DATA to a root that has them"
         ) from error
-    return _standardised(_split(train), _split(test), list("0123456789"))
+    return _standardised(_split(train), _split(test), classes)
 
 
-def _split(mnist: Any) -> Split:
-    return Split(mnist.data.unsqueeze(1).float(), mnist.targets)
+def _split(dataset: Any) -> Split:
+    pixels = torch.as_tensor(dataset.data)
+    layout = "n h w -> n 1 h w" if pixels.ndim == 3 else "n h w channels -> n channels h w"
+    return Split(rearrange(pixels, layout).float(), torch.as_tensor(dataset.targets))
+
+
+def folder(root: Path, *, image_size: int = 64) -> Dataset:
+    """Photographs of any sizes, a directory per class, cut to squares of `image_size` about their centres.
+
+    Where `root` has a `train` beside a `val` or a `test`, these are the splits; else every fifth photograph of each
+    class is held out. Decoded once: the next run takes the squares from the cache.
+    """
+    parts = [root / part for part in ("val", "test") if (root / part).is_dir() and (root / "train").is_dir()]
+    if not parts:
+        images, labels, classes = _photographs(root, image_size)
+        test = torch.cat([torch.arange(n) % 5 == 4 for n in labels.bincount().tolist()])
+        if not test.any():
+            raise DatasetUnavailable(f"folder: no class of {root} has the five photographs of which one is held out")
+        train, test = Split(images[~test], labels[~test]), Split(images[test], labels[test])
+    else:
+        *train, classes = _photographs(root / "train", image_size)
+        *test, others = _photographs(parts[0], image_size)
+        if classes != others:
+            raise DatasetUnavailable(f"folder: {root / 'train'} has the classes {classes}, {parts[0]} has {others}")
+        train, test = Split(*train), Split(*test)
+    train, test = (Split(split.images.float(), split.labels) for split in (train, test))
+    return _standardised(train, test, classes)
+
+
+def _photographs(root: Path, image_size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """(squares, labels, classes), ordered by class and name."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(root), loader=Path)
+        files = [Path(path) for path, _ in found.samples]
+        source = fingerprint(root, files)
+    except OSError as error:
+        raise DatasetUnavailable(f"folder: {root} is no directory of images per class ({_first_line(error)})") from None
+    if len(found.classes) < 2:
+        raise DatasetUnavailable(f"folder: {root} has one directory, {found.classes[0]}, and nothing to tell it from")
+    squares = cached(
+        lambda: {"images": torch.stack([_square(path, image_size) for path in files])},
+        {"made by": "fn.data.datasets.folder, 1", "source": source, "image_size": image_size},
+    )["images"]
+    return squares, torch.tensor(found.targets), found.classes
+
+
+def _square(path: Path, size: int) -> Tensor:
+    """The middle of a photograph, its short side scaled to `size`: bytes (3, size, size)."""
+    from PIL import Image, ImageOps
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    try:
+        with Image.open(path) as photograph:
+            if photograph.mode.startswith(("I", "F")):  # which convert() would clip to white
+                raise ValueError(f"its pixels are of mode {photograph.mode}, not of 8 bits")
+            upright = ImageOps.exif_transpose(photograph).convert("RGB")
+            return pil_to_tensor(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+    except Exception as error:  # each decoder meets damage with errors of its own: SyntaxError, struct.error
+        raise DatasetUnavailable(f"folder: {path} cannot be read as an image ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -89,9 +167,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _standardised(train: Split, test: Split, classes: Sequence[str]) -> Dataset:
-    std, mean = torch.std_mean(train.images)
-    train, test = (Split((split.images - mean) / std, split.labels) for split in (train, test))
+    mean, std = channel_stats(train.images)
+    train, test = (Split(normalize(split.images, mean, std), split.labels) for split in (train, test))
     return Dataset(train, test, classes)
-
-
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits, "mnist": mnist}

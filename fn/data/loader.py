@@ -1,29 +1,66 @@
-"""Batches from tensors in memory: one gather per batch, no worker processes."""
+"""Batches from tensors in memory: one gather per batch, varied all at once.
 
-from collections.abc import Callable, Iterator
+Batch `i` of an epoch is a function of (seed, epoch, i) alone. So it can be made in this process or in any worker, and
+a loop can begin at any batch of any epoch as if it had run all those before.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int, Int64
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from fn.data.datasets import Split
+from fn.rng import fold_in, generator
+from fn.rng import key as rng_key
+
+
+def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " examples"]:
+    """The order in which an epoch visits the examples."""
+    return torch.randperm(examples, generator=generator(seed, epoch))
+
+
+@dataclass(frozen=True)
+class Gather:
+    """What torch's DataLoader asks of a data set; here an index is a whole batch of them."""
+
+    split: Split
+    augment: Callable | None
+    key: Int64[Tensor, ""]
+
+    def __getitem__(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+        x, y = self.split.images[index], self.split.labels[index]
+        if self.augment:
+            x = self.augment(x, fold_in(self.key.expand(len(index)), index).to(x.device))
+        return x, y
 
 
 def batches(
     split: Split,
     batch_size: int,
     *,
-    rng: torch.Generator | None = None,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over the split, in an order drawn from `rng`, or in its own order without one.
+    seed: int | None = None,
+    epoch: int = 0,
+    start: int = 0,
+    augment: Callable | None = None,
+    workers: int = 0,
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """One epoch from batch `start` on, in an order drawn from the seed, or in the split's own order without one.
 
-    The last batch holds what is left. `augment(x, rng)` varies each batch; ValueError without an `rng` to vary it by.
+    The last batch holds what is left. `augment(x, key)` varies each batch, a key per image; ValueError without a seed
+    to vary it by. `workers` processes prepare batches ahead; they change neither values nor order.
     """
-    if rng is None:
+    if seed is None:
         if augment:
-            raise ValueError("batches: augment needs an rng")
-        yield from zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
-        return
-    for index in torch.randperm(len(split.labels), generator=rng).split(batch_size):
-        x, y = split.images[index], split.labels[index]
-        yield (augment(x, rng) if augment else x), y
+            raise ValueError("batches: augment needs a seed")
+        order, key = torch.arange(len(split.labels)), rng_key(0)
+    else:
+        order, key = epoch_order(len(split.labels), seed=seed, epoch=epoch), rng_key(seed, epoch)
+    gather, indices = Gather(split, augment, key), order.split(batch_size)[start:]
+    if workers:
+        aside = generator(0)  # else it would draw the workers' own seeds from torch's global generator
+        yield from DataLoader(gather, None, sampler=indices, num_workers=workers, generator=aside)  # pyright: ignore
+    else:
+        yield from map(gather.__getitem__, indices)

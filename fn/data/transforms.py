@@ -1,16 +1,166 @@
-"""Random variation of image batches, all examples at once."""
+"""Image batches, standardised and varied at random, all examples at once.
+
+A random transform is `f(x, key)`, a key per image: what becomes of an image depends on its own key, not on its
+neighbours, so that a batch of one, a batch of many and any worker process give the same bits. What moves in from
+outside an image is the least value of that image: its background where it has one.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from einops import rearrange, repeat
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from fn.rng import fold_in, randint, uniform
 
-def random_shift(
-    x: Float[Tensor, "batch channels height width"], rng: torch.Generator, *, max_shift: int
+
+def channel_stats(x: Float[Tensor, "batch channels height width"]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """(mean, std) of each channel over all images and positions."""
+    std, mean = torch.std_mean(x, dim=(0, 2, 3), correction=0)
+    return mean, std
+
+
+def normalize(
+    x: Float[Tensor, "batch channels height width"],
+    mean: Float[Tensor, " channels"],
+    std: Float[Tensor, " channels"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each image moved by up to `max_shift` pixels along both axes; the batch's least value moves in from outside."""
-    batch, _, height, width = x.shape
-    padded = torch.nn.functional.pad(x, (max_shift,) * 4, value=float(x.min()))
-    down, right = torch.randint(0, 2 * max_shift + 1, (2, batch), generator=rng)
+    """(x - mean) / std, channel by channel. A channel that never varies, std 0, is only centred."""
+    std = torch.where(std == 0, 1.0, std)
+    return (x - rearrange(mean, "channels -> channels 1 1")) / rearrange(std, "channels -> channels 1 1")
+
+
+def pad_crop(
+    x: Float[Tensor, "batch channels height width"],
+    top: Int[Tensor, " batch"],
+    left: Int[Tensor, " batch"],
+    *,
+    padding: int,
+) -> Float[Tensor, "batch channels height width"]:
+    """Pad every side, then cut the size of before at (top, left), from 0 to 2·padding, of the padded image."""
+    *_, height, width = x.shape
+    grown = (height + 2 * padding, width + 2 * padding)
+    padded = repeat(x.amin(dim=(1, 2, 3)), "batch -> batch channels h w", channels=x.shape[1], h=grown[0], w=grown[1])
+    padded = padded.clone()
+    padded[..., padding : padding + height, padding : padding + width] = x
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(batch), :, down, right]
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def horizontal_flip(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+    """Left becomes right."""
+    return x.flip(-1)
+
+
+def affine(
+    x: Float[Tensor, "batch channels height width"],
+    angle: Float[Tensor, " batch"],
+    translate: Float[Tensor, "batch 2"],
+    scale: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image turned clockwise by `angle` degrees and scaled about its centre, then moved (right, down) by pixels.
+
+    A pixel p of the result is read, bilinearly, at R(-angle) (p - translate) / scale, both from the centre.
+    """
+    *_, height, width = x.shape
+    down = torch.arange(height, device=x.device) - (height - 1) / 2
+    right = torch.arange(width, device=x.device) - (width - 1) / 2
+    along = rearrange(right, "w -> 1 1 w") - rearrange(translate[:, 0], "batch -> batch 1 1")
+    below = rearrange(down, "h -> 1 h 1") - rearrange(translate[:, 1], "batch -> batch 1 1")
+    cos, sin, size = (rearrange(f, "batch -> batch 1 1") for f in (angle.deg2rad().cos(), angle.deg2rad().sin(), scale))
+    return _bilinear(
+        x,
+        rows=(cos * below - sin * along) / size + (height - 1) / 2,
+        columns=(cos * along + sin * below) / size + (width - 1) / 2,
+    )
+
+
+def _bilinear(
+    x: Float[Tensor, "batch channels height width"],
+    rows: Float[Tensor, "batch height width"],
+    columns: Float[Tensor, "batch height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Σ over the four pixels around (row, column) of (1 - |Δrow|) (1 - |Δcolumn|) · pixel"""
+    *_, height, width = x.shape
+    flat, outside = x.flatten(2), x.amin(dim=(1, 2, 3), keepdim=True)
+    y = torch.zeros_like(x)
+    for row in (rows.floor(), rows.floor() + 1):
+        for column in (columns.floor(), columns.floor() + 1):
+            weight = (1 - (rows - row).abs()) * (1 - (columns - column).abs())
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+            pixel = flat.gather(2, repeat(index, "batch h w -> batch channels (h w)", channels=x.shape[1])).view_as(x)
+            y = y + weight.unsqueeze(1) * torch.where(inside.unsqueeze(1), pixel, outside)
+    return y
+
+
+def cutout(
+    x: Float[Tensor, "batch channels height width"],
+    top: Int[Tensor, " batch"],
+    left: Int[Tensor, " batch"],
+    *,
+    size: int,
+) -> Float[Tensor, "batch channels height width"]:
+    """0, the mean of standardised pixels, in a square whose upper left corner may lie outside the image."""
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
+    down = rearrange(rows, "h -> 1 h 1") - rearrange(top, "batch -> batch 1 1")
+    right = rearrange(columns, "w -> 1 1 w") - rearrange(left, "batch -> batch 1 1")
+    inside = (down >= 0) & (down < size) & (right >= 0) & (right < size)
+    return torch.where(inside.unsqueeze(1), 0.0, x)
+
+
+def random_crop(
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, padding: int = 2
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image moved by up to `padding` pixels along both axes."""
+    top, left = randint(key, 0, 2 * padding + 1, (2,)).unbind(1)
+    return pad_crop(x, top, left, padding=padding)
+
+
+def random_horizontal_flip(
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, p: float = 0.5
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image mirrored with probability `p`."""
+    flipped = rearrange(uniform(key, ()) < p, "batch -> batch 1 1 1")
+    return torch.where(flipped, horizontal_flip(x), x)
+
+
+def random_affine(
+    x: Float[Tensor, "batch channels height width"],
+    key: Int64[Tensor, " batch"],
+    *,
+    degrees: float = 10.0,
+    translate: float = 0.1,
+    scale: tuple[float, float] = (0.9, 1.1),
+) -> Float[Tensor, "batch channels height width"]:
+    """Turned by up to ±`degrees`, moved by up to ±`translate` of either side, scaled by a factor within `scale`."""
+    turn, right, down, size = uniform(key, (4,)).to(x.dtype).unbind(1)
+    *_, height, width = x.shape
+    moves = torch.stack([(2 * right - 1) * translate * width, (2 * down - 1) * translate * height], dim=1)
+    return affine(x, (2 * turn - 1) * degrees, moves, scale[0] + size * (scale[1] - scale[0]))
+
+
+def random_cutout(
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, size: int | None = None
+) -> Float[Tensor, "batch channels height width"]:
+    """A square about a random pixel, cut off by the border, of a third of the height unless given.
+
+    DeVries and Taylor 2017.
+    """
+    *_, height, width = x.shape
+    size = height // 3 if size is None else size
+    row, column = (uniform(key, (2,)) * torch.tensor([height, width], device=x.device)).long().unbind(1)
+    return cutout(x, row - size // 2, column - size // 2, size=size)
+
+
+def compose(
+    x: Float[Tensor, "batch channels height width"],
+    key: Int64[Tensor, " batch"],
+    *,
+    transforms: Sequence[Callable],
+) -> Float[Tensor, "batch channels height width"]:
+    """One after the other, each under keys of its own."""
+    for i, transform in enumerate(transforms):
+        x = transform(x, fold_in(key, i))
+    return x

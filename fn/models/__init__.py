@@ -3,8 +3,9 @@
     init(rng) -> (params, state)
     apply(params, state, x, *, train, key=None) -> (output, state)
 
-`params` is what is differentiated; `state` is what is not, such as batch norm's statistics. A new family is one file
-and one row in MODELS, which maps its name to a function of the image's shape and the number of classes.
+`params` is what is differentiated; `state` is what is not, such as batch norm's statistics. A new family is one file,
+one function of the image's shape and the number of classes, and one row in experiments.registry. ValueError for images
+that a family cannot take.
 """
 
 import math
@@ -21,12 +22,11 @@ class Model(NamedTuple):
     apply: Callable
 
 
-def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (128,)) -> Model:
-    return Model(partial(mlp_init, sizes=(math.prod(shape), *hidden, classes)), mlp_apply)
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (128,), dropout_p: float = 0.0) -> Model:
+    init = partial(mlp_init, sizes=(math.prod(shape), *hidden, classes))
+    return Model(init, partial(mlp_apply, dropout_p=dropout_p))
 
 
-def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64)) -> Model:
-    return Model(partial(cnn_init, shape=shape, classes=classes, widths=widths), cnn_apply)
-
-
-MODELS: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn}
+def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64), dropout_p: float = 0.0) -> Model:
+    init = partial(cnn_init, shape=shape, classes=classes, widths=widths)
+    return Model(init, partial(cnn_apply, dropout_p=dropout_p))

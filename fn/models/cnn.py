@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.layers import batch_norm, batch_norm_init, flatten, linear, linear_init, relu
+from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, relu
 from fn.tree import Params
 
 
@@ -23,6 +23,8 @@ def cnn_init(
         params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(out_channels)
         channels = out_channels
     halvings = len(widths) - 1
+    if not min(height, width) >> halvings:
+        raise ValueError(f"cnn: halved {halvings} times, an image of {height}×{width} has nothing left")
     params["fc"] = linear_init(rng, channels * (height >> halvings) * (width >> halvings), classes, gain=1.0)
     return params, state
 
@@ -34,8 +36,12 @@ def cnn_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits. Pooling stands before batch norm and relu, which then have a quarter of the work."""
+    """Logits, with dropout before the last layer.
+
+    Pooling stands before batch norm and relu, which then have a quarter of the work.
+    """
     new_state: Params = {}
     blocks = len(state)
     for i in range(1, blocks + 1):
@@ -44,4 +50,5 @@ def cnn_apply(
             x = max_pool2d(x, 2)
         x, new_state[f"bn{i}"] = batch_norm(x, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
         x = relu(x)
-    return linear(flatten(x), **params["fc"]), new_state
+    x = dropout(flatten(x), dropout_p, train, key=key)
+    return linear(x, **params["fc"]), new_state

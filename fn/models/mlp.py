@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.layers import flatten, linear, linear_init, relu, softmax
+from fn.layers import dropout, flatten, linear, linear_init, relu, softmax
+from fn.rng import fold_in
 from fn.tree import Params
 
 
@@ -24,11 +25,13 @@ def mlp_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits of flattened examples"""
+    """Logits of flattened examples, with dropout after each relu"""
     x = flatten(x)
     for i in range(1, len(params)):
         x = relu(linear(x, **params[f"fc{i}"]))
+        x = dropout(x, dropout_p, train, key=None if key is None else fold_in(key, i))
     return linear(x, **params[f"fc{len(params)}"]), state
 
 

@@ -1,0 +1,304 @@
+"""Lab 6: how data reaches a loop, how fast, in which order; a cache that can be trusted; and what repeats a run.
+
+A Dataset and a DataLoader beside batches gathered in one go; the classic ways to lose reproducibility.
+"""
+
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from experiments import cli, show
+from fn import checkpoint
+from fn.data.cache import cached, fingerprint
+from fn.data.datasets import Split, take
+from fn.data.loader import batches, epoch_order
+from fn.data.transforms import random_crop
+from fn.rng import fold_in
+from fn.rng import key as rng_key
+
+BATCH = 128
+EXAMPLES = 5120
+
+
+@dataclass(frozen=True)
+class Config(cli.Config):
+    out: Path = Path("runs/lab6")
+    """the folder for the runs and summary.json"""
+    dataset: cli.DatasetName = "digits"
+    """what is loaded; the loaders are compared on MNIST where it is there: --dataset mnist"""
+
+
+def main(config: Config, device: torch.device) -> list[cli.Check]:
+    warnings.filterwarnings("ignore", message="This DataLoader will create 4 worker processes")  # on purpose
+    return [
+        *compare_loaders(config),
+        *cache_photographs(config),
+        *repeat_a_run(config),
+        *lose_reproducibility(config),
+    ]
+
+
+class Examples(Dataset):
+    """What a Dataset is: a length, and an example for an index. The transform is ours, on a batch of one."""
+
+    def __init__(self, split: Split, seed: int, epoch: int, transform: Callable) -> None:
+        self.split, self.transform, self.key = split, transform, rng_key(seed, epoch)
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.split.images[index], self.split.labels[index]
+        return self.transform(x[None], fold_in(self.key, index)[None])[0], y
+
+
+class Usual(Examples):
+    """As tutorials have it: an image of PIL's, and torchvision's transforms, which draw from the global generator."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels = self.split.images[index, 0]
+        picture = Image.fromarray(((pixels - pixels.min()) * 255 / (pixels.max() - pixels.min())).byte().numpy())
+        return self.transform(picture), self.split.labels[index]
+
+
+def compare_loaders(config: Config) -> list[cli.Check]:
+    """One epoch of a random shift, by example and by batch: the same samples in the same order, and how fast."""
+    split = cli.load(config.dataset).train
+    repeats = -(-EXAMPLES // len(split.labels))
+    split = take(Split(split.images.repeat(repeats, 1, 1, 1), split.labels.repeat(repeats)), EXAMPLES)
+    order = epoch_order(EXAMPLES, seed=config.seed, epoch=0).tolist()
+    size = split.images.shape[-1]
+    usual = v2.Compose([v2.RandomCrop(size, padding=2), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    usual = v2.Compose([usual, v2.Normalize([0.5], [0.5])])
+
+    def by_example(dataset: Dataset, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return DataLoader(dataset, BATCH, sampler=order, num_workers=workers)
+
+    def by_batch(workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return batches(split, BATCH, seed=config.seed, augment=random_crop, workers=workers)
+
+    examples = Examples(split, config.seed, 0, random_crop)
+    loaders = {("by batch", n): partial(by_batch, n) for n in (0, 1, 4)}
+    loaders |= {("Dataset, DataLoader, our transform", n): partial(by_example, examples, n) for n in (0, 1, 4)}
+    loaders["Dataset, DataLoader, torchvision's", 0] = partial(by_example, Usual(split, 0, 0, usual), 0)
+
+    seconds: dict[tuple[str, int], list[float]] = {name: [] for name in loaders}
+    epochs: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+    for _ in range(3):
+        for name, loader in loaders.items():
+            began = time.perf_counter()
+            some = list(loader())
+            seconds[name].append(time.perf_counter() - began)
+            epochs[name] = torch.cat([x for x, _ in some]), torch.cat([y for _, y in some])
+    ours, rows = ("by batch", 0), []
+    for name, (x, y) in epochs.items():
+        times = median(b / a for a, b in zip(seconds[ours], seconds[name], strict=True))
+        same = {True: "same", False: "others"}
+        rate = EXAMPLES / median(seconds[name])
+        values = same[torch.equal(x, epochs[ours][0])]
+        rows.append(
+            (name[0], f"{name[1]}", f"{rate:,.0f}", f"{times:.3g}×", same[torch.equal(y, epochs[ours][1])], values)
+        )
+    show.table(
+        f"{EXAMPLES} images of {'×'.join(map(str, split.images.shape[1:]))} with a random shift, batches of {BATCH}",
+        ("loader", "workers", "images/s", "time / ours", "order", "values"),
+        rows,
+    )
+    alike = [name for name in epochs if name[0] != "Dataset, DataLoader, torchvision's"]
+    differ = sum(not all(map(torch.equal, epochs[name], epochs[ours])) for name in alike)
+    slower = median(b / a for a, b in zip(seconds[ours], seconds[alike[3]], strict=True))
+    return [
+        cli.check("loaders: epochs that differ, over 0, 1 and 4 workers", differ, "==", 0),
+        cli.check("loaders: times faster by batch than by example", slower, ">=", 20),
+    ]
+
+
+def cache_photographs(config: Config) -> list[cli.Check]:
+    """Decode and scale a folder of pictures once; read them again; damage the entry; build it twice at once."""
+    root, entries = config.out / "photographs", config.out / "cache"
+    for old in entries.glob("*"):
+        old.unlink()
+    for i, image in enumerate(cli.load("digits").train.images[:200, 0]):
+        grey = ((image - image.min()) * 255 / (image.max() - image.min())).byte().numpy()
+        root.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey).resize((400, 300), Image.Resampling.BICUBIC).convert("RGB").save(root / f"{i:03}.png")
+
+    def photographs() -> tuple[float, Tensor]:
+        began = time.perf_counter()
+        images = cached(partial(decode, root), {"source": fingerprint(root, root.glob("*.png"))}, entries)["images"]
+        return time.perf_counter() - began, images.clone()
+
+    cold, built = photographs()
+    warm, read = photographs()
+    [entry] = entries.glob("*.safetensors")
+    content = bytearray(entry.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.write_bytes(bytes(content))
+    damaged, rebuilt = photographs()
+    entry.unlink()
+    twins = [subprocess.Popen([sys.executable, "-c", TWIN, str(root), str(entries)]) for _ in range(2)]
+    failed = sum(twin.wait() != 0 for twin in twins)
+    after, shared = photographs()
+    show.table(
+        "200 photographs of 400×300, decoded and scaled to 64×64",
+        ("", "milliseconds"),
+        [
+            (name, f"{1e3 * t:.0f}")
+            for name, t in (
+                ("cold: built", cold),
+                ("warm: mapped", warm),
+                ("damaged: built again", damaged),
+                ("warm, after two built it at once", after),
+            )
+        ],
+    )
+    return [
+        cli.check(
+            "cache: reads that differ from what was built",
+            sum(not torch.equal(built, x) for x in (read, rebuilt, shared)),
+            "==",
+            0,
+        ),
+        cli.check("cache: of two processes building at once, those that failed", failed, "==", 0),
+        cli.check("cache: files left", len(list(entries.iterdir())), "==", 1),
+    ]
+
+
+def decode(root: Path) -> dict[str, Tensor]:
+    squares = [Image.open(path).resize((64, 64)) for path in sorted(root.glob("*.png"))]
+    return {"images": torch.stack([torch.from_numpy(numpy.array(square)) for square in squares])}
+
+
+TWIN = """
+import sys
+from functools import partial
+from pathlib import Path
+from experiments.lab6_data import decode
+from fn.data.cache import cached, fingerprint
+root, entries = map(Path, sys.argv[1:])
+cached(partial(decode, root), {"source": fingerprint(root, root.glob("*.png"))}, entries)
+"""
+
+
+def repeat_a_run(config: Config) -> list[cli.Check]:
+    """The trainer, twice, in two processes, with everything random that it has."""
+    outs = [config.out / name for name in ("once", "again")]
+    flags = [
+        "--epochs",
+        "2",
+        "--limit",
+        "500",
+        "--augment",
+        "affine",
+        "cutout",
+        "--dropout-p",
+        "0.2",
+        "--deterministic",
+    ]
+    command = [sys.executable, "-m", "experiments.train", *flags, "--seed", str(config.seed), "--overwrite", "--out"]
+    runs = [
+        subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for out in outs
+    ]
+    failed = sum(run.wait() != 0 for run in runs)
+    logs = [(out / "metrics.jsonl").read_bytes() for out in outs]
+    digests = [{path.name for path in checkpoint.find(out / "checkpoints")} for out in outs]
+    return [
+        cli.check("deterministic: processes that failed", failed, "==", 0),
+        cli.check(
+            "deterministic: bytes of metrics.jsonl that differ",
+            sum(a != b for a, b in zip(*logs, strict=False)) + abs(len(logs[0]) - len(logs[1])),
+            "==",
+            0,
+        ),
+        cli.check("deterministic: checkpoints whose digest differs", len(digests[0] ^ digests[1]), "==", 0),
+    ]
+
+
+class Noisy(Dataset):
+    """An augmentation that draws from a generator which the data set holds, and each worker gets a copy of."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = numpy.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> float:
+        return self.rng.random()
+
+
+def lose_reproducibility(config: Config) -> list[cli.Check]:
+    """Three ways that are met in the wild, and what is done here instead."""
+    drawn = torch.cat(list(DataLoader(Noisy(config.seed), 8, num_workers=4)))
+    keys = fold_in(rng_key(config.seed, 0).expand(64), torch.arange(64))
+    repeated, ours_repeated = (1 - len(set(x.tolist())) / 64 for x in (drawn, keys))
+
+    def unseeded() -> Tensor:
+        torch.seed()  # as a fresh process begins
+        return torch.cat(list(DataLoader(range(1000), 100, shuffle=True)))  # pyright: ignore
+
+    moved = float((unseeded() != unseeded()).float().mean())
+    again, once = (epoch_order(1000, seed=config.seed, epoch=2) for _ in range(2))
+
+    def epochs_after_a_restart(restart: int | None) -> list[Tensor]:
+        """The usual loop: a generator seeded at the start of the process, an order drawn from it for every epoch."""
+        rng, orders = torch.Generator().manual_seed(config.seed), []
+        for epoch in range(4):
+            if epoch == restart:
+                rng = torch.Generator().manual_seed(config.seed)
+            orders.append(torch.randperm(1000, generator=rng))
+        return orders
+
+    whole, resumed = epochs_after_a_restart(None), epochs_after_a_restart(2)
+    replayed = torch.equal(resumed[2], whole[0]) and not torch.equal(resumed[2], whole[2])
+    show.table(
+        "Ways to lose it, and what happens instead when randomness is an argument",
+        ("a classic", "what it does", "here"),
+        [
+            (
+                "numpy's generator shared by 4 workers",
+                f"{repeated:.0%} of the draws repeat another's",
+                f"{ours_repeated:.0%}: a key per example",
+            ),
+            (
+                "shuffle without a seed",
+                f"{moved:.1%} of two orders differ",
+                f"{float((again != once).float().mean()):.0%}: a function of (seed, epoch)",
+            ),
+            (
+                "a resumed run seeds anew",
+                "epoch 3 replays the order of epoch 1" if replayed else "no replay",
+                "epoch 3 has its own order, resumed or not",
+            ),
+        ],
+    )
+    return [
+        cli.check("lost: draws that workers sharing numpy's generator repeat", repeated, ">=", 0.5),
+        cli.check("kept: draws of ours that repeat", ours_repeated, "==", 0),
+        cli.check("lost: places where two unseeded orders differ", moved, ">", 0.9),
+        cli.check("kept: places where ours differ", float((again != once).float().mean()), "==", 0),
+        cli.check("lost: a resumed run replays the first epoch", replayed, "==", 1),
+        cli.check(
+            "kept: epochs of 4 with an order of their own",
+            len({tuple(epoch_order(1000, seed=config.seed, epoch=e).tolist()) for e in range(4)}),
+            "==",
+            4,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

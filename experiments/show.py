@@ -1,0 +1,59 @@
+"""What a person sees while an experiment runs: tables on stdout, progress on stderr."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+log = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A function to call after each step, advance(loss, examples): a bar on a terminal, five lines elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+        began, step, seen = time.perf_counter(), done, 0
+
+        def advance(loss: float, examples: int = 0) -> None:
+            nonlocal step, seen
+            step, seen = step + 1, seen + examples
+            rate = f", {seen / (time.perf_counter() - began):,.0f} images/s" if seen else ""
+            bar.update(task, advance=1, description=f"{title}  loss {loss:.4f}{rate}")
+            if not log.is_terminal and step % max(1, total // 5) == 0:
+                log.print(f"{title}: step {step} of {total}, loss {loss:.4f}{rate}", soft_wrap=True)
+
+        yield advance
+
+
+def follow(
+    run: Callable[..., Any], total: int, title: str, *, keep: Callable[..., Any] = lambda ts, metrics: metrics
+) -> tuple[Any, list[Any]]:
+    """run(each=…) to its end while its progress is shown: what it returns, and what `keep` makes of every step."""
+    history = []
+    with progress(total, title) as advance:
+
+        def each(ts: Any, metrics: dict[str, float], totals: dict[str, float]) -> None:
+            history.append(keep(ts, metrics))
+            advance(metrics["loss"])
+
+        return run(each=each), history
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    drawn = Table(
+        title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print()
+    console.print(drawn, markup=False)

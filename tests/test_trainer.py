@@ -1,0 +1,450 @@
+"""The trainer: every model on every data set, logs that can be recomputed, runs that repeat and resume bit for bit."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments import cli, train, training
+from experiments.registry import AUGMENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, resolve
+from fn import checkpoint, rng
+from fn.data.datasets import Dataset, Split, digits
+from fn.data.loader import batches, epoch_order
+from fn.losses import cross_entropy
+from fn.metrics import top_k_accuracy
+from fn.models import mlp
+from fn.optim import adamw_init, one_cycle_schedule
+from fn.train import init
+
+MODULE = [sys.executable, "-m", "experiments.train"]
+SMALL = ["--model", "mlp", "--hidden", "8", "--epochs", "2", "--batch-size", "32", "--limit", "150"]
+NEEDS_DATA = pytest.mark.skipif("FN_DATA" not in os.environ, reason="FN_DATA is not set, so there is no real data")
+
+
+@pytest.fixture
+def go(monkeypatch, capsys, tmp_path):
+    """The trainer, run in this process: go(*flags) -> (exit status, stdout, stderr)"""
+
+    def go(*flags: str, out: str = "run") -> tuple[Any, str, str]:
+        where = [] if "--resume" in flags else ["--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", ["train", *where, *flags])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(train.Config, train.main, train.parse)
+        return stop.value.code, *capsys.readouterr()
+
+    return go
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def last(run: Path, hidden: int = 8, optimizer: str = "adamw") -> tuple[dict[str, Any], checkpoint.Progress]:
+    ts = init(mlp((1, 8, 8), 10, hidden=(hidden,)), resolve(f"{OPTIMIZERS[optimizer]}_init"), seed=0)
+    return checkpoint.load_newest(run / "checkpoints", ts._asdict())
+
+
+def same(run: Path, other: Path, **options: Any) -> None:
+    """The same log, byte for byte, and torch.equal tensors."""
+    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    (ours, here), (theirs, there) = last(run, **options), last(other, **options)
+    assert here._replace(generators={}) == there._replace(generators={})
+    flat, flat_ = (checkpoint.tree.flatten(tensors) for tensors in (ours, theirs))
+    assert flat.keys() == flat_.keys()
+    assert all(torch.equal(flat[name], flat_[name]) for name in flat)
+
+
+def photographs(root: Path) -> Path:
+    for name, colour in {"dark": (40, 20, 0), "light": (250, 200, 220)}.items():
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (20 + i, 30 - i), tuple(c // (1 + i % 3) for c in colour)).save(root / name / f"{i}.png")
+    return root
+
+
+def colours() -> Dataset:
+    """In place of CIFAR-10, which nothing here could download."""
+    split = Split(torch.randn(40, 3, 32, 32, generator=rng.generator(0)), torch.arange(40) % 10)
+    return Dataset(split, split, list("abcdefghij"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("dataset", [pytest.param(d, marks=NEEDS_DATA) if "mnist" in d else d for d in DATASETS])
+def test_every_model_trains_an_epoch_on_every_dataset(go, monkeypatch, tmp_path, model, dataset):
+    monkeypatch.setattr("fn.data.datasets.cifar10", colours)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = ["--root", str(photographs(tmp_path / "photographs")), "--image-size", "16"] if dataset == "folder" else []
+    status, out, err = go("--model", model, "--dataset", dataset, "--epochs", "1", "--limit", "40", *root)
+    assert status == 0, err
+    assert f"{model} on {dataset} after 1 epochs" in out
+    assert {entry["event"] for entry in read(tmp_path / "run")} == {"step", "epoch", "end"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
+    }
+
+
+def test_rows_name_functions_and_new_ones_need_no_more():
+    for rows in (MODELS, DATASETS, OPTIMIZERS, SCHEDULES, AUGMENTS):
+        assert all(callable(resolve(where)) for where in rows.values())
+    assert all(callable(resolve(f"{where}_init")) for where in OPTIMIZERS.values())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--optimizer", "sgd", "--momentum", "0.9", "--lr", "0.1", "--schedule", "cosine", "--warmup-steps", "3"],
+        ["--optimizer", "adam", "--schedule", "constant", "--label-smoothing", "0.1", "--clip-norm", "0.5"],
+        ["--augment", *AUGMENTS, "--accumulate", "3", "--weight-decay", "0", "--keep", "1"],
+        ["--precision", "bf16", "--dropout-p", "0.5", "--validation", "0"],
+    ],
+)
+def test_settings_together_train(go, tmp_path, flags):
+    status, _, err = go(*SMALL, *flags, "--epochs", "12")
+    assert status == 0, err
+    first, *_, end = [entry["train"]["loss"] for entry in read(tmp_path / "run") if entry["event"] == "epoch"]
+    assert end < first
+
+
+def test_each_setting_is_obeyed(go, tmp_path):
+    """It changes the loss of the last step, or, where it should not, leaves it alone."""
+
+    def end(*flags: str) -> float:
+        assert go(*SMALL, *flags, "--overwrite")[0] == 0
+        return read(tmp_path / "run")[-3]["loss"]
+
+    base = end()
+    for name in ("optimizer sgd", "schedule cosine", "lr 0.01", "warmup-steps 3", "weight-decay 0.5", "clip-norm 0.1"):
+        assert end(*f"--{name}".split()) != pytest.approx(base, rel=1e-6), name
+    for name in ("label-smoothing 0.1", "dropout-p 0.2", "precision bf16", "validation 0.2", "seed 1", "hidden 9"):
+        assert end(*f"--{name}".split()) != pytest.approx(base, rel=1e-6), name
+    for name in AUGMENTS:
+        assert end("--augment", name) != pytest.approx(base, rel=1e-6), name
+    for name in ("accumulate 4", "checkpoint-every 1", "keep 1", "deterministic"):
+        assert end(*f"--{name}".split()) == pytest.approx(base, rel=1e-5), name
+    sgd = end("--optimizer", "sgd")
+    assert end("--optimizer", "sgd", "--momentum", "0.9") != pytest.approx(sgd, rel=1e-6)
+
+
+def test_a_target_that_is_missed_is_exit_1(go):
+    assert go(*SMALL, "--target-accuracy", "0.999")[0] == 1
+
+
+def test_the_log_is_right(go, tmp_path):
+    """Every line recomputed: sizes, rates, means over examples, and the metrics of saved parameters on both splits."""
+    batch_size, epochs, held_out = 32, 3, 14
+    assert go(*SMALL, "--epochs", "3", "--keep", "9", "--limit", "137")[0] == 0
+    log, data = read(tmp_path / "run"), digits()
+    train_split, test = (Split(*(x[torch.arange(137) * len(x) // 137] for x in split)) for split in data[:2])
+    order = epoch_order(137, seed=0, epoch=-1)
+    validation, kept = (Split(*(x[i] for x in train_split)) for i in (order[:held_out], order[held_out:]))
+    model, per_epoch = mlp(data.shape, 10, hidden=(8,)), [32, 32, 32, 27]
+    ts = init(model, adamw_init, seed=0)
+
+    saved = {}
+    for path in checkpoint.find(tmp_path / "run" / "checkpoints"):
+        tensors, progress = checkpoint.load(path, ts._asdict())
+        saved[progress.step] = tensors["params"]
+
+    def judged(step: int, split: Split) -> dict[str, float]:
+        logits, _ = model.apply(saved[step], {}, split.images, train=False)
+        right = (logits.argmax(1) == split.labels).double().mean()
+        return {
+            "loss": float(torch.nn.functional.cross_entropy(logits, split.labels)),
+            "accuracy": float(right),
+            "top_5_accuracy": float(top_k_accuracy(logits, split.labels, k=5)),
+        }
+
+    steps = [entry for entry in log if entry["event"] == "step"]
+    assert [entry["step"] for entry in steps] == list(range(1, 13))
+    assert [entry["epoch"] for entry in steps] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [entry["examples"] for entry in steps] == per_epoch * epochs
+    assert [entry["lr"] for entry in steps] == pytest.approx(
+        [float(one_cycle_schedule(step, lr=5e-3, total_steps=12)) for step in range(12)]
+    )
+    x, y = next(iter(batches(kept, batch_size, seed=0, epoch=0)))
+    first = cross_entropy(model.apply(saved[0], {}, x, train=True)[0], y)
+    assert steps[0]["loss"] == pytest.approx(float(first), rel=1e-6)
+
+    ends = [entry for entry in log if entry["event"] == "epoch"]
+    for epoch, entry in enumerate(ends, start=1):
+        of_epoch = [s for s in steps if s["epoch"] == epoch]
+        for name in ("loss", "accuracy", "grad_norm"):
+            mean = sum(s[name] * s["examples"] for s in of_epoch) / len(kept.labels)
+            assert entry["train"][name] == pytest.approx(mean, rel=1e-12)
+            assert mean != pytest.approx(sum(s[name] for s in of_epoch) / 4, rel=1e-4), "nothing short was weighted"
+        assert (entry["epoch"], entry["step"]) == (epoch, 4 * epoch)
+        assert entry["validation"] == pytest.approx(judged(4 * epoch, validation), rel=1e-5)
+    best = min(ends, key=lambda entry: entry["validation"]["loss"])
+    assert log[-1]["event"] == "end"
+    assert log[-1]["best_epoch"] == best["epoch"]
+    assert log[-1]["test"] == pytest.approx(judged(best["step"], test), rel=1e-5)
+
+
+def test_patience_stops_after_epochs_without_a_better_one(go, tmp_path):
+    assert go(*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant")[0] == 0
+    ends = [entry for entry in read(tmp_path / "run") if entry["event"] == "epoch"]
+    losses = [entry["validation"]["loss"] for entry in ends]
+    assert len(losses) < 50
+    assert losses.index(min(losses)) == len(losses) - 3
+    [best] = checkpoint.find(tmp_path / "run" / "checkpoints", "best")
+    assert checkpoint.step_of(best) == ends[-3]["step"]
+
+
+def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
+    flags = [*SMALL, "--augment", "flip", "crop", "--clip-norm", "1", "--seed", "3", "--deterministic"]
+    assert go(*flags, out="one")[0] == 0
+    assert go("--config", str(tmp_path / "one" / "config.json"), out="two")[0] == 0
+    same(tmp_path / "one", tmp_path / "two")
+    assert go("--config", str(tmp_path / "one" / "config.json"), "--epochs", "1", out="three")[0] == 0
+    assert len(read(tmp_path / "three")) < len(read(tmp_path / "two"))
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert config == json.loads((tmp_path / "one" / "config.json").read_text()) | {"out": str(tmp_path / "two")}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"epocs": 3}', "there is no 'epocs'; the nearest is 'epochs'"),
+        ('{"qqq": 3}', "there is no 'qqq'; the nearest is '"),
+        ('{"epochs": "many"}', "--epochs"),
+        ('{"epochs": 1.5}', "--epochs"),
+        ('{"epochs": NaN}', "--epochs"),
+        ('{"lr": NaN}', "--lr nan is not between 0.0 and 1000000.0"),
+        ('{"model": "--help"}', "'--help' is no value for 'model'"),
+        ('{"augment": ["crop", "spin"]}', "Expected one of ('crop', 'flip', 'affine', 'cutout')"),
+        ('{"epochs": {"a": 1}}', "--epochs"),
+        ("[1]", "is not a JSON object"),
+        ("{", "is not a readable JSON file"),
+        ("[" * 100_000, "is not a readable JSON file"),
+    ],
+)
+def test_a_config_file_that_is_no_good_is_refused(go, tmp_path, content, complaint):
+    (tmp_path / "config.json").write_text(content)
+    refused(go("--config", str(tmp_path / "config.json")), complaint)
+
+
+def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> None:
+    assert ended[:2] == (status, "")
+    assert complaint in ended[2]
+    assert ended[2].startswith("error: ")
+    assert ended[2].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--config", "/nowhere.json"], "/nowhere.json is not a readable JSON file (No such file or directory"),
+        (["--model", "rnn"], "Expected one of ('mlp', 'cnn')"),
+        (["--epochs", "0"], "--epochs 0 is not between 1 and inf"),
+        (["--accumulate", "65"], "--accumulate 65 cannot part a batch of 64"),
+        (["--hidden", "0"], "--hidden takes one size or more, each at least 1"),
+        (["--hidden", "8"], "cnn takes no --hidden"),
+        (["--model", "mlp", "--widths", "8"], "mlp takes no --widths"),
+        (["--momentum", "0.9"], "adamw takes no --momentum"),
+        (["--root", "."], "digits takes no --root"),
+        (["--image-size", "32"], "digits takes no --image-size"),
+        (["--dataset", "folder"], "folder needs --root"),
+        (["--dataset", "folder", "--root", "/nowhere"], "folder: /nowhere is no directory of images per class"),
+        (["--widths", *"12345"], "--model cnn does not suit --dataset digits: cnn: halved 4 times, an image of 8×8"),
+        (["--validation", "0", "--patience", "2"], "--validation 0 leaves none"),
+        (["--limit", "1", "--validation", "0.9"], "leave nothing to train on"),
+        (["--resume", "/nowhere"], "holds no run, as there is no config.json in it"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(go, flags, complaint):
+    refused(go(*flags), complaint)
+
+
+def test_a_folder_with_a_run_is_not_overwritten_unasked(go, tmp_path):
+    run = tmp_path / "run"
+    assert go(*SMALL)[0] == 0
+    log = read(run)
+    refused(go(*SMALL, "--seed", "1"), f"{run} holds a run: --resume {run} continues it, --overwrite starts anew")
+    assert read(run) == log
+    assert go(*SMALL, "--seed", "1", "--overwrite")[0] == 0
+    assert len(read(run)) == len(log)
+    assert read(run) != log
+
+
+def test_resume_takes_no_other_flag_and_a_run_that_is_done_stays_so(go, tmp_path):
+    assert go(*SMALL)[0] == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    refused(go("--resume", str(tmp_path / "run"), "--epochs", "9"), "and no other flag beside it")
+    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    same(tmp_path / "run", tmp_path / "before")
+
+
+def interrupted(monkeypatch, step: int) -> None:
+    """Ctrl-C during a step: that step ends first."""
+    after_step = training.Run.after_step
+
+    def pressed(self, *args):
+        if self.progress.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        after_step(self, *args)
+
+    monkeypatch.setattr(training.Run, "after_step", pressed)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--dropout-p", "0.3", "--augment", "crop", "affine", "--optimizer", "adamw"],
+        pytest.param(["--dropout-p", "0.3", "--augment", "crop", "flip", "--workers", "2"], marks=pytest.mark.slow),
+        ["--optimizer", "sgd", "--momentum", "0.9", "--accumulate", "2", "--checkpoint-every", "3"],
+    ],
+)
+def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, flags, step):
+    """Stopped within the first epoch of four batches, at its end, and in the second."""
+    limit = ["--limit", "140", "--epochs", "3"]
+    assert go(*SMALL, *limit, *flags, out="whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupted(patch, step)
+        refused_at = f"interrupted at step {step}; --resume {tmp_path / 'run'} continues"
+        status, _, err = go(*SMALL, *limit, *flags)
+        assert (status, err.splitlines()[-1]) == (130, f"error: {refused_at}")
+    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    same(tmp_path / "run", tmp_path / "whole", optimizer="sgd" if "sgd" in flags else "adamw")
+
+
+def test_a_model_that_draws_from_the_global_generator_resumes_too(go, monkeypatch, tmp_path):
+    @wraps(mlp)
+    def noisy(*args: Any, **options: Any) -> Any:
+        model = mlp(*args, **options)
+
+        def apply(params: Any, state: Any, x: torch.Tensor, **rest: Any) -> Any:
+            return model.apply(params, state, x + torch.randn(x.shape), **rest)
+
+        return model._replace(apply=apply)
+
+    monkeypatch.setattr("fn.models.mlp", noisy)
+    assert go(*SMALL, out="whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupted(patch, 3)
+        assert go(*SMALL)[0] == 130
+    torch.rand(5)
+    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_refused_and_an_older_one_resumes(go, tmp_path):
+    flags = [*SMALL, "--checkpoint-every", "1", "--keep", "4"]
+    assert go(*flags, out="whole")[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    *_, sound, newest = checkpoint.find(tmp_path / "run" / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-3])
+    (tmp_path / "run" / "checkpoints" / f".{newest.name}.abcdefgh").touch()
+    refused(go("--resume", str(tmp_path / "run")), f"{newest} is damaged")
+    refused(go("--resume", str(tmp_path / "run")), f"the newest sound one is {sound}")
+    assert go("--resume", str(sound))[0] == 0
+    (tmp_path / "run" / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
+    same(tmp_path / "run", tmp_path / "whole")
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_another_models_run_is_refused(go, tmp_path):
+    assert go(*SMALL)[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"hidden": [9]}))
+    refused(go("--resume", str(tmp_path / "run")), "is of another model: opt_state.mean.fc1.bias is float32[8] in it")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda log: log.unlink(), lambda log: log.write_text("{"), lambda log: log.write_text("")]
+)
+def test_a_log_that_is_lost_is_refused(go, tmp_path, damage):
+    assert go(*SMALL)[0] == 0
+    damage(tmp_path / "run" / "metrics.jsonl")
+    refused(go("--resume", str(tmp_path / "run")), str(tmp_path / "run" / "metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
+    flags = ["--model", "mlp", "--hidden", "8", "--epochs", "16", "--checkpoint-every", "1"]
+    flags += ["--augment", "crop", "--dropout-p", "0.1"]
+    command = [sys.executable, "tests/killer.py", "50", "0", str(tmp_path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert (done.returncode, done.stdout) == (0, "50 kills\n"), done.stderr
+    same(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [3_000, 40_000])
+def test_a_full_disk_stops_the_run_and_damages_nothing(go, tmp_path, room):
+    """No file may grow beyond `room` bytes: at first no checkpoint fits, then the log outgrows it."""
+    flags = ["--model", "mlp", "--hidden", "4", "--epochs", "16"]
+    assert go(*flags, out="whole")[0] == 0
+    done = subprocess.run(
+        [*MODULE, *flags, "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("error: a checkpoint" if room == 3_000 else "error: the log")
+    assert f"could not be written to {tmp_path / 'run'} (" in message
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob(".*"))
+    if room == 3_000:
+        assert go(*flags)[0] == 0
+    else:
+        assert f"make room, then --resume {tmp_path / 'run'}" in message
+        assert go("--resume", str(tmp_path / "run"))[0] == 0
+    same(tmp_path / "run", tmp_path / "whole", hidden=4)
+
+
+def test_tensorboard_is_given_what_the_log_says(go, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert go(*SMALL, "--tensorboard")[0] == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = [(entry["step"], entry["loss"]) for entry in read(tmp_path / "run") if entry["event"] == "step"]
+    shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
+    assert shown == [(step, pytest.approx(loss)) for step, loss in logged]
+    assert {"epoch/validation/accuracy", "end/test/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_tensorboard_missing_says_how_to_get_it(go, monkeypatch):
+    monkeypatch.setattr("experiments.training.find_spec", lambda _: None)
+    refused(go(*SMALL, "--tensorboard"), "--tensorboard needs its package: uv run --extra tensorboard")
+
+
+def test_help_reads_well_and_imports_no_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "60"})
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "experiments.cli" in imported
+    assert not imported & {"torch", "numpy", "fn"}
+    text = done.stdout.splitlines()
+    assert text[0] == "usage: python -m experiments.train [-h] [OPTIONS]"
+    assert "passes over the training examples (default: 10)" in " ".join(line.strip("│ ") for line in text)
+    assert max(len(line) for line in text if line.startswith("│")) <= 60
+
+
+def test_progress_is_lines_in_a_pipe_and_a_bar_on_a_terminal(go, monkeypatch):
+    _, _, err = go(*SMALL)
+    assert "mlp on digits: step 2 of 10, loss " in err
+    assert " images/s" in err
+    assert "epoch 1 of 2: train loss " in err
+    assert "\x1b" not in err
+    monkeypatch.setattr("experiments.show.log", show_on_terminal())
+    _, _, err = go(*SMALL, out="other")
+    assert "\x1b" in err
+
+
+def show_on_terminal() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, force_terminal=True, width=60)
