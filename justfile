@@ -12,6 +12,11 @@ lab n *flags:
 labs:
     @uv run python -m experiments.labs
 
+# Train any model on any data set: just train --model cnn --dataset mnist
+[no-exit-message]
+train *flags:
+    @uv run python -m experiments.train {{flags}}
+
 # Overfit 32 images with every family, or one: just overfit --family cnn
 [no-exit-message]
 overfit *flags:
