@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import torch
 from torch import nn
@@ -33,22 +32,26 @@ BATCH = 64
 class Config(cli.Config):
     out: Path = Path("runs/race")
     """the folder for summary.json"""
-    seeds: int = 1
-    """how often to race; theirs takes minutes each time"""
+    seeds: int = 5
+    """how often ours runs"""
+    their_seeds: int = 1
+    """how often theirs does, which takes minutes"""
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
     data = cli.load("mnist", device)
-    rows, ratios = [], []
-    for seed in cli.seeds(config, config.seeds):
-        mine, other = _race(partial(ours, data), seed), _race(partial(theirs, device), seed)
-        ratios.append(other[-1][0] / mine[-1][0] if mine[-1][1] >= GOAL else 0.0)
-        for name, epochs in (("ours", mine), ("theirs", other)):
-            rows.append((f"{seed}", name, ", ".join(f"{accuracy:.2%} after {s:.0f} s" for s, accuracy in epochs)))
-    show.table("Accuracy on the test set after each epoch", ("seed", "", "until 99 %"), rows)
+    mine = {seed: _race(partial(ours, data), seed) for seed in cli.seeds(config, config.seeds)}
+    other = {seed: _race(partial(theirs, device), seed) for seed in cli.seeds(config, config.their_seeds)}
+    rows = [
+        (name, f"{seed}", ", ".join(f"{accuracy:.2%} after {s:.0f} s" for s, accuracy in epochs))
+        for name, runs in (("ours", mine), ("theirs", other))
+        for seed, epochs in runs.items()
+    ]
+    show.table("Accuracy on the test set after each epoch, until it is 99 %", ("", "seed", "epochs"), rows)
+    slowest, soonest = max(epochs[-1][0] for epochs in mine.values()), min(epochs[-1][0] for epochs in other.values())
     return [
-        cli.check(f"times sooner at 99 %, mean of {config.seeds}", mean(ratios), ">=", 5),
-        cli.check("times sooner at 99 %, least", min(ratios), ">=", 5),
+        cli.check("ours: seeds below 99 %", sum(epochs[-1][1] < GOAL for epochs in mine.values()), "==", 0),
+        cli.check("times sooner: their soonest to our slowest", soonest / slowest, ">=", 5),
     ]
 
 

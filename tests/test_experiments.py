@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import cli, lab0_mlp, lab1_cnn, overfit
+from experiments import cli, lab0_mlp, lab1_cnn, lab2_training, lab6_data, overfit
 from experiments.lab import LABS
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error
 
 CPU = torch.device("cpu")
-MODULES = {"lab0": lab0_mlp, "lab1": lab1_cnn, "overfit": overfit}
+MODULES = {"lab0": lab0_mlp, "lab1": lab1_cnn, "lab2": lab2_training, "lab6": lab6_data, "overfit": overfit}
 
 
 def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
@@ -112,12 +112,15 @@ def test_checks_compare_as_they_say():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "pictures"), [("lab0", 2), ("lab1", 6)])
-def test_labs_hold(capsys, tmp_path, name, pictures):
+@pytest.mark.parametrize(
+    ("name", "where", "pictures"),
+    [("lab0", "*.png", 2), ("lab1", "*.png", 6), ("lab2", "*/curves.png", 5), ("lab6", "*/curves.png", 2)],
+)
+def test_labs_hold(capsys, tmp_path, name, where, pictures):
     module = MODULES[name]
     checks = module.main(module.Config(out=tmp_path), CPU)
     assert [check.name for check in checks if not check.ok] == []
-    drawn = list(tmp_path.glob("*.png"))
+    drawn = list(tmp_path.glob(where))
     assert len(drawn) == pictures
     for png in drawn:
         with Image.open(png) as picture:
