@@ -27,18 +27,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn,
 
 import tyro
 
-from experiments.registry import DATASETS, MODELS, resolve
+from experiments.registry import DATASETS, resolve
 from experiments.show import console, table
 
 if TYPE_CHECKING:
     import torch
 
     from fn.data.datasets import Dataset
-
-    DatasetName = FamilyName = str
-else:  # so that --help lists them, and another name is refused
-    DatasetName = Literal[tuple(DATASETS)]
-    FamilyName = Literal[("all", *MODELS)]
 
 
 class UsageError(Exception):
@@ -104,7 +99,6 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
                 args=argv,
                 prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
                 description=sys.modules[config_type.__module__].__doc__,
-                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code == 0:
@@ -137,7 +131,7 @@ def as_flags(config_type: type[Config], file: Path) -> list[str]:
         if isinstance(value, str) and value.startswith("-"):
             raise UsageError(f"{file}: {value!r} is no value for {key!r}")
         if isinstance(value, bool):
-            flags += [f"--{flag}"] * value
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
     return flags
@@ -198,6 +192,9 @@ def run(
     except BrokenPipeError:  # the reader, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(1, f"{where}{error.strerror or error}")
     sys.exit(0 if all(c.ok for c in checks) else 1)
 
 
@@ -252,7 +249,9 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     """The table of checks on stdout, and summary.json in `config.out`."""
     rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
     table("Done when", ("check", "value", "target", ""), rows)
-    console.print(f"\n{sum(c.ok for c in checks)} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/")
+    console.print(
+        f"\n{sum(c.ok for c in checks)} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/", markup=False
+    )
     from fn.files import write_atomic  # here, not above: what it imports would hold up --help
 
     summary = {

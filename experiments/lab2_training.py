@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from operator import ne
 from pathlib import Path
 from statistics import mean
 
@@ -20,7 +19,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from experiments import cli, show, train, training
-from experiments.registry import MODELS
+from experiments.registry import MODELS, DatasetName
 from fn import checkpoint, tree
 from fn.checkpoint import CheckpointError
 from fn.gradcheck import relative_error
@@ -36,7 +35,7 @@ from fn.train import classification_loss, init, train_step
 class Config(cli.Config):
     out: Path = Path("runs/lab2")
     """the folder for the runs, pictures and summary.json"""
-    datasets: tuple[cli.DatasetName, ...] = ("digits",)
+    datasets: tuple[DatasetName, ...] = ("digits",)
     """what every model is trained on for an epoch"""
 
 
@@ -72,7 +71,7 @@ def swap(config: Config, device: torch.device) -> list[cli.Check]:
             out = config.out / f"{model}-{dataset}"
             run = training.fit(dataclasses.replace(settings, out=out, overwrite=True), device)
             test = run.history[-1]["test"]
-            commonest = float(run.parts.test.labels.bincount().max() / len(run.parts.test.labels))
+            commonest = float(run.parts.data["test"].labels.bincount().max() / len(run.parts.data["test"].labels))
             better += test["accuracy"] > commonest
             seconds = f"{time.perf_counter() - began:.1f}"
             rows.append((model, dataset, f"{test['accuracy']:.2%}", f"{commonest:.2%}", seconds))
@@ -141,13 +140,21 @@ def read_the_log(whole: training.Run) -> list[cli.Check]:
         ("epoch", "logged", "mean over examples", "mean over batches"),
         rows,
     )
-    validation = whole.evaluate(whole.ts, whole.parts.validation)["loss"]
-    lines = [json.loads(line) for line in whole.log_file.read_text().splitlines()]
+    tensors, _ = checkpoint.load_newest(whole.checkpoints, whole.ts._asdict())
+    images, labels = whole.parts.data["validation"]
+    logits, _ = whole.parts.model.apply(tensors["params"], tensors["state"], images.to(whole.device), train=False)
+    validation = float(torch.nn.functional.cross_entropy(logits, labels.to(whole.device)))
+    written = [json.loads(line) for line in whole.log_file.read_text().splitlines()]
+    seen = sum(entry["examples"] for entry in written if entry["event"] == "step")
+    unseen = len(epochs) * len(whole.parts.data["train"].labels) - seen
     return [
-        cli.check("log: lines that differ from what happened", sum(map(ne, lines, whole.history)), "==", 0),
+        cli.check("log: examples that no line accounts for", unseen, "==", 0),
         cli.check("log: epoch's loss against the mean over examples", max(gaps), "<=", 1e-12),
         cli.check(
-            "log: last validation loss, evaluated again", abs(validation - epochs[-1]["validation"]["loss"]), "==", 0
+            "log: last validation loss against torch's, of the saved weights",
+            abs(validation - epochs[-1]["validation"]["loss"]),
+            "<=",
+            1e-5,
         ),
     ]
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from experiments import cli, show
+from experiments.registry import DatasetName
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take
@@ -37,7 +38,7 @@ EXAMPLES = 5120
 class Config(cli.Config):
     out: Path = Path("runs/lab6")
     """the folder for the runs and summary.json"""
-    dataset: cli.DatasetName = "digits"
+    dataset: DatasetName = "digits"
     """what is loaded; the loaders are compared on MNIST where it is there: --dataset mnist"""
 
 
@@ -74,27 +75,29 @@ class Usual(Examples):
         return self.transform(picture), self.split.labels[index]
 
 
+Loader = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+OURS, SAME, USUAL = "by batch", "Dataset, DataLoader, our transform", "Dataset, DataLoader, torchvision's"
+
+
+def make_loaders(config: Config, split: Split) -> dict[tuple[str, int], Loader]:
+    """(name, workers) -> an epoch of the same shuffled examples, each shifted at random."""
+    size, order = split.images.shape[-1], epoch_order(EXAMPLES, seed=config.seed, epoch=0).tolist()
+    tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
+    usual = Usual(split, config.seed, 0, v2.Compose([v2.RandomCrop(size, padding=2), *tensor]))
+    examples = Examples(split, config.seed, 0, random_crop)
+    by_example = partial(DataLoader, batch_size=BATCH, sampler=order)
+    by_batch = partial(batches, split, BATCH, seed=config.seed, augment=random_crop)
+    loaders: dict[tuple[str, int], Loader] = {(OURS, n): partial(by_batch, workers=n) for n in (0, 1, 4)}
+    loaders |= {(SAME, n): partial(by_example, examples, num_workers=n) for n in (0, 1, 4)}
+    return loaders | {(USUAL, 0): partial(by_example, usual)}
+
+
 def compare_loaders(config: Config) -> list[cli.Check]:
-    """One epoch of a random shift, by example and by batch: the same samples in the same order, and how fast."""
+    """By example and by batch: the same samples in the same order, and how fast; the epochs are taken in turns."""
     split = cli.load(config.dataset).train
     repeats = -(-EXAMPLES // len(split.labels))
     split = take(Split(split.images.repeat(repeats, 1, 1, 1), split.labels.repeat(repeats)), EXAMPLES)
-    order = epoch_order(EXAMPLES, seed=config.seed, epoch=0).tolist()
-    size = split.images.shape[-1]
-    usual = v2.Compose([v2.RandomCrop(size, padding=2), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
-    usual = v2.Compose([usual, v2.Normalize([0.5], [0.5])])
-
-    def by_example(dataset: Dataset, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        return DataLoader(dataset, BATCH, sampler=order, num_workers=workers)
-
-    def by_batch(workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        return batches(split, BATCH, seed=config.seed, augment=random_crop, workers=workers)
-
-    examples = Examples(split, config.seed, 0, random_crop)
-    loaders = {("by batch", n): partial(by_batch, n) for n in (0, 1, 4)}
-    loaders |= {("Dataset, DataLoader, our transform", n): partial(by_example, examples, n) for n in (0, 1, 4)}
-    loaders["Dataset, DataLoader, torchvision's", 0] = partial(by_example, Usual(split, 0, 0, usual), 0)
-
+    loaders = make_loaders(config, split)
     seconds: dict[tuple[str, int], list[float]] = {name: [] for name in loaders}
     epochs: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
     for _ in range(3):
@@ -103,26 +106,27 @@ def compare_loaders(config: Config) -> list[cli.Check]:
             some = list(loader())
             seconds[name].append(time.perf_counter() - began)
             epochs[name] = torch.cat([x for x, _ in some]), torch.cat([y for _, y in some])
-    ours, rows = ("by batch", 0), []
-    for name, (x, y) in epochs.items():
-        times = median(b / a for a, b in zip(seconds[ours], seconds[name], strict=True))
-        same = {True: "same", False: "others"}
-        rate = EXAMPLES / median(seconds[name])
-        values = same[torch.equal(x, epochs[ours][0])]
-        rows.append(
-            (name[0], f"{name[1]}", f"{rate:,.0f}", f"{times:.3g}×", same[torch.equal(y, epochs[ours][1])], values)
-        )
+
+    base = (OURS, 0)
+    times = {n: median(b / a for a, b in zip(seconds[base], seconds[n], strict=True)) for n in loaders}
+    alike = {n: [torch.equal(a, b) for a, b in zip(epochs[n], epochs[base], strict=True)] for n in loaders}
+    said = {True: "same", False: "others"}
     show.table(
         f"{EXAMPLES} images of {'×'.join(map(str, split.images.shape[1:]))} with a random shift, batches of {BATCH}",
         ("loader", "workers", "images/s", "time / ours", "order", "values"),
-        rows,
+        [
+            (n[0], f"{n[1]}", f"{EXAMPLES / median(seconds[n]):,.0f}", f"{times[n]:.3g}×", said[order], said[values])
+            for n, (values, order) in alike.items()
+        ],
     )
-    alike = [name for name in epochs if name[0] != "Dataset, DataLoader, torchvision's"]
-    differ = sum(not all(map(torch.equal, epochs[name], epochs[ours])) for name in alike)
-    slower = median(b / a for a, b in zip(seconds[ours], seconds[alike[3]], strict=True))
     return [
-        cli.check("loaders: epochs that differ, over 0, 1 and 4 workers", differ, "==", 0),
-        cli.check("loaders: times faster by batch than by example", slower, ">=", 20),
+        cli.check(
+            "loaders: epochs that differ, over 0, 1 and 4 workers",
+            sum(not all(same) for name, same in alike.items() if name[0] != USUAL),
+            "==",
+            0,
+        ),
+        cli.check("loaders: times faster by batch than by example", times[SAME, 0], ">=", 20),
     ]
 
 
@@ -240,63 +244,59 @@ class Noisy(Dataset):
         return self.rng.random()
 
 
-def lose_reproducibility(config: Config) -> list[cli.Check]:
-    """Three ways that are met in the wild, and what is done here instead."""
+def repeated_draws(config: Config) -> tuple[float, float]:
+    """The share of draws that repeat another's: of numpy's generator copied to 4 workers, and of a key per example."""
     drawn = torch.cat(list(DataLoader(Noisy(config.seed), 8, num_workers=4)))
     keys = fold_in(rng_key(config.seed, 0).expand(64), torch.arange(64))
-    repeated, ours_repeated = (1 - len(set(x.tolist())) / 64 for x in (drawn, keys))
+    theirs, ours = (1 - len(set(x.tolist())) / 64 for x in (drawn, keys))
+    return theirs, ours
 
-    def unseeded() -> Tensor:
+
+def moved_places(config: Config) -> tuple[float, float]:
+    """The share of places where two orders differ: unseeded shuffles, and ours for one (seed, epoch)."""
+
+    def shuffle() -> Tensor:
         torch.seed()  # as a fresh process begins
         return torch.cat(list(DataLoader(range(1000), 100, shuffle=True)))  # pyright: ignore
 
-    moved = float((unseeded() != unseeded()).float().mean())
-    again, once = (epoch_order(1000, seed=config.seed, epoch=2) for _ in range(2))
+    ours = [epoch_order(1000, seed=config.seed, epoch=2) for _ in range(2)]
+    return float((shuffle() != shuffle()).float().mean()), float((ours[0] != ours[1]).float().mean())
 
-    def epochs_after_a_restart(restart: int | None) -> list[Tensor]:
-        """The usual loop: a generator seeded at the start of the process, an order drawn from it for every epoch."""
-        rng, orders = torch.Generator().manual_seed(config.seed), []
-        for epoch in range(4):
-            if epoch == restart:
-                rng = torch.Generator().manual_seed(config.seed)
-            orders.append(torch.randperm(1000, generator=rng))
-        return orders
 
-    whole, resumed = epochs_after_a_restart(None), epochs_after_a_restart(2)
-    replayed = torch.equal(resumed[2], whole[0]) and not torch.equal(resumed[2], whole[2])
+def replays_after_resuming(config: Config) -> tuple[bool, bool]:
+    """Whether epoch 3, resumed, has the order of epoch 1: of the usual loop, and of ours."""
+
+    def usual(first: int) -> list[Tensor]:
+        """A generator seeded when the process starts, an order drawn from it for every epoch that the process runs."""
+        rng = torch.Generator().manual_seed(config.seed)
+        return [torch.randperm(1000, generator=rng) for _ in range(first, 4)]
+
+    whole, resumed = usual(1), usual(3)
+    ours = [epoch_order(1000, seed=config.seed, epoch=epoch) for epoch in range(3)]
+    return torch.equal(resumed[0], whole[0]) and not torch.equal(resumed[0], whole[2]), torch.equal(ours[2], ours[0])
+
+
+def lose_reproducibility(config: Config) -> list[cli.Check]:
+    """Three ways that are met in the wild, and what is done here instead."""
+    (repeats, our_repeats), (moves, our_moves) = repeated_draws(config), moved_places(config)
+    replays, ours_replay = replays_after_resuming(config)
+    replayed = {True: "epoch 3 replays the order of epoch 1", False: "epoch 3 has an order of its own"}
     show.table(
-        "Ways to lose it, and what happens instead when randomness is an argument",
+        "Ways to lose it, and what happens where randomness is an argument",
         ("a classic", "what it does", "here"),
         [
-            (
-                "numpy's generator shared by 4 workers",
-                f"{repeated:.0%} of the draws repeat another's",
-                f"{ours_repeated:.0%}: a key per example",
-            ),
-            (
-                "shuffle without a seed",
-                f"{moved:.1%} of two orders differ",
-                f"{float((again != once).float().mean()):.0%}: a function of (seed, epoch)",
-            ),
-            (
-                "a resumed run seeds anew",
-                "epoch 3 replays the order of epoch 1" if replayed else "no replay",
-                "epoch 3 has its own order, resumed or not",
-            ),
+            ("numpy's generator in 4 workers", f"{repeats:.0%} of the draws repeat", f"{our_repeats:.0%}: a key each"),
+            ("shuffle without a seed", f"{moves:.1%} of the places differ", f"{our_moves:.0%}: by (seed, epoch)"),
+            ("a resumed run that seeds anew", replayed[replays], replayed[ours_replay]),
         ],
     )
     return [
-        cli.check("lost: draws that workers sharing numpy's generator repeat", repeated, ">=", 0.5),
-        cli.check("kept: draws of ours that repeat", ours_repeated, "==", 0),
-        cli.check("lost: places where two unseeded orders differ", moved, ">", 0.9),
-        cli.check("kept: places where ours differ", float((again != once).float().mean()), "==", 0),
-        cli.check("lost: a resumed run replays the first epoch", replayed, "==", 1),
-        cli.check(
-            "kept: epochs of 4 with an order of their own",
-            len({tuple(epoch_order(1000, seed=config.seed, epoch=e).tolist()) for e in range(4)}),
-            "==",
-            4,
-        ),
+        cli.check("lost: draws that workers sharing numpy's generator repeat", repeats, ">=", 0.5),
+        cli.check("kept: draws of ours that repeat", our_repeats, "==", 0),
+        cli.check("lost: places where two unseeded orders differ", moves, ">", 0.9),
+        cli.check("kept: places where two of ours differ", our_moves, "==", 0),
+        cli.check("lost: the usual resumed run replays the first epoch", replays, "==", 1),
+        cli.check("kept: ours replays it", ours_replay, "==", 0),
     ]
 
 

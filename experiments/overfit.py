@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from experiments import cli, show
-from experiments.registry import MODELS
+from experiments.registry import MODELS, DatasetName, FamilyName
 from fn import plots
 from fn.data.datasets import take
 from fn.train import overfit
@@ -23,9 +23,9 @@ IMAGES = 32
 class Config(cli.Config):
     out: Path = Path("runs/overfit")
     """the folder for pictures and summary.json"""
-    family: cli.FamilyName = "all"
+    family: FamilyName = "all"
     """one family of models, or all of them"""
-    dataset: cli.DatasetName = "digits"
+    dataset: DatasetName = "digits"
     """where the images come from"""
     root: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""

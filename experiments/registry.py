@@ -11,7 +11,7 @@ Rows are text, so that `--help` can list the names without importing fn and torc
 
 from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 MODELS = {
     "mlp": "fn.models:mlp",
@@ -40,6 +40,18 @@ AUGMENTS = {
     "affine": "fn.data.transforms:random_affine",
     "cutout": "fn.data.transforms:random_cutout",
 }
+
+if TYPE_CHECKING:
+    ModelName: TypeAlias = str
+    DatasetName: TypeAlias = str
+    OptimizerName: TypeAlias = str
+    ScheduleName: TypeAlias = str
+    AugmentName: TypeAlias = str
+    FamilyName: TypeAlias = str
+else:  # so that --help lists the names, and another one is refused
+    ModelName, DatasetName = Literal[tuple(MODELS)], Literal[tuple(DATASETS)]
+    OptimizerName, ScheduleName = Literal[tuple(OPTIMIZERS)], Literal[tuple(SCHEDULES)]
+    AugmentName, FamilyName = Literal[tuple(AUGMENTS)], Literal[("all", *MODELS)]
 
 
 def resolve(where: str) -> Callable[..., Any]:

@@ -4,28 +4,16 @@ A run is a folder: config.json, metrics.jsonl, checkpoints, curves.png, summary.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments import cli
-from experiments.registry import AUGMENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULES
+from experiments.registry import AugmentName, DatasetName, ModelName, OptimizerName, ScheduleName
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import torch
-
-    ModelName: TypeAlias = str
-    DatasetName: TypeAlias = str
-    OptimizerName: TypeAlias = str
-    ScheduleName: TypeAlias = str
-    AugmentName: TypeAlias = str
-else:  # so that --help lists them, and another name is refused
-    ModelName, DatasetName, OptimizerName = Literal[tuple(MODELS)], Literal[tuple(DATASETS)], Literal[tuple(OPTIMIZERS)]
-    ScheduleName, AugmentName = Literal[tuple(SCHEDULES)], Literal[tuple(AUGMENTS)]
 
 
 @dataclass(frozen=True)
@@ -104,11 +92,11 @@ class Config(cli.Config):
 
 # field: (least, greatest)
 RANGES = {
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "accumulate": (1, math.inf),
+    "epochs": (1, 10**9),
+    "batch_size": (1, 10**9),
+    "accumulate": (1, 10**9),
     "lr": (0.0, 1e6),
-    "warmup_steps": (0, math.inf),
+    "warmup_steps": (0, 10**9),
     "momentum": (0.0, 1.0),
     "weight_decay": (0.0, 1e6),
     "clip_norm": (1e-9, 1e9),
@@ -116,11 +104,11 @@ RANGES = {
     "dropout_p": (0.0, 1.0),
     "validation": (0.0, 0.9),
     "image_size": (1, 4096),
-    "limit": (1, math.inf),
+    "limit": (1, 10**9),
     "workers": (0, 256),
-    "patience": (1, math.inf),
-    "checkpoint_every": (1, math.inf),
-    "keep": (1, math.inf),
+    "patience": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "keep": (1, 10**9),
     "target_accuracy": (0.0, 1.0),
 }
 
@@ -129,17 +117,18 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """The config from the flags, from the file that they name, or from the run that they resume."""
     config = cli.parse(config_type, argv)
     if resume := config.resume:
-        if config != Config(resume=resume):
-            raise cli.UsageError("--resume takes the config of the run, and no other flag beside it")
-        run = resume if resume.is_dir() else resume.parent.parent
+        if config != Config(resume=resume, device=config.device):
+            raise cli.UsageError("--resume takes the config of the run, and no flag beside it but --device")
+        run = resume if resume.is_dir() else resume.absolute().parent.parent
         if not (run / "config.json").exists():
             raise cli.UsageError(f"--resume {resume}: {run} holds no run, as there is no config.json in it")
-        config = cli.parse(config_type, cli.as_flags(config_type, run / "config.json"))
+        device = [] if config.device == "auto" else ["--device", config.device]
+        config = cli.parse(config_type, [*cli.as_flags(config_type, run / "config.json"), *device])
         config = dataclasses.replace(config, resume=resume, out=run)
     elif config.config:
         config = cli.parse(config_type, [*cli.as_flags(config_type, config.config), *argv])
     require_sense(config)
-    return config
+    return config if config.root is None else dataclasses.replace(config, root=config.root.absolute())
 
 
 def require_sense(config: Config) -> None:
@@ -153,14 +142,12 @@ def require_sense(config: Config) -> None:
             raise cli.UsageError(f"--{name} takes one size or more, each at least 1")
     if config.accumulate > config.batch_size:
         raise cli.UsageError(f"--accumulate {config.accumulate} cannot part a batch of {config.batch_size}")
-    if config.patience and not config.validation:
-        raise cli.UsageError("--patience watches the validation loss, and --validation 0 leaves none")
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
-    from experiments.training import run  # here, not above: torch takes seconds, which --help need not wait for
+    from experiments.training import report  # here, not above: torch takes seconds, which --help need not wait for
 
-    return run(config, device)
+    return report(config, device)
 
 
 if __name__ == "__main__":

@@ -27,22 +27,24 @@ KEY, VERSION = "functional-torch checkpoint", 1
 class Progress(NamedTuple):
     """Where a run stands, but for its tensors."""
 
-    step: int
+    step: int = 0
     """updates made"""
-    epoch: int
+    epoch: int = 0
     """epochs completed"""
-    batch: int
+    batch: int = 0
     """batches done of the epoch that is under way: with the seed and the epoch, the position in the data order"""
-    totals: dict[str, Any]
+    totals: dict[str, Any] = {}  # noqa: RUF012
     """the sums over the examples of those batches, for the epoch's means"""
-    lines: int
+    lines: int = 0
     """lines of the log written so far"""
-    best: float | None
+    best: float | None = None
     """the least validation loss so far"""
-    best_epoch: int
+    best_epoch: int = 0
     """the epoch that reached it"""
-    generators: dict[str, Any]
+    generators: dict[str, Any] = {}  # noqa: RUF012
     """`fn.rng.global_state()`"""
+    data: str = ""
+    """a digest of the data that it is trained on"""
 
 
 class CheckpointError(Exception):
@@ -118,7 +120,7 @@ def _progress(path: Path, header: Mapping[str, str]) -> Progress:
         content = json.loads(header[KEY])
         if content["version"] != VERSION:
             raise CheckpointError(f"{path} is of version {content['version']} of the format, not {VERSION}")
-        progress = Progress(**content["progress"])
+        progress = Progress(**{name: content["progress"][name] for name in Progress._fields})
     except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path} does not say where its run stood") from None
     for (name, kind), value in zip(Progress.__annotations__.items(), progress, strict=True):

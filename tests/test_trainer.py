@@ -59,6 +59,8 @@ def same(run: Path, other: Path, **options: Any) -> None:
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     (ours, here), (theirs, there) = last(run, **options), last(other, **options)
     assert here._replace(generators={}) == there._replace(generators={})
+    steps = [[checkpoint.step_of(path) for path in checkpoint.find(r / "checkpoints", "best")] for r in (run, other)]
+    assert steps[0] == steps[1]
     flat, flat_ = (checkpoint.tree.flatten(tensors) for tensors in (ours, theirs))
     assert flat.keys() == flat_.keys()
     assert all(torch.equal(flat[name], flat_[name]) for name in flat)
@@ -89,7 +91,7 @@ def test_every_model_trains_an_epoch_on_every_dataset(go, monkeypatch, tmp_path,
     assert f"{model} on {dataset} after 1 epochs" in out
     assert {entry["event"] for entry in read(tmp_path / "run")} == {"step", "epoch", "end"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
+        *(".lock", "config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
     }
 
 
@@ -129,10 +131,36 @@ def test_each_setting_is_obeyed(go, tmp_path):
         assert end(*f"--{name}".split()) != pytest.approx(base, rel=1e-6), name
     for name in AUGMENTS:
         assert end("--augment", name) != pytest.approx(base, rel=1e-6), name
-    for name in ("accumulate 4", "checkpoint-every 1", "keep 1", "deterministic"):
-        assert end(*f"--{name}".split()) == pytest.approx(base, rel=1e-5), name
     sgd = end("--optimizer", "sgd")
     assert end("--optimizer", "sgd", "--momentum", "0.9") != pytest.approx(sgd, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "called"),
+    [
+        (["--accumulate", "4"], "fn.train.accumulated"),
+        (["--workers", "1"], "fn.data.loader.DataLoader"),
+        (["--deterministic"], "torch.use_deterministic_algorithms"),
+        (["--checkpoint-every", "2"], "fn.checkpoint.write_digested"),
+    ],
+)
+def test_what_changes_no_value_is_obeyed_too(go, monkeypatch, tmp_path, flags, called):
+    calls: list[Any] = []
+    original = resolve(called[::-1].replace(".", ":", 1)[::-1])
+    monkeypatch.setattr(called, lambda *args, **options: calls.append(args) or original(*args, **options))
+    assert go(*SMALL, out="base")[0] == 0
+    before = list(calls)
+    calls.clear()
+    assert go(*SMALL, *flags)[0] == 0
+    losses = [[e["loss"] for e in read(tmp_path / out) if e["event"] == "step"] for out in ("base", "run")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    if "--deterministic" in flags:
+        assert (before, calls) == ([(False,)], [(True,)])
+    elif "--checkpoint-every" in flags:
+        assert [int(stem[5:]) for _, stem, *_ in calls if stem.startswith("step")] == [0, 2, 4, 5, 6, 8, 10]
+    else:
+        assert (len(before), len(calls) > 0) == (0, True)
+    torch.use_deterministic_algorithms(False)
 
 
 def test_a_target_that_is_missed_is_exit_1(go):
@@ -190,14 +218,26 @@ def test_the_log_is_right(go, tmp_path):
     assert log[-1]["test"] == pytest.approx(judged(best["step"], test), rel=1e-5)
 
 
-def test_patience_stops_after_epochs_without_a_better_one(go, tmp_path):
+def test_patience_stops_and_the_best_epoch_is_tested_not_the_last(go, tmp_path):
     assert go(*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant")[0] == 0
-    ends = [entry for entry in read(tmp_path / "run") if entry["event"] == "epoch"]
+    log = read(tmp_path / "run")
+    ends = [entry for entry in log if entry["event"] == "epoch"]
     losses = [entry["validation"]["loss"] for entry in ends]
     assert len(losses) < 50
     assert losses.index(min(losses)) == len(losses) - 3
     [best] = checkpoint.find(tmp_path / "run" / "checkpoints", "best")
     assert checkpoint.step_of(best) == ends[-3]["step"]
+    images, labels = (x[torch.arange(150) * len(x) // 150] for x in digits().test)
+    model = mlp((1, 8, 8), 10, hidden=(8,))
+    like = init(model, adamw_init, seed=0)._asdict()
+
+    def judged(path: Path) -> float:
+        logits, _ = model.apply(checkpoint.load(path, like)[0]["params"], {}, images, train=False)
+        return float(torch.nn.functional.cross_entropy(logits, labels))
+
+    of_best, of_last = judged(best), judged(checkpoint.find(tmp_path / "run" / "checkpoints")[-1])
+    assert log[-1]["test"]["loss"] == pytest.approx(of_best, rel=1e-5)
+    assert of_last != pytest.approx(of_best, rel=1e-3)
 
 
 def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
@@ -205,8 +245,12 @@ def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
     assert go(*flags, out="one")[0] == 0
     assert go("--config", str(tmp_path / "one" / "config.json"), out="two")[0] == 0
     same(tmp_path / "one", tmp_path / "two")
-    assert go("--config", str(tmp_path / "one" / "config.json"), "--epochs", "1", out="three")[0] == 0
+    assert (
+        go("--config", str(tmp_path / "one" / "config.json"), "--epochs", "1", "--no-deterministic", out="three")[0]
+        == 0
+    )
     assert len(read(tmp_path / "three")) < len(read(tmp_path / "two"))
+    assert not torch.are_deterministic_algorithms_enabled()
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert config == json.loads((tmp_path / "one" / "config.json").read_text()) | {"out": str(tmp_path / "two")}
 
@@ -245,7 +289,7 @@ def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> Non
     [
         (["--config", "/nowhere.json"], "/nowhere.json is not a readable JSON file (No such file or directory"),
         (["--model", "rnn"], "Expected one of ('mlp', 'cnn')"),
-        (["--epochs", "0"], "--epochs 0 is not between 1 and inf"),
+        (["--epochs", "0"], "--epochs 0 is not between 1 and 1000000000"),
         (["--accumulate", "65"], "--accumulate 65 cannot part a batch of 64"),
         (["--hidden", "0"], "--hidden takes one size or more, each at least 1"),
         (["--hidden", "8"], "cnn takes no --hidden"),
@@ -256,7 +300,11 @@ def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> Non
         (["--dataset", "folder"], "folder needs --root"),
         (["--dataset", "folder", "--root", "/nowhere"], "folder: /nowhere is no directory of images per class"),
         (["--widths", *"12345"], "--model cnn does not suit --dataset digits: cnn: halved 4 times, an image of 8×8"),
-        (["--validation", "0", "--patience", "2"], "--validation 0 leaves none"),
+        (["--validation", "0", "--patience", "2"], "--patience: --validation 0.0 leaves no loss to watch"),
+        (["--limit", "12", "--validation", "0.04", "--patience", "1"], "leaves no loss to watch"),
+        (["--widths", *"8888", "--batch-size", "1293"], "batch_norm: training needs more than one value per channel"),
+        (["--model", "mlp", "--hidden", "100000000000"], "--model mlp does not suit --dataset digits"),
+        (["--batch-size", "1e20"], "--batch-size"),
         (["--limit", "1", "--validation", "0.9"], "leave nothing to train on"),
         (["--resume", "/nowhere"], "holds no run, as there is no config.json in it"),
     ],
@@ -271,15 +319,94 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(go, tmp_path):
     log = read(run)
     refused(go(*SMALL, "--seed", "1"), f"{run} holds a run: --resume {run} continues it, --overwrite starts anew")
     assert read(run) == log
-    assert go(*SMALL, "--seed", "1", "--overwrite")[0] == 0
-    assert len(read(run)) == len(log)
-    assert read(run) != log
+    assert go(*SMALL, "--seed", "1", "--overwrite", "--epochs", "1")[0] == 0
+    assert len(read(run)) < len(log)
+    assert {checkpoint.step_of(path) for path in (run / "checkpoints").iterdir()} == {0, 5}
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_what_is_not_ours_is_not_overwritten_unasked(go, tmp_path, name):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / name).write_text('{"of": "another program"}')
+    (tmp_path / "run" / "checkpoints" / "weights.pt").touch()
+    refused(go(*SMALL), "holds a run")
+    assert go(*SMALL, "--overwrite")[0] == 0
+    assert (tmp_path / "run" / "checkpoints" / "weights.pt").exists()
+
+
+def test_a_run_belongs_to_one_process(go, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        refused(go(*SMALL), f"another process is training in {tmp_path / 'run'}")
+        other.kill()
+    assert go(*SMALL)[0] == 0
+
+
+def test_photographs_that_came_later_are_not_trained_on(go, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = photographs(tmp_path / "photographs")
+    flags = ["--model", "mlp", "--dataset", "folder", "--image-size", "8", "--epochs", "2"]
+    monkeypatch.chdir(tmp_path)
+    assert go(*flags, "--root", "photographs")[0] == 0
+    monkeypatch.chdir("/")
+    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    shutil.copy(root / "dark" / "1.png", root / "light" / "9.png")
+    refused(go("--resume", str(tmp_path / "run")), "was trained on other data than folder now holds")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [(Path.unlink, "has lost the checkpoint of the best epoch"), (lambda path: path.write_bytes(b"1"), "is damaged")],
+)
+def test_a_best_checkpoint_that_is_lost_is_not_replaced_by_another(go, tmp_path, damage, complaint):
+    assert go(*SMALL)[0] == 0
+    damage(checkpoint.find(tmp_path / "run" / "checkpoints", "best")[0])
+    status, _, err = go("--resume", str(tmp_path / "run"))
+    assert (status, err.count("error: ")) == (2, 1)
+    assert complaint in err
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are looked up in /proc")
+def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(go, monkeypatch):
+    """The log, then the best, then the checkpoint that speaks of both; each file, then the folder that names it."""
+    flushed, fsync = [], os.fsync
+
+    def record(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    assert go(*SMALL, "--epochs", "1")[0] == 0
+    start = flushed.index("metrics.jsonl", flushed.index("checkpoints"))
+    kinds = [name.lstrip(".").partition("-")[0] for name in flushed[start : start + 5]]
+    assert kinds == ["metrics.jsonl", "best", "checkpoints", "step", "checkpoints"]
+
+
+def test_a_second_ctrl_c_does_not_wait_and_the_handlers_are_put_back(go, monkeypatch, tmp_path):
+    before, after_step = signal.getsignal(signal.SIGINT), training.Run.after_step
+
+    def pressed_twice(self, *args):
+        if self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        after_step(self, *args)
+
+    monkeypatch.setattr(training.Run, "after_step", pressed_twice)
+    status, _, err = go(*SMALL)
+    assert (status, last(tmp_path / "run")[1].step) == (130, 0)
+    assert f"error: interrupted; --resume {tmp_path / 'run'} continues from the last checkpoint" in err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_resume_takes_no_other_flag_and_a_run_that_is_done_stays_so(go, tmp_path):
     assert go(*SMALL)[0] == 0
     shutil.copytree(tmp_path / "run", tmp_path / "before")
-    refused(go("--resume", str(tmp_path / "run"), "--epochs", "9"), "and no other flag beside it")
+    refused(go("--resume", str(tmp_path / "run"), "--epochs", "9"), "and no flag beside it but --device")
     assert go("--resume", str(tmp_path / "run"))[0] == 0
     same(tmp_path / "run", tmp_path / "before")
 
@@ -303,6 +430,7 @@ def interrupted(monkeypatch, step: int) -> None:
         ["--dropout-p", "0.3", "--augment", "crop", "affine", "--optimizer", "adamw"],
         pytest.param(["--dropout-p", "0.3", "--augment", "crop", "flip", "--workers", "2"], marks=pytest.mark.slow),
         ["--optimizer", "sgd", "--momentum", "0.9", "--accumulate", "2", "--checkpoint-every", "3"],
+        ["--lr", "0.3", "--schedule", "constant", "--precision", "bf16", "--warmup-steps", "2", "--clip-norm", "1"],
     ],
 )
 def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, flags, step):
@@ -314,6 +442,7 @@ def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, 
         refused_at = f"interrupted at step {step}; --resume {tmp_path / 'run'} continues"
         status, _, err = go(*SMALL, *limit, *flags)
         assert (status, err.splitlines()[-1]) == (130, f"error: {refused_at}")
+        assert last(tmp_path / "run", optimizer="sgd" if "sgd" in flags else "adamw")[1].step == step
     assert go("--resume", str(tmp_path / "run"))[0] == 0
     same(tmp_path / "run", tmp_path / "whole", optimizer="sgd" if "sgd" in flags else "adamw")
 
@@ -396,7 +525,7 @@ def test_a_full_disk_stops_the_run_and_damages_nothing(go, tmp_path, room):
     assert message.startswith("error: a checkpoint" if room == 3_000 else "error: the log")
     assert f"could not be written to {tmp_path / 'run'} (" in message
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "run").rglob(".*"))
+    assert [path.name for path in (tmp_path / "run").rglob(".*")] == [".lock"]
     if room == 3_000:
         assert go(*flags)[0] == 0
     else:

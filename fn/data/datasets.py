@@ -91,27 +91,31 @@ def _from_torchvision(name: str, folder: str, files: str, classes: Sequence[str]
     root = data_root()
     try:
         train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
-    except (OSError, RuntimeError) as error:
+        splits = _split(train), _split(test)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two for files of other content
         raise DatasetUnavailable(
             f"{name} is not in {root / folder} and could not be downloaded or unpacked there "
             f"({_first_line(error)}): put {files} into that folder, or set FN_DATA to a root that has them"
         ) from error
-    return _standardised(_split(train), _split(test), classes)
+    return _standardised(*splits, classes)
 
 
 def _split(dataset: Any) -> Split:
     pixels = torch.as_tensor(dataset.data)
     layout = "n h w -> n 1 h w" if pixels.ndim == 3 else "n h w channels -> n channels h w"
-    return Split(rearrange(pixels, layout).float(), torch.as_tensor(dataset.targets))
+    labels = torch.as_tensor(dataset.targets)
+    if len(labels) != len(pixels):
+        raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+    return Split(rearrange(pixels, layout).float(), labels)
 
 
 def folder(root: Path, *, image_size: int = 64) -> Dataset:
     """Photographs of any sizes, a directory per class, cut to squares of `image_size` about their centres.
 
-    Where `root` has a `train` beside a `val` or a `test`, these are the splits; else every fifth photograph of each
-    class is held out. Decoded once: the next run takes the squares from the cache.
+    Where `root` has a `train` beside a `test`, or else beside a `val`, these are the splits; otherwise every fifth
+    photograph of each class is held out. Decoded once: the next run takes the squares from the cache.
     """
-    parts = [root / part for part in ("val", "test") if (root / part).is_dir() and (root / "train").is_dir()]
+    parts = [root / part for part in ("test", "val") if (root / part).is_dir() and (root / "train").is_dir()]
     if not parts:
         images, labels, classes = _photographs(root, image_size)
         test = torch.cat([torch.arange(n) % 5 == 4 for n in labels.bincount().tolist()])
