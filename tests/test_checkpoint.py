@@ -93,6 +93,15 @@ def test_a_truncated_file_is_noticed(tmp_path, left):
     assert ("is empty" if not left else "is damaged") in refusal(changed(tmp_path, content))
 
 
+def test_a_sound_file_may_begin_as_a_pickle_does(tmp_path):
+    """With the length of its header, of which one byte in 32 is 0x80, pickle's first."""
+    paths = [
+        checkpoint.save(tmp_path / f"{n}", TENSORS, PROGRESS._replace(data="x" * 8 * n), keep=1) for n in range(32)
+    ]
+    [alike] = [path for path in paths if path.read_bytes()[:1] == b"\x80"]
+    assert checkpoint.load(alike, TENSORS)[1].step == PROGRESS.step
+
+
 class Bomb:
     """Unpickled, it would make a file."""
 

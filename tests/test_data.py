@@ -594,6 +594,20 @@ def test_a_decoder_may_refuse_with_any_error(tmp_path):
     assert "02b.png cannot be read as an image (Truncated IHDR chunk)" in refusal_of(tmp_path)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], ValueError("invalid literal"), AssertionError()])
+def test_files_of_mnist_that_do_not_fit_together_are_refused(monkeypatch, labels):
+    class Fake:
+        data, targets = torch.zeros(3, 28, 28, dtype=torch.uint8), labels
+
+        def __init__(self, *_, **__):
+            if isinstance(labels, Exception):
+                raise labels
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", Fake)
+    with pytest.raises(DatasetUnavailable, match=r"^MNIST is not in .*\((2 labels for 3 images|invalid|Assert)"):
+        datasets.mnist()
+
+
 def test_sixteen_bits_and_a_single_class_are_refused(tmp_path):
     fill(tmp_path, cat=5, dog=5)
     Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(tmp_path / "cat" / "deep.png")

@@ -447,6 +447,17 @@ def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, 
     same(tmp_path / "run", tmp_path / "whole", optimizer="sgd" if "sgd" in flags else "adamw")
 
 
+def test_the_best_so_far_is_remembered_across_a_stop(go, monkeypatch, tmp_path):
+    """Stopped in the last of two epochs that are worse than the best."""
+    worse = [*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant"]
+    assert go(*worse, out="whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupted(patch, last(tmp_path / "whole")[1].step - 2)
+        assert go(*worse)[0] == 130
+    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_model_that_draws_from_the_global_generator_resumes_too(go, monkeypatch, tmp_path):
     @wraps(mlp)
     def noisy(*args: Any, **options: Any) -> Any:
