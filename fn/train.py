@@ -98,6 +98,11 @@ def accumulated(
     return total["grads"], (total["loss"], (total["metrics"], state))
 
 
+def step_key(seed: int, step: int) -> Int64[Tensor, ""]:
+    """On a branch of the seed that no epoch is on: the loader varies images under key(seed, epoch)."""
+    return rng_key(seed, -1, step)
+
+
 def checked_step(
     ts: TrainState, x: Tensor, y: Tensor, *, objective: Callable, seed: int, **options: Any
 ) -> tuple[TrainState, Metrics]:
@@ -107,7 +112,7 @@ def checked_step(
     and the first parameter whose gradient is bad.
     """
     step = int(ts.opt_state["step"])
-    key = rng_key(seed, step)
+    key = step_key(seed, step)
     after, tensors = train_step(ts, x, y, objective=objective, key=key, **options)
     metrics = {name: value.item() for name, value in tensors.items()}
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):

@@ -24,6 +24,7 @@ from fn.train import (
     classification_loss,
     eval_one_epoch,
     mixed_precision,
+    step_key,
     train_one_epoch,
     train_step,
 )
@@ -137,11 +138,12 @@ def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
 
     steps, (end, _) = epoch(ts, batches(split, 8), objective)
     for i, (x, y) in enumerate(batches(split, 8)):
-        ts, metrics = step_of("mlp")(ts, x, y, key=key(5, i))
+        ts, metrics = step_of("mlp")(ts, x, y, key=step_key(5, i))
         assert_close(steps[i][0]._asdict(), ts._asdict())
         assert steps[i][1] == {name: value.item() for name, value in metrics.items()}
     assert_close(end._asdict(), ts._asdict())
-    assert keys == [int(key(5, i)) for i in range(3)]
+    assert keys == [int(step_key(5, i)) for i in range(3)]
+    assert not set(keys) & {int(key(5, i)) for i in range(100)}, "the loader's"
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])
