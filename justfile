@@ -1,3 +1,5 @@
+set positional-arguments # so that a path with a space stays one argument
+
 [private]
 default:
     @just --list --unsorted
@@ -5,7 +7,7 @@ default:
 # Run lab N; flags pass through: just lab 1 --dataset mnist
 [no-exit-message]
 lab n *flags:
-    @uv run python -m experiments.lab {{n}} {{flags}}
+    @uv run python -m experiments.lab "$@"
 
 # Run every lab and print one table
 [no-exit-message]
@@ -15,22 +17,22 @@ labs:
 # Train any model on any data set: just train --model cnn --dataset mnist
 [no-exit-message]
 train *flags:
-    @uv run python -m experiments.train {{flags}}
+    @uv run python -m experiments.train "$@"
 
 # Overfit 32 images with every family, or one: just overfit --family cnn
 [no-exit-message]
 overfit *flags:
-    @uv run python -m experiments.overfit {{flags}}
+    @uv run python -m experiments.overfit "$@"
 
 # Race pytorch/examples' recipe to 99 % on MNIST: minutes
 [no-exit-message]
 race *flags:
-    @uv run python -m experiments.race {{flags}}
+    @uv run python -m experiments.race "$@"
 
 # Run the tests, shape checks enforced; arguments go to pytest
 [no-exit-message]
 test *args:
-    @uv run pytest {{args}}
+    @uv run pytest "$@"
 
 # Lint, check the format, check the types
 check:
