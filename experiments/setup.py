@@ -67,7 +67,7 @@ def setup(config: Config, device: torch.device) -> Setup:
 def split_data(config: Config, dataset: Dataset) -> dict[str, Split]:
     """A share of the training examples is held out for validation, drawn in the order of an epoch that no run has."""
     whole, test = (_thin(split, config.limit) for split in (dataset.train, dataset.test))
-    order = epoch_order(len(whole.labels), seed=config.seed, epoch=-1)
+    order = epoch_order(len(whole.labels), seed=config.seed, epoch=2**62)
     held_out, kept = order.tensor_split([round(config.validation * len(order))])
     if not len(kept):
         raise cli.UsageError(f"--limit {config.limit} and --validation {config.validation} leave nothing to train on")

@@ -143,7 +143,12 @@ def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
         assert steps[i][1] == {name: value.item() for name, value in metrics.items()}
     assert_close(end._asdict(), ts._asdict())
     assert keys == [int(step_key(5, i)) for i in range(3)]
-    assert not set(keys) & {int(key(5, i)) for i in range(100)}, "the loader's"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_steps_and_epochs_never_draw_under_one_key(seed):
+    steps, epochs = ({int(f(seed, i)) for i in range(1000)} for f in (step_key, key))
+    assert len(steps | epochs) == 2000
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])

@@ -173,7 +173,7 @@ def test_the_log_is_right(go, tmp_path):
     assert go(*SMALL, "--epochs", "3", "--keep", "9", "--limit", "137")[0] == 0
     log, data = read(tmp_path / "run"), digits()
     train_split, test = (Split(*(x[torch.arange(137) * len(x) // 137] for x in split)) for split in data[:2])
-    order = epoch_order(137, seed=0, epoch=-1)
+    order = epoch_order(137, seed=0, epoch=2**62)
     validation, kept = (Split(*(x[i] for x in train_split)) for i in (order[:held_out], order[held_out:]))
     model, per_epoch = mlp(data.shape, 10, hidden=(8,)), [32, 32, 32, 27]
     ts = init(model, adamw_init, seed=0)
