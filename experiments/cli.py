@@ -247,13 +247,12 @@ def seeds(config: Config, n: int) -> range:
 
 def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     """The table of checks on stdout, and summary.json in `config.out`."""
-    rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
-    table("Done when", ("check", "value", "target", ""), rows)
-    console.print(
-        f"\n{sum(c.ok for c in checks)} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/", markup=False
-    )
     from fn.files import write_atomic  # here, not above: what it imports would hold up --help
 
+    rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
+    table("Done when", ("check", "value", "target", ""), rows)
+    held = sum(c.ok for c in checks)
+    console.print(f"\n{held} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/", markup=False)
     summary = {
         "name": type(config).out.name,
         "checks": [c._asdict() | {"value": c.value if math.isfinite(c.value) else None} for c in checks],

@@ -28,7 +28,7 @@ from fn.models import mlp
 from fn.optim import adamw, adamw_init
 from fn.rng import generator
 from fn.rng import key as rng_key
-from fn.train import classification_loss, init, train_step
+from fn.train import TrainState, classification_loss, train_step
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,9 @@ def accumulate(config: Config, device: torch.device) -> list[cli.Check]:
     split = cli.load("digits", device).train
     x, y = split.images[:64].double(), split.labels[:64]
     model = mlp((1, 8, 8), 10)
-    ts = init(model, adamw_init, seed=config.seed, device=device)
-    ts = ts._replace(params=tree.to(ts.params, torch.float64), opt_state=adamw_init(tree.to(ts.params, torch.float64)))
+    params, state = model.init(generator(config.seed))
+    params = tree.to(params, device, torch.float64)
+    ts = TrainState(params, state, adamw_init(params))
     step = partial(
         train_step,
         objective=partial(classification_loss, apply=model.apply),

@@ -140,22 +140,22 @@ def cache_photographs(config: Config) -> list[cli.Check]:
         root.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grey).resize((400, 300), Image.Resampling.BICUBIC).convert("RGB").save(root / f"{i:03}.png")
 
-    def photographs() -> tuple[float, Tensor]:
+    def timed() -> tuple[float, Tensor]:
         began = time.perf_counter()
-        images = cached(partial(decode, root), {"source": fingerprint(root, root.glob("*.png"))}, entries)["images"]
-        return time.perf_counter() - began, images.clone()
+        images = photographs(root, entries).clone()
+        return time.perf_counter() - began, images
 
-    cold, built = photographs()
-    warm, read = photographs()
+    cold, built = timed()
+    warm, read = timed()
     [entry] = entries.glob("*.safetensors")
     content = bytearray(entry.read_bytes())
     content[len(content) // 2] ^= 1
     entry.write_bytes(bytes(content))
-    damaged, rebuilt = photographs()
+    damaged, rebuilt = timed()
     entry.unlink()
     twins = [subprocess.Popen([sys.executable, "-c", TWIN, str(root), str(entries)]) for _ in range(2)]
     failed = sum(twin.wait() != 0 for twin in twins)
-    after, shared = photographs()
+    after, shared = timed()
     show.table(
         "200 photographs of 400×300, decoded and scaled to 64×64",
         ("", "milliseconds"),
@@ -186,33 +186,24 @@ def decode(root: Path) -> dict[str, Tensor]:
     return {"images": torch.stack([torch.from_numpy(numpy.array(square)) for square in squares])}
 
 
+def photographs(root: Path, entries: Path) -> Tensor:
+    return cached(partial(decode, root), {"source": fingerprint(root, root.glob("*.png"))}, entries)["images"]
+
+
 TWIN = """
 import sys
-from functools import partial
 from pathlib import Path
-from experiments.lab6_data import decode
-from fn.data.cache import cached, fingerprint
-root, entries = map(Path, sys.argv[1:])
-cached(partial(decode, root), {"source": fingerprint(root, root.glob("*.png"))}, entries)
+from experiments.lab6_data import photographs
+photographs(*map(Path, sys.argv[1:]))
 """
 
 
 def repeat_a_run(config: Config) -> list[cli.Check]:
     """The trainer, twice, in two processes, with everything random that it has."""
     outs = [config.out / name for name in ("once", "again")]
-    flags = [
-        "--epochs",
-        "2",
-        "--limit",
-        "500",
-        "--augment",
-        "affine",
-        "cutout",
-        "--dropout-p",
-        "0.2",
-        "--deterministic",
-    ]
-    command = [sys.executable, "-m", "experiments.train", *flags, "--seed", str(config.seed), "--overwrite", "--out"]
+    flags = ["--epochs", "2", "--limit", "500", "--augment", "affine", "cutout", "--dropout-p", "0.2"]
+    flags += ["--deterministic", "--overwrite", "--seed", str(config.seed)]
+    command = [sys.executable, "-m", "experiments.train", *flags, "--out"]
     runs = [
         subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for out in outs
     ]

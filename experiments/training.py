@@ -45,7 +45,7 @@ class Run:
         for name in ("resume", "config", "overwrite"):
             del kept[name]
         config, config_file = json.dumps(kept, indent=2) + "\n", out / "config.json"
-        saved = [*checkpoint.find(self.checkpoints), *checkpoint.find(self.checkpoints, "best")]
+        saved = checkpoint.find(self.checkpoints, "*")
         with self.writing("the start of the run"):
             begun = self.log_file.exists() and self.log_file.stat().st_size
             foreign = config_file.exists() and config_file.read_text() != config
@@ -65,10 +65,10 @@ class Run:
         """Go back to a checkpoint: its tensors, its place in the data, its generators, its end of the log."""
         like = self.ts._asdict()
         try:
-            from_folder = path.is_dir()
-            tensors, self.progress = (checkpoint.load_newest if from_folder else checkpoint.load)(
-                self.checkpoints if from_folder else path, like
-            )
+            if path.is_dir():
+                tensors, self.progress = checkpoint.load_newest(self.checkpoints, like)
+            else:
+                tensors, self.progress = checkpoint.load(path, like)
             rng.set_global_state(self.progress.generators)
         except CheckpointError as error:
             raise cli.UsageError(str(error)) from None
@@ -81,7 +81,7 @@ class Run:
         with self.writing("the log"):
             remove_leftovers(self.checkpoints, older_than=0.0)
             write_atomic(self.log_file, b"".join(lines))
-            for later in [*checkpoint.find(self.checkpoints), *checkpoint.find(self.checkpoints, "best")]:
+            for later in checkpoint.find(self.checkpoints, "*"):
                 if checkpoint.step_of(later) > self.progress.step:
                     later.unlink()
 
@@ -271,7 +271,7 @@ def fit(config: Config, device: torch.device) -> Run:
     if config.tensorboard and not find_spec("tensorboard"):
         raise cli.UsageError("--tensorboard needs its package: uv run --extra tensorboard python -m experiments.train")
     torch.use_deterministic_algorithms(config.deterministic)
-    cli.prepare(config.out)
+    config.out.mkdir(parents=True, exist_ok=True)
     with locked(config.out):
         parts = setup(config, device)
         ts = train.init(parts.model, parts.optimizer_init, seed=config.seed, device=device)

@@ -71,7 +71,7 @@ def save(folder: Path, tensors: Params, progress: Progress, *, keep: int, best: 
 
 
 def find(folder: Path, kind: str = "step") -> list[Path]:
-    """The checkpoints of a folder, by step; whether they are sound is not looked at."""
+    """The checkpoints of a folder by step: "step", "best", or "*" for both. Whether they are sound is not looked at."""
     return sorted((path for path in folder.glob(f"{kind}-*.safetensors") if step_of(path) >= 0), key=step_of)
 
 
