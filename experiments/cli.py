@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from fn.data.datasets import Dataset
+    from fn.models import Model
 
 
 class UsageError(Exception):
@@ -52,6 +53,16 @@ class Config:
     """the first seed; all randomness follows from it"""
     out: Path = Path("runs")
     """the folder for pictures and summary.json"""
+
+
+@dataclass(frozen=True)
+class Compiled(Config):
+    compile: bool = False
+    """compile the training step; unless said, where that is sooner done from start to finish"""
+
+    def compile_pays(self) -> bool:
+        """Measured with nothing compiled before: twenty to forty seconds, which short runs do not win back."""
+        return False
 
 
 # None stands for "as it is by default", which the help then says
@@ -104,6 +115,8 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
         if stop.code == 0:
             raise
         raise UsageError(_one_line(complaint.getvalue())) from None
+    if isinstance(config, Compiled) and not {"--compile", "--no-compile"} & set(argv):
+        config = dataclasses.replace(config, compile=config.compile_pays())
     if not 0 <= config.seed < 2**62:
         raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
     return config
@@ -238,6 +251,14 @@ def by_name(rows: dict[str, str], name: str, **options: Any) -> Callable[..., An
         if option not in given and option in parameters and parameters[option].default is parameters[option].empty:
             raise UsageError(f"{name} needs --{option.replace('_', '-')}")
     return partial(f, **given)
+
+
+def classifier_step(config: Compiled, model: "Model", optimizer: Callable, batch_size: int) -> Callable:
+    """The step of a classifier, compiled if the config says so."""
+    from fn import train
+
+    step = train.classifier_step(model, optimizer)
+    return train.compiled(step, batch_size) if config.compile else step
 
 
 def seeds(config: Config, n: int) -> range:

@@ -23,15 +23,24 @@ from fn.losses import cross_entropy
 from fn.models import Model, mlp
 from fn.models.mlp import mlp_apply, mlp_init, two_layer_grads
 from fn.rng import generator
-from fn.train import count_steps, eval_one_epoch, fit, known_by_heart, overfit, steps_to_know
+from fn.train import (
+    count_steps,
+    eval_one_epoch,
+    fit,
+    known_by_heart,
+    one_cycle_adamw,
+    overfit,
+    steps_to_know,
+)
 from fn.tree import Params
 
 STEPS = 300
 EPOCHS = 30
+BATCH = 64
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/lab0")
     """the folder for pictures and summary.json"""
 
@@ -51,9 +60,12 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
     """Overfit 32 digits; then the same with a learning rate of 0, which must fail, or the check proves nothing."""
     learn = partial(overfit, model, images, seed=config.seed, steps=STEPS)
+    step, idle = (
+        cli.classifier_step(config, model, partial(optim.adam, lr=lr), len(images.labels)) for lr in (1e-2, 0.0)
+    )
     states_too = lambda ts, metrics: (ts, metrics)  # noqa: E731
-    _, run = show.follow(learn, STEPS, "overfit 32 digits", keep=states_too)
-    _, frozen = show.follow(partial(learn, lr=0.0), STEPS, "frozen control", keep=states_too)
+    _, run = show.follow(partial(learn, step=step), STEPS, "overfit 32 digits", keep=states_too)
+    _, frozen = show.follow(partial(learn, step=idle), STEPS, "frozen control", keep=states_too)
     lines = {"learning": run, "frozen": frozen[: len(run)]}
     panels = {q: {name: [m[q] for _, m in steps] for name, steps in lines.items()} for q in ("loss", "accuracy")}
     plots.save(plots.curves(panels, log=["loss"]), config.out / "overfit.png")
@@ -168,9 +180,10 @@ def compare_loops(config: Config, images: Split) -> list[cli.Check]:
 def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
     """All the training digits, five seeds, judged on the held-out ones."""
     accuracies = []
-    total = count_steps(len(dataset.train.labels), epochs=EPOCHS, batch_size=64)
+    total = count_steps(len(dataset.train.labels), epochs=EPOCHS, batch_size=BATCH)
+    step = cli.classifier_step(config, model, one_cycle_adamw(lr=1e-2, total_steps=total), BATCH)
     for seed in cli.seeds(config, 5):
-        run = partial(fit, model, dataset.train, epochs=EPOCHS, batch_size=64, lr=1e-2, seed=seed)
+        run = partial(fit, model, dataset.train, step=step, epochs=EPOCHS, batch_size=BATCH, seed=seed)
         ts, _ = show.follow(run, total, f"all digits, seed {seed}")
         accuracies.append(eval_one_epoch(ts.params, ts.state, [dataset.test], apply=model.apply)["accuracy"])
     return [cli.check_mean("held-out digits: accuracy", accuracies, ">=", 0.97)]

@@ -26,9 +26,19 @@ from fn.gradcheck import relative_error
 from fn.layers import softmax
 from fn.metrics import confusion_matrix
 from fn.models import Model, cnn
+from fn.optim import adam
 from fn.rng import generator
 from fn.trace import Axes, Call, trace
-from fn.train import Metrics, TrainState, count_steps, eval_one_epoch, fit, overfit, steps_to_know
+from fn.train import (
+    Metrics,
+    TrainState,
+    count_steps,
+    eval_one_epoch,
+    fit,
+    one_cycle_adamw,
+    overfit,
+    steps_to_know,
+)
 from fn.tree import Params
 
 STEPS = 300
@@ -49,13 +59,16 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/lab1")
     """the folder for pictures and summary.json"""
     dataset: Literal["digits", "mnist"] = "digits"
     """what the network learns to read"""
     quiz: bool = False
     """hide the shapes and ask for them, instead of training"""
+
+    def compile_pays(self) -> bool:
+        return self.dataset == "mnist"
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
@@ -159,7 +172,9 @@ def quiz(calls: Sequence[Call]) -> None:
 
 
 def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
-    _, run = show.follow(partial(overfit, model, images, seed=config.seed, steps=STEPS), STEPS, "overfit 32 images")
+    step = cli.classifier_step(config, model, partial(adam, lr=1e-2), len(images.labels))
+    learn = partial(overfit, model, images, step=step, seed=config.seed, steps=STEPS)
+    _, run = show.follow(learn, STEPS, "overfit 32 images")
     draw_curves(run, config.out / "overfit.png")
     last = run[-1]
     return [
@@ -173,6 +188,7 @@ def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check
     """All the training images, several seeds, judged on the held-out ones; pictures of the first seed's network."""
     recipe = RECIPES[config.dataset]
     total = count_steps(len(dataset.train.labels), epochs=recipe.epochs, batch_size=recipe.batch_size)
+    step = cli.classifier_step(config, model, one_cycle_adamw(lr=5e-3, total_steps=total), recipe.batch_size)
     trained = []
     for seed in cli.seeds(config, recipe.seeds):
         run = partial(
@@ -181,7 +197,7 @@ def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check
             dataset.train,
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
-            lr=5e-3,
+            step=step,
             seed=seed,
             augment=recipe.augment,
         )

@@ -14,13 +14,14 @@ from experiments import cli, show
 from experiments.registry import MODELS, DatasetName, FamilyName
 from fn import plots
 from fn.data.datasets import take
+from fn.optim import adam
 from fn.train import overfit
 
 IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/overfit")
     """the folder for pictures and summary.json"""
     family: FamilyName = "all"
@@ -44,9 +45,10 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     rows, checks, losses = [], [], {}
     for family in MODELS if config.family == "all" else [config.family]:
         model = cli.by_name(MODELS, family)(dataset.shape, len(dataset.classes))
+        step = cli.classifier_step(config, model, partial(adam, lr=config.lr), IMAGES)
         runs = []
         for seed in cli.seeds(config, 5):
-            run = partial(overfit, model, images, seed=seed, steps=config.steps, lr=config.lr)
+            run = partial(overfit, model, images, step=step, seed=seed, steps=config.steps)
             runs.append(show.follow(run, config.steps, f"{family}, seed {seed}")[1])
         counts, last = [len(r) for r in runs], [r[-1] for r in runs]
         worst_loss, worst_accuracy = max(m["loss"] for m in last), min(m["accuracy"] for m in last)

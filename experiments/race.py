@@ -22,14 +22,14 @@ from experiments import cli, show
 from fn.data.datasets import Dataset, data_root
 from fn.data.loader import batches
 from fn.models import cnn
-from fn.train import count_steps, eval_one_epoch, fit
+from fn.train import count_steps, eval_one_epoch, fit, one_cycle_adamw
 
 GOAL = 0.99
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/race")
     """the folder for summary.json"""
     seeds: int = 5
@@ -40,7 +40,7 @@ class Config(cli.Config):
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
     data = cli.load("mnist", device)
-    mine = {seed: _race(partial(ours, data), seed) for seed in cli.seeds(config, config.seeds)}
+    mine = {seed: _race(partial(ours, config, data), seed) for seed in cli.seeds(config, config.seeds)}
     other = {seed: _race(partial(theirs, device), seed) for seed in cli.seeds(config, config.their_seeds)}
     rows = [
         (name, f"{seed}", ", ".join(f"{accuracy:.2%} after {s:.0f} s" for s, accuracy in epochs))
@@ -66,10 +66,11 @@ def _race(epochs: Callable[[int], Iterator[float]], seed: int) -> list[tuple[flo
     return reached
 
 
-def ours(data: Dataset, seed: int) -> Iterator[float]:
+def ours(config: Config, data: Dataset, seed: int) -> Iterator[float]:
     model = cnn(data.shape, 10, widths=(16, 32, 64))
-    run = partial(fit, model, data.train, epochs=1, batch_size=BATCH, lr=1e-2, seed=seed)
     total = count_steps(len(data.train.labels), epochs=1, batch_size=BATCH)
+    step = cli.classifier_step(config, model, one_cycle_adamw(lr=1e-2, total_steps=total), BATCH)
+    run = partial(fit, model, data.train, step=step, epochs=1, batch_size=BATCH, seed=seed)
     ts, _ = show.follow(run, total, f"ours, seed {seed}")
     yield eval_one_epoch(ts.params, ts.state, batches(data.test, 1000), apply=model.apply)["accuracy"]
 

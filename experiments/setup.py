@@ -17,15 +17,13 @@ from fn.data.loader import epoch_order
 from fn.data.transforms import compose
 from fn.metrics import top_k_accuracy
 from fn.models import Model
-from fn.optim import clip_grad_norm, warmup_schedule
+from fn.optim import scheduled, warmup_schedule
 from fn.train import ACCURACY, MetricFunctions
-from fn.tree import Params
 
 
 class Setup(NamedTuple):
     model: Model
-    objective: Callable
-    optimizer: Callable
+    step: Callable
     optimizer_init: Callable
     rate: Callable[[int | Tensor], Tensor]
     metrics: MetricFunctions
@@ -50,10 +48,12 @@ def setup(config: Config, device: torch.device) -> Setup:
     update = cli.by_name(OPTIMIZERS, config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
     top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
     transforms = [resolve(AUGMENTS[name]) for name in config.augment]
+    optimizer = partial(scheduled, update=update, rate=rate, clip_norm=config.clip_norm)
+    step = train.classifier_step(model, optimizer, label_smoothing=config.label_smoothing)
+    step = partial(step, accumulate=config.accumulate)
     return Setup(
         model=model,
-        objective=partial(train.classification_loss, apply=model.apply, label_smoothing=config.label_smoothing),
-        optimizer=partial(_optimize, update=update, rate=rate, clip_norm=config.clip_norm),
+        step=train.compiled(step, config.batch_size) if config.compile else step,
         optimizer_init=resolve(f"{OPTIMIZERS[config.optimizer]}_init"),
         rate=rate,
         metrics=ACCURACY | top_5,
@@ -110,11 +110,3 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
 
 def _warmed_up(step: int | Tensor, *, rate: Callable, warmup_steps: int) -> Tensor:
     return warmup_schedule(step, lr=rate(step), warmup_steps=warmup_steps)
-
-
-def _optimize(
-    params: Params, grads: Params, state: Params, *, update: Callable, rate: Callable, clip_norm: float | None
-) -> tuple[Params, Params]:
-    if clip_norm is not None:
-        grads, _ = clip_grad_norm(grads, clip_norm)
-    return update(params, grads, state, lr=rate(state["step"]))

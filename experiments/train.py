@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/train")
     """the folder of the run"""
     resume: cli.MaybePath = None
@@ -88,6 +88,9 @@ class Config(cli.Config):
     """log for TensorBoard too (needs the extra: uv run --extra tensorboard …)"""
     target_accuracy: float = 0.0
     """exit 1 if the test accuracy stays below"""
+
+    def compile_pays(self) -> bool:
+        return self.dataset not in ("digits", "folder") and (self.limit is None or self.limit >= 10_000)
 
 
 # field: (least, greatest)

@@ -198,10 +198,8 @@ class Run:
             self.ts, means = train.train_one_epoch(
                 self.ts,
                 self.feed(data),
-                objective=self.parts.objective,
-                optimizer=self.parts.optimizer,
+                step=self.parts.step,
                 seed=config.seed,
-                accumulate=config.accumulate,
                 totals=self.progress.totals,
                 each=self.after_step,
             )

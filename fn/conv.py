@@ -11,6 +11,7 @@ negative padding, or output channels that do not divide into the groups.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -104,20 +105,24 @@ def conv2d_naive(
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
 
+def window_entries(
+    x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
+) -> list[Float[Tensor, "batch channels out_height out_width"]]:
+    """Entry (0, 0) of every window, entry (0, 1) of every window, …: each is one strided slice of `x`."""
+    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
+    rows, columns = _starts(x.shape[2], kernel_h, stride_h, dil_h), _starts(x.shape[3], kernel_w, stride_w, dil_w)
+    return [
+        x[:, :, dil_h * u : dil_h * u + rows.stop : stride_h, dil_w * v : dil_w * v + columns.stop : stride_w]
+        for u in range(kernel_h)
+        for v in range(kernel_w)
+    ]
+
+
 def windows(
     x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
 ) -> Float[Tensor, "batch channels kernel out_height out_width"]:
-    """All windows at once: entry (u, v) of every window is one strided slice of `x`; `kernel` counts the entries."""
-    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
-    rows, columns = _starts(x.shape[2], kernel_h, stride_h, dil_h), _starts(x.shape[3], kernel_w, stride_w, dil_w)
-    return torch.stack(
-        [
-            x[:, :, dil_h * u : dil_h * u + rows.stop : stride_h, dil_w * v : dil_w * v + columns.stop : stride_w]
-            for u in range(kernel_h)
-            for v in range(kernel_w)
-        ],
-        dim=2,
-    )
+    """All windows at once; `kernel` counts the entries."""
+    return torch.stack(window_entries(x, kernel_size, stride, dilation), dim=2)
 
 
 def conv2d_unfold(
@@ -186,11 +191,18 @@ def max_pool2d(
 ) -> Float[Tensor, "batch channels out_height out_width"]:
     """The largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
 
-    Of equal values the first, in reading order, receives the gradient.
+    Of equal values the first, in reading order, receives the gradient; of several NaNs the last.
     """
     stride = kernel_size if stride is None else stride
     pads = pool_padding(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    return windows(_pad(x, pads, -math.inf), kernel_size, stride, dilation).max(dim=2).values
+    # entry by entry: a gradient through `max` would be scattered, this one is selected, which compiles to vector code
+    return reduce(_later_if_larger, window_entries(_pad(x, pads, -math.inf), kernel_size, stride, dilation))
+
+
+def _later_if_larger(
+    x: Float[Tensor, "batch channels height width"], later: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch channels height width"]:
+    return torch.where((later > x) | (later != later), later, x)
 
 
 def avg_pool2d(

@@ -3,10 +3,12 @@
 θ parameters, g gradients, η learning rate, λ weight decay, t the step counted from 1. The state holds `step`, how many
 updates were made, from which a schedule gives the next rate:
 
-    adamw(params, grads, state, lr=cosine_schedule(state["step"], lr=3e-4, total_steps=1000))
+    rate = partial(cosine_schedule, lr=3e-4, total_steps=1000)
+    params, state = scheduled(params, grads, state, update=adamw, rate=rate)
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -124,6 +126,15 @@ def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor
     norm = global_norm(grads)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return tree.map(lambda g: g * scale, grads), norm
+
+
+def scheduled(
+    params: Params, grads: Params, state: Params, *, update: Callable, rate: Callable, clip_norm: float | None = None
+) -> tuple[Params, Params]:
+    """`update` at the rate of its step, the gradients scaled down to `clip_norm` first if one is given."""
+    if clip_norm is not None:
+        grads, _ = clip_grad_norm(grads, clip_norm)
+    return update(params, grads, state, lr=rate(state["step"]))
 
 
 def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor, ""]:

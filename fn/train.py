@@ -3,10 +3,11 @@
 Each is a pure function of what it is given, so a step can be replayed, `vmap`ped, traced, or resumed.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -16,10 +17,11 @@ from torch.func import grad_and_value
 from fn import tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
+from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, mean_per_example
 from fn.models import Model
-from fn.optim import adam, adam_init, adamw, adamw_init, global_norm, one_cycle_schedule
+from fn.optim import adam_init, adamw, global_norm, one_cycle_schedule, scheduled
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 from fn.tree import Params
@@ -64,7 +66,8 @@ def train_step(
     key: Int64[Tensor, ""],
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Forward, gradient, update. The metrics are those before the update."""
+    """Forward, gradient, update. The metrics are those before the update; `key` is the run's, see `run_key`."""
+    key = fold_in(key, ts.opt_state["step"])
     gradients = partial(accumulated, objective, parts=accumulate) if accumulate > 1 else _gradients(objective)
     grads, (_, (metrics, state)) = gradients(ts.params, ts.state, x, y, key=key)
     params, opt_state = optimizer(ts.params, grads, ts.opt_state)
@@ -98,27 +101,50 @@ def accumulated(
     return total["grads"], (total["loss"], (total["metrics"], state))
 
 
-def step_key(seed: int, step: int) -> Int64[Tensor, ""]:
+def run_key(seed: int) -> Int64[Tensor, ""]:
     """On a branch of the seed that no epoch is on: the loader varies images under key(seed, epoch)."""
-    return rng_key(seed, 2**62, step)
+    return rng_key(seed, 2**62)
+
+
+def classifier_step(model: Model, optimizer: Callable, **options: Any) -> Callable:
+    """step(ts, x, y, *, key): the `train_step` of a classifier, with the options of `classification_loss`."""
+    return partial(
+        train_step, objective=partial(classification_loss, apply=model.apply, **options), optimizer=optimizer
+    )
+
+
+def compiled(step: Callable, batch_size: int) -> Callable:
+    """`step` under `jit` for whole batches. A shorter last one runs as it is, which is sooner done than compiled."""
+    whole = jit(step)
+
+    @wraps(step)
+    @no_type_check
+    def whole_or_rest(ts, x, y, *, key):
+        return (whole if len(y) == batch_size else step)(ts, x, y, key=key)
+
+    return whole_or_rest
 
 
 def checked_step(
-    ts: TrainState, x: Tensor, y: Tensor, *, objective: Callable, seed: int, **options: Any
+    ts: TrainState, x: Tensor, y: Tensor, *, step: Callable, key: Int64[Tensor, ""]
 ) -> tuple[TrainState, Metrics]:
-    """`train_step` under the key of its number, with metrics as Python numbers.
+    """`step`, with metrics as Python numbers.
 
     FloatingPointError for a loss or gradient that is not finite: the update is not made, and the error names the step
     and the first parameter whose gradient is bad.
     """
-    step = int(ts.opt_state["step"])
-    key = step_key(seed, step)
-    after, tensors = train_step(ts, x, y, objective=objective, key=key, **options)
+    after, tensors = step(ts, x, y, key=key)
     metrics = {name: value.item() for name, value in tensors.items()}
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-        grads, _ = _gradients(objective)(ts.params, ts.state, x, y, key=key)
-        raise FloatingPointError(f"step {step}: loss {metrics['loss']}, {_describe_bad_gradient(grads)}")
+        seen, _ = inspect.unwrap(step)(ts, x, y, key=key, optimizer=_gradients_for_params)
+        number = int(ts.opt_state["step"])
+        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {_describe_bad_gradient(seen.params)}")
     return after, metrics
+
+
+def _gradients_for_params(params: Params, grads: Params, state: Params) -> tuple[Params, Params]:
+    """An optimizer whose update is to hand the gradients back, so that a step shows them."""
+    return grads, state
 
 
 def _describe_bad_gradient(grads: Params) -> str:
@@ -134,10 +160,8 @@ def train_one_epoch(
     ts: TrainState,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    objective: Callable,
-    optimizer: Callable,
+    step: Callable,
     seed: int,
-    accumulate: int = 1,
     totals: Metrics | None = None,
     each: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -146,9 +170,9 @@ def train_one_epoch(
     each(ts, metrics, totals) is called after every step. `totals` is what it last was given in an epoch that was
     interrupted, where `batches` are those that were left.
     """
-    totals = totals or {}
+    totals, key = totals or {}, run_key(seed)
     for x, y in batches:
-        ts, metrics = checked_step(ts, x, y, objective=objective, optimizer=optimizer, seed=seed, accumulate=accumulate)
+        ts, metrics = checked_step(ts, x, y, step=step, key=key)
         totals = add_examples(totals, metrics, len(y))
         if each:
             each(ts, metrics, totals)
@@ -203,33 +227,28 @@ def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
     return epochs * math.ceil(examples / batch_size)
 
 
+def one_cycle_adamw(*, lr: float, total_steps: int, weight_decay: float = 1e-2) -> Callable:
+    """AdamW, its rate one cycle over `total_steps`."""
+    rate = partial(one_cycle_schedule, lr=lr, total_steps=total_steps)
+    return partial(scheduled, update=partial(adamw, weight_decay=weight_decay), rate=rate)
+
+
 def fit(
     model: Model,
     split: Split,
     *,
+    step: Callable,
     epochs: int,
     batch_size: int,
-    lr: float,
     seed: int,
-    weight_decay: float = 1e-2,
     augment: Callable | None = None,
     each: Callable | None = None,
 ) -> TrainState:
-    """A classifier from its first weights to its last: AdamW under a one-cycle schedule, a new order every epoch."""
-    total_steps = count_steps(len(split.labels), epochs=epochs, batch_size=batch_size)
-    rate = partial(one_cycle_schedule, lr=lr, total_steps=total_steps)
-    ts = init(model, adamw_init, seed=seed, device=split.images.device)
+    """A model from its first weights to its last, in a new order every epoch. The optimizer is of Adam's kind."""
+    ts = init(model, adam_init, seed=seed, device=split.images.device)
     for epoch in range(epochs):
-        ts, _ = train_one_epoch(
-            ts,
-            batches(split, batch_size, seed=seed, epoch=epoch, augment=augment),
-            objective=partial(classification_loss, apply=model.apply),
-            optimizer=lambda params, grads, state: adamw(
-                params, grads, state, lr=rate(state["step"]), weight_decay=weight_decay
-            ),
-            seed=seed,
-            each=each,
-        )
+        data = batches(split, batch_size, seed=seed, epoch=epoch, augment=augment)
+        ts, _ = train_one_epoch(ts, data, step=step, seed=seed, each=each)
     return ts
 
 
@@ -237,20 +256,19 @@ def overfit(
     model: Model,
     split: Split,
     *,
+    step: Callable,
     seed: int,
     steps: int = 300,
-    lr: float = 1e-2,
     loss_below: float = 1e-3,
     each: Callable | None = None,
 ) -> TrainState:
-    """Adam on a handful of examples until evaluation knows them by heart: all right, and the loss below `loss_below`.
+    """Train on a handful of examples until evaluation knows them by heart: all right, the loss below `loss_below`.
 
     `each` is given the metrics of evaluation after the step, so that batch norm must stand on its running statistics.
     """
-    ts = init(model, adam_init, seed=seed, device=split.images.device)
-    objective = partial(classification_loss, apply=model.apply)
+    ts, key = init(model, adam_init, seed=seed, device=split.images.device), run_key(seed)
     for _ in range(steps):
-        ts, _ = checked_step(ts, *split, objective=objective, optimizer=partial(adam, lr=lr), seed=seed)
+        ts, _ = checked_step(ts, *split, step=step, key=key)
         metrics = eval_one_epoch(ts.params, ts.state, [split], apply=model.apply)
         if each:
             each(ts, metrics, {})

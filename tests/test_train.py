@@ -18,13 +18,13 @@ from fn.metrics import accuracy
 from fn.models import cnn, mlp
 from fn.models.mlp import two_layer_grads
 from fn.optim import adamw, adamw_init, sgd, sgd_init
-from fn.rng import generator, key
+from fn.rng import fold_in, generator, key
 from fn.train import (
     TrainState,
     classification_loss,
     eval_one_epoch,
     mixed_precision,
-    step_key,
+    run_key,
     train_one_epoch,
     train_step,
 )
@@ -118,15 +118,19 @@ def test_an_ensemble_is_vmap_of_the_step(name):
     assert_close(stacked._asdict(), tree.stack(*(ts._asdict() for ts in members)))
 
 
-OPTIONS = {"optimizer": partial(adamw, lr=1e-2), "seed": 5}
-
-
-def epoch(ts: TrainState, some: Iterable[tuple[Tensor, Tensor]], objective: Callable, **options: Any):
+def epoch(
+    ts: TrainState,
+    some: Iterable[tuple[Tensor, Tensor]],
+    objective: Callable,
+    optimizer: Callable | None = None,
+    **options: Any,
+):
     """(state, metrics, totals) after each step, and what the epoch returns."""
     steps: list[Any] = []
     each = lambda *step: steps.append(step)  # noqa: E731
-    settings: dict[str, Any] = OPTIONS | {"each": each} | options
-    return steps, train_one_epoch(ts, some, objective=objective, **settings)
+    settings: dict[str, Any] = {"seed": 5, "each": each} | options
+    step = partial(train_step, objective=objective, optimizer=optimizer or partial(adamw, lr=1e-2))
+    return steps, train_one_epoch(ts, some, step=step, **settings)
 
 
 def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
@@ -138,16 +142,16 @@ def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
 
     steps, (end, _) = epoch(ts, batches(split, 8), objective)
     for i, (x, y) in enumerate(batches(split, 8)):
-        ts, metrics = step_of("mlp")(ts, x, y, key=step_key(5, i))
+        ts, metrics = step_of("mlp")(ts, x, y, key=run_key(5))
         assert_close(steps[i][0]._asdict(), ts._asdict())
         assert steps[i][1] == {name: value.item() for name, value in metrics.items()}
     assert_close(end._asdict(), ts._asdict())
-    assert keys == [int(step_key(5, i)) for i in range(3)]
+    assert keys == [int(fold_in(run_key(5), i)) for i in range(3)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_and_epochs_never_draw_under_one_key(seed):
-    steps, epochs = ({int(f(seed, i)) for i in range(1000)} for f in (step_key, key))
+    steps, epochs = {int(fold_in(run_key(seed), i)) for i in range(1000)}, {int(key(seed, i)) for i in range(1000)}
     assert len(steps | epochs) == 2000
 
 
