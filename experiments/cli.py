@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,6 +183,7 @@ def run(
     parse: "Callable[[type[ConfigT], Sequence[str]], ConfigT]" = parse,
 ) -> NoReturn:
     """Parse the flags, run the experiment, report, and exit."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without θ shows a question mark

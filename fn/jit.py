@@ -9,13 +9,15 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, NamedTuple, no_type_check
 
 import torch
 from torch import Tensor
 
 MANY = 8
+# Words of fn.rng wrap at 64 bits; TorchInductor would carry an index times a constant as an integer without bounds.
+OPTIONS = {"constant_and_index_propagation": False}
 
 
 class Program(NamedTuple):
@@ -65,7 +67,7 @@ def jit(step: Callable) -> Callable:
                 warnings.warn(
                     f"jit: {MANY} signatures of {getattr(step, '__name__', step)}; a number that changes from call to "
                     "call should be a tensor, and batches should have one size",
-                    stacklevel=2,
+                    stacklevel=1,
                 )
         if program.run is None:
             return step(*args, **kwargs)
@@ -134,29 +136,46 @@ def _slots(tree: Any, count: int = 0) -> tuple[Any, int]:
 
 
 def _compile(step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[Tensor]) -> Program:
-    # here, not above: it takes seconds, which a run without jit need not wait for
+    # here, not above: they take seconds, which a run without jit need not wait for
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     import torch._inductor
-    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    graph, output = _trace(step, args, kwargs, leaves)
-    strides = [_contiguous(x.shape) for x in leaves]
-    if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
-        strides = [_channels_last(x.shape) if _is_images(x) else s for x, s in zip(leaves, strides, strict=True)]
-        graph, output = _trace(step, args, kwargs, [_lay(x, s) for x, s in zip(leaves, strides, strict=True)])
     try:
-        run: Any = torch._inductor.compile(graph, [_lay(x, s) for x, s in zip(leaves, strides, strict=True)])
-    except InvalidCxxCompiler as error:
-        warnings.warn(f"jit: nothing to compile with, so the step runs as it is ({error})", stacklevel=3)
+        graph, output = _trace(step, args, kwargs, leaves)
+        strides = [_contiguous(x.shape) for x in leaves]
+        if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
+            strides = [_channels_last(x.shape) if _is_images(x) else s for x, s in zip(leaves, strides, strict=True)]
+            leaves = [_lay(x, s) for x, s in zip(leaves, strides, strict=True)]
+            graph, output = _trace(step, args, kwargs, leaves)
+        examples = [_lay(x, s) for x, s in zip(leaves, strides, strict=True)]
+        run: Any = torch._inductor.compile(graph, examples, options=OPTIONS)
+    except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
+        raise JitError(
+            "the step needs the values of a tensor, as .item(), `if`, or x[mask] do; while it is traced there are "
+            "shapes only (torch.where chooses without `if`)"
+        ) from error
+    except InductorError as error:
+        reason = error.inner_exception
+        if not isinstance(reason, InvalidCxxCompiler | CppCompileError):
+            raise
+        _warn_of_no_compiler(str(reason).splitlines()[0])
         run = None
     return Program(run, strides, output)
+
+
+@cache
+def _warn_of_no_compiler(said: str) -> None:
+    """Once, however many steps there are."""
+    warnings.warn(f"jit: no C++ compiler that works ({said}), so steps run as they are", stacklevel=1)
 
 
 def _trace(
     step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[Tensor]
 ) -> tuple[torch.fx.GraphModule, Any]:
     """(the graph of the step on shapes alone, the tree that it returns)"""
-    from torch._subclasses.fake_tensor import DataDependentOutputException
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs, _ = _slots((args, kwargs))
@@ -172,11 +191,6 @@ def _trace(
 
     try:
         graph = make_fx(flat_step, tracing_mode="fake")(*leaves)
-    except DataDependentOutputException as error:
-        raise JitError(
-            f"the step needs the value of a tensor ({error.func}), as .item(), float() or `if` do; "
-            "while it is traced there are shapes only"
-        ) from error
     except AssertionError as error:
         if "allow_non_fake_inputs" not in str(error):
             raise

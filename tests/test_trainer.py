@@ -431,6 +431,7 @@ def interrupted(monkeypatch, step: int) -> None:
         pytest.param(["--dropout-p", "0.3", "--augment", "crop", "flip", "--workers", "2"], marks=pytest.mark.slow),
         ["--optimizer", "sgd", "--momentum", "0.9", "--accumulate", "2", "--checkpoint-every", "3"],
         ["--lr", "0.3", "--schedule", "constant", "--precision", "bf16", "--warmup-steps", "2", "--clip-norm", "1"],
+        ["--compile", "--dropout-p", "0.2", "--clip-norm", "1"],
     ],
 )
 def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, flags, step):

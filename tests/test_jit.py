@@ -1,0 +1,281 @@
+"""jit: the same results, errors and purity as the step, without its Python."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from torch import vmap
+from torch.func import grad
+
+from fn import jit as jit_module
+from fn import train, tree
+from fn.data.datasets import Split
+from fn.data.loader import batches
+from fn.jit import JitError, jit
+from fn.models import Model, cnn, mlp
+from fn.optim import adam_init, adamw, cosine_schedule, scheduled
+from fn.rng import generator
+from fn.train import TrainState, classification_loss, classifier_step, run_key
+
+MODELS = {
+    "mlp": mlp((1, 8, 8), 10, hidden=(12,), dropout_p=0.3),
+    "cnn": cnn((1, 8, 8), 10, widths=(3, 5), dropout_p=0.3),
+}
+each_model = pytest.mark.parametrize("name", MODELS)
+OPTIMIZER = partial(scheduled, update=adamw, rate=partial(cosine_schedule, lr=1e-2, total_steps=60), clip_norm=1.0)
+
+
+def examples(n: int, seed: int = 0) -> Split:
+    rng = generator(seed)
+    return Split(torch.rand(n, 1, 8, 8, generator=rng), torch.randint(10, (n,), generator=rng))
+
+
+def start(model: Model) -> TrainState:
+    return train.init(model, adam_init, seed=0)
+
+
+class Watched:
+    """Counts how often the Python of an objective runs."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.runs = model, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.runs += 1
+        return classification_loss(*args, apply=self.model.apply, **kwargs)
+
+
+def watched_step(model: Model) -> tuple[Watched, Any]:
+    objective = Watched(model)
+    return objective, partial(train.train_step, objective=objective, optimizer=OPTIMIZER)
+
+
+def largest_gap(a: TrainState, b: TrainState) -> float:
+    gaps = tree.map(lambda x, y: (x.double() - y.double()).abs().max(), a._asdict(), b._asdict())
+    return float(max(tree.leaves(gaps)))
+
+
+@pytest.mark.slow
+@each_model
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumulate):
+    """Dropout, clipping and a schedule included; every batch another."""
+    model = MODELS[name]
+    objective, step = watched_step(model)
+    compiled = jit(partial(step, accumulate=accumulate))
+    eager = classifier_step(model, OPTIMIZER)
+    a = b = start(model)
+    traced = 0
+    for i in range(50):
+        x, y = examples(12, seed=i)
+        a, metrics = compiled(a, x, y, key=run_key(0))
+        b, metrics_ = eager(b, x, y, key=run_key(0), accumulate=accumulate)
+        torch.testing.assert_close(metrics, metrics_, rtol=1e-4, atol=1e-5)
+        traced = traced or objective.runs
+    assert largest_gap(a, b) <= 1e-5
+    assert largest_gap(a, start(model)) > 1e-2
+    assert objective.runs == traced
+
+
+def test_what_enters_is_not_written_to():
+    model, (x, y) = MODELS["mlp"], examples(12)
+    ts, compiled = start(model), jit(classifier_step(model, OPTIMIZER))
+    before = tree.map(torch.clone, ts._asdict()), x.clone(), y.clone()
+    compiled(ts, x, y, key=run_key(0))
+    torch.testing.assert_close((ts._asdict(), x, y), before, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "bad", "expected"),
+    [
+        (("fc1", "weight"), torch.zeros(12, 63), r"fn\.layers\.linear(.|\n)*'weight'(.|\n)*d_in=64"),
+        (("fc1", "bias"), torch.zeros(11), r"fn\.layers\.linear(.|\n)*'bias'(.|\n)*d_out=12"),
+        (("fc2", "weight"), torch.zeros(10, 12, dtype=torch.int64), r"fn\.layers\.linear(.|\n)*'weight'"),
+    ],
+)
+def test_a_shape_error_is_the_one_without_jit_and_leaves_nothing_behind(leaf, bad, expected):
+    model, x = MODELS["mlp"], examples(12).images
+    ts, (layer, name) = start(model), leaf
+    params = ts.params | {layer: ts.params[layer] | {name: bad}}
+    apply = partial(model.apply, train=False)
+    said = []
+    for f in (apply, compiled := jit(apply)):
+        with pytest.raises(TypeCheckError, match=expected) as caught:
+            f(params, {}, x)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    torch.testing.assert_close(compiled(ts.params, {}, x), apply(ts.params, {}, x))
+
+
+@pytest.fixture
+def compilations(monkeypatch) -> list[Any]:
+    """Grows by one at each compilation, of which none is made."""
+    made: list[Any] = []
+    nothing = jit_module.Program(None, [], None)
+    monkeypatch.setattr(jit_module, "_compile", lambda *args: made.append(args) or nothing)
+    return made
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+X = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": torch.ones(4)},
+        {"x": torch.ones(3, 1)},
+        {"x": X.double()},
+        {"by": 2},
+        {"by": 1.0},  # equal to 1 and hashed alike, but not the same
+        {"by": True},
+        {"by": None},
+        {"more": {"b": X}},
+        {"more": {"a": {"c": X}}},
+        {"more": {"a": (X,)}},
+        {"more": {"a": [X]}},
+    ],
+    ids=str,
+)
+def test_whatever_changes_the_computation_is_a_new_signature(compilations, other):
+    given = {"x": X, "by": 1, "more": {"a": X}}
+    f = jit(lambda x, by, more: x)
+    f(**given)
+    f(**given | {"x": X + 1})
+    f(**given | {"x": torch.ones(6)[::2]})
+    assert len(compilations) == 1
+    f(**given | other)
+    assert len(compilations) == 2
+    f(**given)
+    f(**given | other)
+    assert len(compilations) == 2
+
+
+def test_trees_of_one_content_but_other_kinds_differ(compilations):
+    f = jit(lambda tree: X)
+    for given in ((X, X), [X, X], Pair(X, X), {"first": X, "second": X}, ((X,), X), (X, (X,)), ((X, X),)):
+        f(given)
+    assert len(compilations) == 7
+
+
+def test_many_signatures_are_warned_of_once(compilations):
+    f = jit(lambda x, lr: x * lr)
+    for i in range(7):
+        f(X, 0.1 * i)
+    with pytest.warns(UserWarning, match="8 signatures of <lambda>.* should be a tensor"):
+        f(X, 7.0)
+    for i in range(20):
+        f(X, 8.0 + i)
+
+
+def test_whatever_a_step_returns_comes_back_in_its_tree():
+    f = jit(lambda x, s: Pair({"a": x * 2, "b": [x, None, "text"]}, (s, (x + 1, 3), Pair(x.sum(), ()))))
+    result, expected = f(X, 4), Pair({"a": X * 2, "b": [X, None, "text"]}, (4, (X + 1, 3), Pair(X.sum(), ())))
+    assert str(result) == str(expected)
+    assert type(result.second[2]) is Pair
+
+
+def test_inputs_of_any_layout_give_the_same():
+    f = jit(lambda x, y: x @ y)
+    x, y = torch.rand(4, 6, generator=generator(0)), torch.rand(6, 5, generator=generator(1))
+    for a in (x, x.T.contiguous().T, torch.stack([x, x], dim=-1)[..., 1], x.double().float()):
+        torch.testing.assert_close(f(a, y), x @ y)
+    torch.testing.assert_close(f(x.expand(4, 6), y[:, :1].expand(6, 5)), x @ y[:, :1].expand(6, 5))
+
+
+def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
+    """Laid out once, at the first call; what a step returns is as the next one wants it."""
+    model, laid = MODELS["cnn"], []
+    step, (x, y) = jit(classifier_step(model, OPTIMIZER)), examples(12)
+    ts, _ = step(start(model), x, y, key=run_key(0))
+    lay = jit_module._lay
+    monkeypatch.setattr(jit_module, "_lay", lambda x, strides: laid.append(x) or lay(x, strides))
+    ts, _ = step(ts, x, y, key=run_key(0))
+    assert len(laid) <= 1  # the images of the batch
+    assert ts.params["conv2"]["weight"].stride() == (27, 1, 9, 3)
+
+
+def test_under_grad_vmap_and_another_jit_it_is_the_step_itself(compilations):
+    square = jit(lambda x: (x**3).sum())
+    torch.testing.assert_close(grad(square)(X), 3 * X**2)
+    torch.testing.assert_close(vmap(square)(torch.ones(4, 3)), 3 * torch.ones(4))
+    assert not compilations
+
+
+def test_a_jit_within_a_jit_is_part_of_it():
+    runs = []
+    inner = jit(lambda x: runs.append(1) or x * 2)
+    outer = jit(lambda x: inner(x) + 1)
+    for _ in range(3):
+        torch.testing.assert_close(outer(X), torch.full((3,), 3.0))
+    assert len(runs) == 1
+
+
+FROZEN = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("step", "args", "complaint"),
+    [
+        (lambda x: x * x.sum().item(), (X,), "needs the values of a tensor"),
+        (lambda x: x if x.sum() > 0 else -x, (X,), "needs the values of a tensor"),
+        (lambda x: x[x > 0], (X,), "needs the values of a tensor"),
+        (lambda x: x * FROZEN, (X,), "not among its arguments"),
+        (lambda x, names: x, (X, {"a", "b"}), "must be hashable"),
+    ],
+)
+def test_a_step_that_cannot_be_traced_says_what_to_change(step, args, complaint):
+    with pytest.raises(JitError, match=complaint):
+        jit(step)(*args)
+
+
+def test_a_shorter_last_batch_does_not_compile_anew(compilations):
+    model, ts = MODELS["mlp"], start(MODELS["mlp"])
+    step = train.compiled(classifier_step(model, OPTIMIZER), 8)
+    for epoch in range(3):
+        ts, _ = train.train_one_epoch(ts, batches(examples(20), 8, seed=0, epoch=epoch), step=step, seed=0)
+    assert len(compilations) == 1
+    assert int(ts.opt_state["step"]) == 9
+
+
+def test_a_compiled_run_that_diverges_stops_with_the_same_words():
+    model, (x, y) = MODELS["mlp"], examples(12)
+    x[0] = torch.nan
+    said = []
+    for step in (eager := classifier_step(model, OPTIMIZER), train.compiled(eager, 12)):
+        with pytest.raises(FloatingPointError, match=r"first bad gradient in fc1\.weight") as caught:
+            train.checked_step(start(model), x, y, step=step, key=run_key(0))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+NO_COMPILER = """
+import torch
+from fn.jit import jit
+f = jit(lambda x: x * 3)
+print([f(torch.ones(n)).tolist() for n in (1, 1, 2)], jit(lambda x: x + 1)(torch.ones(1)).tolist())
+"""
+BROKEN = '#!/bin/sh\ncase "$*" in *--version*) exec g++ --version;; esac\nexit 1\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["missing", "broken"])
+def test_without_a_compiler_there_is_one_warning_and_the_step_runs(tmp_path, compiler):
+    path = tmp_path / "g++"
+    if compiler == "broken":
+        path.write_text(BROKEN)
+        path.chmod(0o755)
+    env = os.environ | {"CXX": str(path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    ran = subprocess.run([sys.executable, "-c", NO_COMPILER], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[[3.0], [3.0], [3.0, 3.0]] [2.0]\n"
+    assert ran.stderr.count("UserWarning: jit: no C++ compiler that works") == 1
+    assert "Traceback" not in ran.stderr
