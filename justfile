@@ -24,6 +24,16 @@ train *flags:
 overfit *flags:
     @uv run python -m experiments.overfit "$@"
 
+# Time one training step: ours, nn.Module's, JAX's
+[no-exit-message]
+bench *flags:
+    @uv run --group bench python -m experiments.bench "$@"
+
+# Train many models at once, over seeds and learning rates
+[no-exit-message]
+sweep *flags:
+    @uv run python -m experiments.sweep "$@"
+
 # Race pytorch/examples' recipe to 99 % on MNIST: minutes
 [no-exit-message]
 race *flags:
@@ -38,7 +48,7 @@ test *args:
 check:
     uv run ruff check
     uv run ruff format --check
-    uv run pyright
+    uv run --group bench pyright
 
 # What continuous integration runs
 ci:

@@ -10,14 +10,14 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache, wraps
+from itertools import repeat
 from typing import Any, NamedTuple, no_type_check
 
 import torch
 from torch import Tensor
 
 MANY = 8
-# Words of fn.rng wrap at 64 bits; TorchInductor would carry an index times a constant as an integer without bounds.
-OPTIONS = {"constant_and_index_propagation": False}
+HOLE = object()
 
 
 class Program(NamedTuple):
@@ -26,11 +26,7 @@ class Program(NamedTuple):
     strides: list[tuple[int, ...]]
     """the layout that each tensor is to have"""
     output: Any
-    """the tree that the step returned, a `Slot` for each tensor"""
-
-
-class Slot(NamedTuple):
-    number: int
+    """the tree that the step returned, a `HOLE` for each tensor"""
 
 
 class JitError(TypeError):
@@ -72,7 +68,7 @@ def jit(step: Callable) -> Callable:
         if program.run is None:
             return step(*args, **kwargs)
         laid = [t if t.stride() == s else _lay(t, s) for t, s in zip(leaves, program.strides, strict=True)]
-        return _rebuild(program.output, program.run(*laid))
+        return _rebuild(program.output, iter(program.run(*laid)))
 
     return jitted
 
@@ -99,15 +95,15 @@ def _flatten(tree, leaves, signature):
 
 
 @no_type_check
-def _rebuild(tree, outputs):
-    """The tree with a tensor in each `Slot`."""
+def _rebuild(tree, leaves):
+    """The tree with the next of `leaves` in place of each tensor or hole."""
     kind = type(tree)
-    if kind is Slot:
-        return outputs[tree[0]]
+    if tree is HOLE or isinstance(tree, Tensor):
+        return next(leaves)
     if kind is dict:
-        return {name: _rebuild(value, outputs) for name, value in tree.items()}
+        return {name: _rebuild(value, leaves) for name, value in tree.items()}
     if isinstance(tree, tuple | list):
-        values = [_rebuild(value, outputs) for value in tree]
+        values = [_rebuild(value, leaves) for value in tree]
         return kind(*values) if hasattr(kind, "_fields") else kind(values)
     return tree
 
@@ -115,24 +111,6 @@ def _rebuild(tree, outputs):
 @no_type_check
 def _lay(x, strides):
     return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
-
-
-def _slots(tree: Any, count: int = 0) -> tuple[Any, int]:
-    """(the tree with the number of each tensor in its place, how many there are)"""
-    if isinstance(tree, Tensor):
-        return Slot(count), count + 1
-    if isinstance(tree, dict):
-        pairs = {}
-        for name, value in tree.items():
-            pairs[name], count = _slots(value, count)
-        return pairs, count
-    if isinstance(tree, tuple | list):
-        values = []
-        for value in tree:
-            laid, count = _slots(value, count)
-            values.append(laid)
-        return (type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)), count
-    return tree, count
 
 
 def _compile(step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[Tensor]) -> Program:
@@ -144,14 +122,13 @@ def _compile(step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[T
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     try:
-        graph, output = _trace(step, args, kwargs, leaves)
-        strides = [_contiguous(x.shape) for x in leaves]
+        laid: list[Any] = [_lay(x, _contiguous(x.shape)) for x in leaves]
+        graph, output = _trace(step, args, kwargs, laid)
         if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
-            strides = [_channels_last(x.shape) if _is_images(x) else s for x, s in zip(leaves, strides, strict=True)]
-            leaves = [_lay(x, s) for x, s in zip(leaves, strides, strict=True)]
-            graph, output = _trace(step, args, kwargs, leaves)
-        examples = [_lay(x, s) for x, s in zip(leaves, strides, strict=True)]
-        run: Any = torch._inductor.compile(graph, examples, options=OPTIONS)
+            laid = [_lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in laid]
+            graph, output = _trace(step, args, kwargs, laid)
+        run: Any = torch._inductor.compile(graph, laid)
+        return Program(run, [x.stride() for x in laid], output)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(
             "the step needs the values of a tensor, as .item(), `if`, or x[mask] do; while it is traced there are "
@@ -162,8 +139,7 @@ def _compile(step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[T
         if not isinstance(reason, InvalidCxxCompiler | CppCompileError):
             raise
         _warn_of_no_compiler(str(reason).splitlines()[0])
-        run = None
-    return Program(run, strides, output)
+        return Program(None, [], None)
 
 
 @cache
@@ -178,15 +154,14 @@ def _trace(
     """(the graph of the step on shapes alone, the tree that it returns)"""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    inputs, _ = _slots((args, kwargs))
-    trees = []
+    inputs, trees = (args, kwargs), []
 
     def flat_step(*leaves: Tensor) -> list[Tensor]:
-        args, kwargs = _rebuild(inputs, leaves)
+        args, kwargs = _rebuild(inputs, iter(leaves))
         result = step(*args, **kwargs)
         outputs: list[Tensor] = []
         _flatten(result, outputs, [])
-        trees.append(_slots(result)[0])
+        trees.append(_rebuild(result, repeat(HOLE)))
         return outputs
 
     try:

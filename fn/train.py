@@ -125,6 +125,26 @@ def compiled(step: Callable, batch_size: int) -> Callable:
     return whole_or_rest
 
 
+def several_steps(
+    ts: TrainState,
+    x: Float[Tensor, "steps batch *shape"],
+    y: Int[Tensor, "steps batch *positions"],
+    *,
+    step: Callable,
+    key: Int64[Tensor, ""],
+) -> tuple[TrainState, Metrics]:
+    """`step` on one batch after the other; each metric has an entry per step.
+
+    For small models under `jit`, where calling costs as much as computing. Unrolled, so compiled in as many times the
+    time.
+    """
+    metrics = []
+    for x_step, y_step in zip(x, y, strict=True):
+        ts, measured = step(ts, x_step, y_step, key=key)
+        metrics.append(measured)
+    return ts, tree.stack(*metrics)
+
+
 def checked_step(
     ts: TrainState, x: Tensor, y: Tensor, *, step: Callable, key: Int64[Tensor, ""]
 ) -> tuple[TrainState, Metrics]:

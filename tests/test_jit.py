@@ -19,7 +19,8 @@ from fn.data.loader import batches
 from fn.jit import JitError, jit
 from fn.models import Model, cnn, mlp
 from fn.optim import adam_init, adamw, cosine_schedule, scheduled
-from fn.rng import generator
+from fn.rng import generator, uniform
+from fn.rng import key as rng_key
 from fn.train import TrainState, classification_loss, classifier_step, run_key
 
 MODELS = {
@@ -80,6 +81,23 @@ def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumu
     assert largest_gap(a, b) <= 1e-5
     assert largest_gap(a, start(model)) > 1e-2
     assert objective.runs == traced
+
+
+@pytest.mark.slow
+def test_mixed_precision_compiles():
+    model, (x, y) = MODELS["cnn"], examples(12)
+    step = classifier_step(model._replace(apply=train.mixed_precision(model.apply, torch.bfloat16)), OPTIMIZER)
+    results = [f(start(model), x, y, key=run_key(0))[1] for f in (step, jit(step))]
+    torch.testing.assert_close(*results, rtol=0.02, atol=0.02)
+    whole = classifier_step(model, OPTIMIZER)(start(model), x, y, key=run_key(0))[1]
+    assert float(whole["loss"]) != float(results[1]["loss"])
+
+
+@pytest.mark.parametrize("shape", [(), (1000,), (12, 80), (3, 5, 7)])
+def test_draws_are_the_same_bits(shape):
+    draw = jit(lambda key: uniform(key, shape))
+    for seed in (0, 2**61):
+        assert torch.equal(draw(rng_key(seed)), uniform(rng_key(seed), shape))
 
 
 def test_what_enters_is_not_written_to():

@@ -94,6 +94,10 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "apply": mlp_apply,
     },
     "fn.train.checked_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, step=PERCEPTRON_STEP),
+    "fn.train.several_steps": lambda n: {
+        "step": lambda ts, x, y, key: (ts, {"loss": x.sum()}),
+        "ts": PERCEPTRON_AT_REST,
+    },
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
 }
 # Sizes that hang together in a way that no axis name says.

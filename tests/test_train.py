@@ -25,6 +25,7 @@ from fn.train import (
     eval_one_epoch,
     mixed_precision,
     run_key,
+    several_steps,
     train_one_epoch,
     train_step,
 )
@@ -147,6 +148,15 @@ def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
         assert steps[i][1] == {name: value.item() for name, value in metrics.items()}
     assert_close(end._asdict(), ts._asdict())
     assert keys == [int(fold_in(run_key(5), i)) for i in range(3)]
+
+
+def test_several_steps_are_the_step_repeated():
+    model_step, ts, (x, y) = step_of("mlp"), start("mlp"), examples(18)
+    whole, metrics = several_steps(ts, x.unflatten(0, (3, 6)), y.unflatten(0, (3, 6)), step=model_step, key=run_key(5))
+    _, (end, _) = epoch(ts, batches(Split(x, y), 6), partial(classification_loss, apply=MODELS["mlp"].apply))
+    assert_close(whole._asdict(), end._asdict())
+    assert metrics["loss"].shape == (3,)
+    assert metrics["loss"][0] == model_step(ts, x[:6], y[:6], key=run_key(5))[1]["loss"]
 
 
 @pytest.mark.parametrize("seed", range(5))
