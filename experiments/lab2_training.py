@@ -32,7 +32,7 @@ from fn.train import TrainState, classification_loss, train_step
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Compiled):
     out: Path = Path("runs/lab2")
     """the folder for the runs, pictures and summary.json"""
     datasets: tuple[DatasetName, ...] = ("digits",)
@@ -48,6 +48,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         workers=2,
         seed=config.seed,
         device=config.device,
+        compile=config.compile,
         overwrite=True,
     )
     whole = training.fit(dataclasses.replace(settings, out=config.out / "whole"), device)
@@ -67,7 +68,14 @@ def swap(config: Config, device: torch.device) -> list[cli.Check]:
     for dataset in config.datasets:
         for model in MODELS:
             began = time.perf_counter()
-            settings = train.Config(model=model, dataset=dataset, epochs=1, seed=config.seed, device=config.device)
+            settings = train.Config(
+                model=model,
+                dataset=dataset,
+                epochs=1,
+                seed=config.seed,
+                device=config.device,
+                compile=config.compile,
+            )
             out = config.out / f"{model}-{dataset}"
             run = training.fit(dataclasses.replace(settings, out=out, overwrite=True), device)
             test = run.history[-1]["test"]

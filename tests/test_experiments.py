@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import cli, lab0_mlp, lab1_cnn, lab2_training, lab6_data, overfit
+from experiments import cli, lab0_mlp, lab1_cnn, lab2_training, lab6_data, overfit, train
 from experiments.lab import LABS
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error
@@ -50,6 +50,32 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint
     assert complaint in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "compile"),
+    [
+        (train.Config, [], False),
+        (train.Config, ["--dataset", "mnist"], True),
+        (train.Config, ["--dataset", "mnist", "--no-compile"], False),
+        (train.Config, ["--dataset", "mnist", "--limit", "500"], False),
+        (train.Config, ["--compile"], True),
+        (lab1_cnn.Config, [], False),
+        (lab1_cnn.Config, ["--dataset", "mnist"], True),
+        (lab0_mlp.Config, ["--compile"], True),
+        (overfit.Config, ["--compile"], True),
+    ],
+)
+def test_the_step_is_compiled_where_that_pays_or_as_said(config, flags, compile):
+    assert cli.parse(config, flags).compile == compile
+
+
+@pytest.mark.slow
+def test_a_compiled_step_overfits_as_well(monkeypatch, capsys, tmp_path):
+    status, out, _ = launch(
+        monkeypatch, capsys, "overfit", "--family", "mlp", "--compile", "--out", str(tmp_path / "out")
+    )
+    assert status == 0, out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
