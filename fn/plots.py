@@ -47,6 +47,32 @@ def curves(
     return figure
 
 
+def spread(
+    x: Sequence[float],
+    values: Float[Tensor, "x repeats"],
+    *,
+    xlabel: str,
+    ylabel: str,
+    marked: tuple[float, float, str],
+) -> Figure:
+    """Over a logarithmic axis, every repeat a dot, their mean a line, a standard deviation to each side a band.
+
+    `marked` is (x, y, label) of the one that stands out.
+    """
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    mean, deviation = values.mean(dim=1), values.std(dim=1, correction=min(1, values.shape[1] - 1))
+    axes.fill_between(x, mean - deviation, mean + deviation, alpha=0.2, linewidth=0)
+    axes.plot(x, mean, linewidth=1.5, label="mean ± standard deviation")
+    axes.plot(x, values, ".", color="grey", markersize=4)
+    axes.plot(*marked[:2], "*", color="tab:red", markersize=11, label=marked[2])
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
 def image_grid(
     images: Float[Tensor, "images height width"],
     titles: Sequence[str] = (),

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fn
 from fn import tree
 from fn.data.transforms import random_horizontal_flip
+from fn.ensemble import stack
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
 from fn.optim import adam_init, sgd, sgd_init
@@ -51,6 +52,11 @@ PERCEPTRON_STEP = partial(
 )
 
 
+def ensemble_given(models: int, d_in: int) -> TrainState:
+    params = mlp_given(d_in)["params"]
+    return stack([TrainState(params, {}, sgd_init(params))] * models)
+
+
 def batch_given(**rest: Any) -> Given:
     return {"x": torch.ones(2, 3), "y": torch.tensor([0, 3])} | rest
 
@@ -62,9 +68,25 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.window_entries": lambda n: {"kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
+    "fn.curvature.per_sample_grads": lambda n: {
+        "objective": PERCEPTRON_STEP.keywords["objective"],
+        "params": mlp_given(prod(n["shape"]))["params"],
+        "state": {},
+    },
+    "fn.curvature.sharpness": lambda n: {"f": lambda params: params["w"].square().sum(), "params": WEIGHTS},
     "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
     "fn.data.transforms.cutout": lambda n: {"size": 2},
     "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
+    "fn.ensemble.ensemble_eval": lambda n: {
+        "params": ensemble_given(3, prod(n["shape"])).params,
+        "state": {},
+        "apply": mlp_apply,
+    },
+    "fn.ensemble.ensemble_step": lambda n: {
+        "ts": ensemble_given(n["models"], prod(n["shape"])),
+        "objective": PERCEPTRON_STEP.keywords["objective"],
+        "update": sgd,
+    },
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
@@ -80,6 +102,12 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
+    "fn.plots.spread": lambda n: {
+        "x": range(1, n["x"] + 1),
+        "xlabel": "",
+        "ylabel": "",
+        "marked": (1.0, 1.0, ""),
+    },
     "fn.rng.randint": lambda n: {"low": 0, "high": 5, "shape": (2, 3)},
     "fn.rng.uniform": lambda n: {"shape": (2, 3)},
     "fn.train.accumulated": lambda n: {
@@ -109,6 +137,7 @@ UNHOOKED = {"fn.jit._flatten", "fn.jit._rebuild", "fn.jit._lay"}
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
     "fn.conv.conv2d": {"channels", "out_channels"},
+    "fn.curvature.per_sample_grads": {"batch"},
     "fn.data.transforms.affine": {"batch"},
     "fn.data.transforms.compose": {"batch"},
     "fn.data.transforms.cutout": {"batch"},
@@ -118,6 +147,8 @@ TIES = {
     "fn.data.transforms.random_crop": {"batch"},
     "fn.data.transforms.random_cutout": {"batch"},
     "fn.data.transforms.random_horizontal_flip": {"batch"},
+    "fn.ensemble.ensemble_eval": {"examples"},
+    "fn.ensemble.ensemble_step": {"examples", "models"},
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},

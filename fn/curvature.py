@@ -1,0 +1,124 @@
+"""What else `grad`, `vmap` and `jvp` make of a loss: a gradient per example, its noise, and the curvature.
+
+θ parameters, g gradient, H = ∇²f(θ) the Hessian, which is never formed.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from fn import tree
+from fn.optim import global_norm
+from fn.rng import fold_in, uniform
+from fn.tree import Params
+
+
+def per_sample_grads(
+    objective: Callable,
+    params: Params,
+    state: Params,
+    x: Float[Tensor, " batch *shape"],
+    y: Int[Tensor, " batch"],
+) -> Params:
+    """∂/∂θ of objective(params, state, x, y) -> (loss, (metrics, state)) on batches of one: leaves lead with `batch`.
+
+    ValueError for an objective that moves its state, as batch norm does in training: what a batch shares through its
+    statistics has no gradient per example. There, differentiate an objective that evaluates.
+    """
+    return vmap(grad(partial(_loss_of_one, objective)), in_dims=(None, None, 0, 0))(params, state, x, y)
+
+
+def _loss_of_one(
+    objective: Callable, params: Params, state: Params, x: Float[Tensor, "*shape"], y: Int[Tensor, ""]
+) -> Float[Tensor, ""]:
+    loss, (_, after) = objective(params, state, x.unsqueeze(0), y.unsqueeze(0))
+    if any(new is not old for new, old in zip(tree.leaves(after), tree.leaves(state), strict=True)):
+        raise ValueError(
+            "per_sample_grads: the objective moves its state, as batch norm does in training; "
+            "an example has a gradient of its own only where the model is evaluated (train=False)"
+        )
+    return loss
+
+
+def gradient_noise_scale(grads: Params, *, whole: bool = False) -> Float[Tensor, ""]:
+    """tr Σ / |G|², the batch size at which noise and gradient are equally long. McCandlish et al. 2018, eq. 2.9.
+
+    `grads` are those of `per_sample_grads` on examples drawn independently. With ḡ their mean, n their number:
+    tr Σ ≈ Σᵢ|gᵢ - ḡ|² / (n - 1), |G|² ≈ |ḡ|² - tr Σ / n, each without bias (appendix A.1); infinity where the noise
+    leaves nothing of |G|². Of the `whole` set that batches are drawn from, both are known: n for n - 1, and |ḡ|².
+
+    ValueError for fewer than two examples.
+    """
+    n = len(tree.leaves(grads)[0])
+    if n < 2:
+        raise ValueError(f"gradient_noise_scale: {n} examples have no spread")
+    means = tree.map(lambda g: g.mean(dim=0), grads)
+    squares = global_norm(means).square()
+    deviations = global_norm(tree.map(torch.sub, grads, means)).square()
+    if whole:
+        return deviations / n / squares
+    noise = deviations / (n - 1)
+    return noise / (squares - noise / n).clamp(min=0.0)
+
+
+def hvp(f: Callable, params: Params, v: Params) -> Params:
+    """H v = ∂/∂ε ∇f(θ + εv) at ε = 0: forward mode over reverse mode, at a few times the cost of a gradient.
+
+    Pearlmutter 1994. f(params) is a scalar, `v` is built like `params`; jvp refuses another in words of its own.
+    """
+    with warnings.catch_warnings():  # the first jvp loads a part of torch that torch itself warns of
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        return jvp(grad(f), (params,), (v,))[1]
+
+
+def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: int = 20) -> Float[Tensor, ""]:
+    """The largest eigenvalue of H, from below: that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, … (Lanczos 1950).
+
+    As many steps as parameters make it exact; one that stands well above the rest takes a dozen. q is drawn under
+    `key`. Gradient descent at rate η is stable on a quadratic up to a sharpness of 2/η: Cohen et al. 2021.
+
+    NaN where f has diverged. ValueError for less than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"sharpness: at least one step is needed, not {steps}")
+    basis: list[Tensor] = []
+    products: list[Tensor] = []
+    for i in range(min(steps, tree.size(params))):
+        fresh = (uniform(fold_in(key, i), (tree.size(params),)) - 0.5).to(tree.leaves(params)[0])
+        q = _orthonormal(_restart(products[-1], fresh) if products else fresh, basis)
+        basis.append(q)
+        products.append(_to_vector(hvp(f, params, _like(params, q))))
+    projected = torch.stack(basis) @ torch.stack(products).T
+    sound = projected.isfinite().all()  # eigvalsh refuses a NaN, and under vmap all members with it
+    return torch.where(sound, torch.linalg.eigvalsh(torch.where(sound, projected, 0.0))[-1], torch.nan)
+
+
+def _restart(product: Float[Tensor, " size"], fresh: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
+    """The product with a trace of a fresh direction, which is all that is left where H q lies in the basis already."""
+    eps = torch.finfo(product.dtype).eps
+    return product / (product.norm() + eps) + 10 * eps * fresh / fresh.norm()
+
+
+def _orthonormal(q: Float[Tensor, " size"], basis: Sequence[Tensor]) -> Float[Tensor, " size"]:
+    """q less its part in the basis, at length 1; twice, as the first time leaves what rounding made of it."""
+    for _ in range(2):
+        if basis:
+            rows = torch.stack(list(basis))
+            q = q - (rows @ q) @ rows
+        q = q / q.norm()
+    return q
+
+
+def _to_vector(params: Params) -> Float[Tensor, " size"]:
+    return torch.cat([x.flatten() for x in tree.leaves(params)])
+
+
+def _like(params: Params, vector: Float[Tensor, " size"]) -> Params:
+    """The inverse of `_to_vector`."""
+    parts = iter(vector.split([x.numel() for x in tree.leaves(params)]))
+    return tree.map(lambda x: next(parts).reshape(x.shape), params)
