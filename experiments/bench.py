@@ -235,14 +235,15 @@ class Result(NamedTuple):
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
     if config.rounds < 1:
         raise cli.UsageError(f"--rounds {config.rounds}: at least one is needed")
-    if os.getloadavg()[0] > 0.5:
-        show.log.print(f"the machine is busy, at a load of {os.getloadavg()[0]:.1f}: threads that wait for a core show")
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        show.log.print(f"others keep this machine busy (load {load:.1f}): a short step on several threads suffers most")
     results = [time_steps(config, device, name) for name in config.workloads]
     ops, checks = time_ops(config, device)
     draw_steps(results, config.out / "steps.png")
     if config.growth:
         draw_growth(config, device, results)
-    save(config, results, ops)
+    save(config, results, ops, load)
     return [check for result in results for check in judge(result)] + checks
 
 
@@ -367,12 +368,17 @@ def draw_growth(config: Config, device: "torch.device", results: Sequence[Result
     plots.save(figure, config.out / "growth.png")
 
 
-def save(config: Config, results: Sequence[Result], ops: Timings) -> None:
+def save(config: Config, results: Sequence[Result], ops: Timings, load: float) -> None:
     from fn.files import write_atomic
 
     versions = [timing.versions for result in results for timing in result.ways.values()]
     report = {
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "load_before": load,
+            "python": platform.python_version(),
+        }
         | {library: number for found in versions for library, number in found.items()},
         "workloads": {result.name: _as_json(result) for result in results},
         "ops": {": ".join(task): _times(timing) for task, timing in ops.items()},

@@ -109,13 +109,23 @@ def test_claims_are_about_what_was_measured():
 def test_picture_and_json(tmp_path):
     results, ops = [result(), result()], {("loader", "by batch"): timing(0.1, 0.2)}
     bench.draw_steps(results, tmp_path / "steps.png")
-    bench.save(bench.Config(out=tmp_path), results, ops)
+    bench.save(bench.Config(out=tmp_path), results, ops, load=0.0)
     with Image.open(tmp_path / "steps.png") as picture:
         assert len(picture.convert("L").getcolors(256) or []) > 2
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["workloads"]["mlp"]["ways"]["nn.Module"]["over_jit"] == 2
     assert report["workloads"]["mlp"]["fastest_module"] == "nn.Module"
     assert report["machine"]["cpu"]
+
+
+def test_growth_leaves_out_what_was_lost(monkeypatch, tmp_path):
+    def measured(config, device, tasks, rounds, *flags):
+        return {task: timing(float(flags[1])) for task in tasks if (task[1], flags[1]) != ("jit", "16")}
+
+    monkeypatch.setattr(bench, "measure", measured)
+    bench.draw_growth(bench.Config(out=tmp_path), torch.device("cpu"), [result(), result()])
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert len(picture.convert("L").getcolors(256) or []) > 2
 
 
 def test_without_jax_its_rows_are_missing(monkeypatch):

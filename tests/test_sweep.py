@@ -215,7 +215,7 @@ def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, 
 
 
 def test_a_wrong_ensemble_fails_the_check(tmp_path):
-    """Members that see one another's batches, and one whose rate is off by a thousandth."""
+    """Members that see one another's batches, rates that are off by a thousandth, a member that has become NaN."""
     config = sweep.Config(out=tmp_path, batch_size=BATCH)
     model, grid = MODELS["mlp"], sweeping.Grid(list(RATES), list(SEEDS))
     compare = partial(sweeping.compare_with_separate_runs, config, model, take(examples(), 30), grid)
@@ -227,7 +227,8 @@ def test_a_wrong_ensemble_fails_the_check(tmp_path):
 
 
 def broken(ts: TrainState) -> TrainState:
-    return ts._replace(params=tree.map(lambda x: x * torch.nan, ts.params))
+    """With a NaN in the last member alone."""
+    return ts._replace(params=tree.map(lambda x: torch.cat([x[:-1], x[-1:] * torch.nan]), ts.params))
 
 
 def test_the_operations_counted_are_those_of_the_products():
