@@ -180,7 +180,7 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 
 
 def _channels_last(shape: torch.Size) -> tuple[int, ...]:
-    """Of one channel, torch's own `memory_format=channels_last` keeps strides that read as channels first."""
+    """Of one channel, `.contiguous(memory_format=channels_last)` would keep strides that read as channels first."""
     _, channels, height, width = shape
     return (height * width * channels, 1, width * channels, channels)
 
