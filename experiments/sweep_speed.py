@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments import cli, show
+from experiments.sweeping import in_dtype
 from fn import tree
 from fn.data.datasets import Split
 from fn.ensemble import ensemble_init, ensemble_step, member
 from fn.gradcheck import relative_error
 from fn.jit import jit
-from fn.models import mlp
+from fn.models import Model, mlp
 from fn.optim import adam_init, adamw
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, run_key
@@ -50,24 +50,21 @@ def compare_speed(split: Split) -> list[cli.Check]:
 def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.Check]]:
     """(the row of the table, the checks) of one width."""
     sizes = (split.images[0].numel(), width, int(split.labels.max()) + 1)
-    model, seeds = mlp(split.images.shape[1:], sizes[-1], hidden=(width,)), range(MODELS)
-    start = ensemble_init(model, adam_init, seeds=seeds, device=split.images.device)
-    index = torch.randint(len(split.labels), (STEPS, MODELS, BATCH), generator=generator(0)).to(split.images.device)
-    constants = {"lr": torch.full((MODELS,), RATE), "key": torch.stack([run_key(seed) for seed in seeds])}
+    model = mlp(split.images.shape[1:], sizes[-1], hidden=(width,))
     step = jit(partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), update=adamw))
-    at_once = partial(_at_once, step, start, split, index, tree.to(constants, split.images.device))
-
-    modules = [_module(sizes, member(start, k).params) for k in range(MODELS)]
-    _one_after_the_other(modules, split, index)
+    # in float64: of a gradient near 0, rounded in two ways in float32, AdamW makes steps that differ
+    in_double, modules, in_turn = _contestants(step, model, sizes, split._replace(images=split.images.double()))
+    in_turn(modules)
     theirs = tree.stack(*(tree.unflatten(module.state_dict()) for module in modules))
-    gap = relative_error(at_once(), theirs)
+    gap = relative_error(in_double(), theirs)
 
+    at_once, modules, in_turn = _contestants(step, model, sizes, split)
     compiled = torch.compile(modules[0])  # one in the place of all: each would be compiled anew
     square = torch.ones(PRODUCT, PRODUCT, device=split.images.device)
     ways = {
         "at once": at_once,
-        "torch.nn": partial(_one_after_the_other, modules, split, index),
-        "compiled": partial(_one_after_the_other, [compiled] * MODELS, split, index),
+        "torch.nn": partial(in_turn, modules),
+        "compiled": partial(in_turn, [compiled] * MODELS),
         "product": lambda: square @ square,
     }
     seconds = in_turns(ways, split.images.device)
@@ -78,9 +75,22 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
     notes = {"at once": "", **{name: f" ({r:.1f}×)" for name, r in ratios.items()}, "floor": f" (1/{to_floor:.1f})"}
     row = [f"{width}", *(f"{median(seconds[name]) / STEPS * 1e3:.3g}{note}" for name, note in notes.items())]
     return row, [
-        cli.check(f"width {width}: weights beside torch.nn's after {STEPS} steps, relative error", gap, "<=", 1e-5),
+        cli.check(f"width {width}: float64 weights beside torch.nn's, {STEPS} steps, relative error", gap, "<=", 1e-5),
         cli.check(f"width {width}: times sooner at once than the fastest torch.nn", min(ratios.values()), ">=", times),
     ]
+
+
+def _contestants(
+    step: Callable, model: Model, sizes: Sequence[int], split: Split
+) -> tuple[Callable[[], Params], list[nn.Module], Callable[[Sequence[Callable]], None]]:
+    """(all at once, the same as modules, one after the other if given these), in the dtype of the images"""
+    seeds, device, dtype = range(MODELS), split.images.device, split.images.dtype
+    start = in_dtype(ensemble_init(model, adam_init, seeds=seeds, device=device), dtype)
+    index = torch.randint(len(split.labels), (STEPS, MODELS, BATCH), generator=generator(0)).to(device)
+    lr, keys = torch.full((MODELS,), RATE, dtype=dtype), torch.stack([run_key(seed) for seed in seeds])
+    at_once = partial(_at_once, step, start, split, index, lr.to(device), keys.to(device))
+    modules = [_module(sizes, member(start, k).params) for k in range(MODELS)]
+    return at_once, modules, partial(_one_after_the_other, split=split, index=index)
 
 
 def _module(sizes: Sequence[int], params: Params) -> nn.Module:
@@ -88,14 +98,14 @@ def _module(sizes: Sequence[int], params: Params) -> nn.Module:
     layers = [("flatten", nn.Flatten())]
     for i, (d_in, d_out) in enumerate(pairwise(sizes), start=1):
         layers += [(f"fc{i}", nn.Linear(d_in, d_out)), (f"relu{i}", nn.ReLU())]
-    module = nn.Sequential(OrderedDict(layers[:-1]))
+    module = nn.Sequential(OrderedDict(layers[:-1])).to(tree.leaves(params)[0])
     module.load_state_dict(tree.flatten(params))
-    return module.to(tree.leaves(params)[0].device)
+    return module
 
 
-def _at_once(step: Callable, ts: TrainState, split: Split, index: Tensor, constants: Mapping[str, Any]) -> Params:
+def _at_once(step: Callable, ts: TrainState, split: Split, index: Tensor, lr: Tensor, key: Tensor) -> Params:
     for rows in index:
-        ts, _ = step(ts, *split, rows, **constants)
+        ts, _ = step(ts, *split, rows, lr, key)
     return ts.params
 
 

@@ -143,7 +143,7 @@ def compare_with_separate_runs(config: Config, model: Model, split: Split, grid:
     few = take(split, 10 * config.batch_size - 1)  # so that the last batch of each epoch is a short one
     few = Split(few.images.to(dtype), few.labels)
     epochs = math.ceil(20 / count_steps(len(few.labels), epochs=1, batch_size=config.batch_size))
-    starts = [_in(init(model, adam_init, seed=seed, device=few.images.device), dtype) for seed in grid.seeds]
+    starts = [in_dtype(init(model, adam_init, seed=seed, device=few.images.device), dtype) for seed in grid.seeds]
     seen: list[Params] = []
     fit_all = partial(ensemble_fit, stack(starts), few, step=step, epochs=epochs, batch_size=config.batch_size)
     ts = fit_all(rates=grid.rates, seeds=grid.seeds, each=lambda ts, metrics: seen.append(metrics))
@@ -162,7 +162,8 @@ def compare_with_separate_runs(config: Config, model: Model, split: Split, grid:
     return cli.check(name, float(torch.tensor(gaps).max()), "<=", 1e-5)
 
 
-def _in(ts: TrainState, dtype: torch.dtype) -> TrainState:
+def in_dtype(ts: TrainState, dtype: torch.dtype) -> TrainState:
+    """Its floating-point tensors in that dtype; the step count stays whole."""
     return TrainState(*(tree.map(lambda x: x.to(dtype) if x.is_floating_point() else x, part) for part in ts))
 
 

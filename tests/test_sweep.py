@@ -46,13 +46,9 @@ def step_of(model: Model):
 
 
 def fit_all(model: Model, split: Split, *, rates=RATES, step=None, **options) -> TrainState:
-    ts = in_dtype(ensemble_init(model, adam_init, seeds=SEEDS), split.images.dtype)
+    ts = sweeping.in_dtype(ensemble_init(model, adam_init, seeds=SEEDS), split.images.dtype)
     run = partial(ensemble_fit, ts, split, epochs=EPOCHS, batch_size=BATCH, seeds=SEEDS, **options)
     return run(step=step or step_of(model), rates=rates)
-
-
-def in_dtype(ts: TrainState, dtype: torch.dtype) -> TrainState:
-    return TrainState(*(tree.map(lambda x: x.to(dtype) if x.is_floating_point() else x, part) for part in ts))
 
 
 def fit_alone(model: Model, split: Split, k: int, **options) -> TrainState:
