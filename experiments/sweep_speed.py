@@ -5,7 +5,6 @@ The clock is on every way in turn, round after round; a ratio is the median of t
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import cli, show
+from experiments.bench_variants import mlp_module
 from experiments.sweeping import in_dtype
 from fn import tree
 from fn.data.datasets import Split
@@ -53,12 +53,12 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
     model = mlp(split.images.shape[1:], sizes[-1], hidden=(width,))
     step = jit(partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), update=adamw))
     # in float64: of a gradient near 0, rounded in two ways in float32, AdamW makes steps that differ
-    in_double, modules, in_turn = _contestants(step, model, sizes, split._replace(images=split.images.double()))
+    in_double, modules, in_turn = _contestants(step, model, split._replace(images=split.images.double()))
     in_turn(modules)
     theirs = tree.stack(*(tree.unflatten(module.state_dict()) for module in modules))
     gap = relative_error(in_double(), theirs)
 
-    at_once, modules, in_turn = _contestants(step, model, sizes, split)
+    at_once, modules, in_turn = _contestants(step, model, split)
     compiled = torch.compile(modules[0])  # one in the place of all: each would be compiled anew
     square = torch.ones(PRODUCT, PRODUCT, device=split.images.device)
     ways = {
@@ -81,7 +81,7 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
 
 
 def _contestants(
-    step: Callable, model: Model, sizes: Sequence[int], split: Split
+    step: Callable, model: Model, split: Split
 ) -> tuple[Callable[[], Params], list[nn.Module], Callable[[Sequence[Callable]], None]]:
     """(all at once, the same as modules, one after the other if given these), in the dtype of the images"""
     seeds, device, dtype = range(MODELS), split.images.device, split.images.dtype
@@ -89,16 +89,13 @@ def _contestants(
     index = torch.randint(len(split.labels), (STEPS, MODELS, BATCH), generator=generator(0)).to(device)
     lr, keys = torch.full((MODELS,), RATE, dtype=dtype), torch.stack([run_key(seed) for seed in seeds])
     at_once = partial(_at_once, step, start, split, index, lr.to(device), keys.to(device))
-    modules = [_module(sizes, member(start, k).params) for k in range(MODELS)]
+    modules = [_module(member(start, k).params) for k in range(MODELS)]
     return at_once, modules, partial(_one_after_the_other, split=split, index=index)
 
 
-def _module(sizes: Sequence[int], params: Params) -> nn.Module:
-    """The same perceptron, its parameters named and set as ours are."""
-    layers = [("flatten", nn.Flatten())]
-    for i, (d_in, d_out) in enumerate(pairwise(sizes), start=1):
-        layers += [(f"fc{i}", nn.Linear(d_in, d_out)), (f"relu{i}", nn.ReLU())]
-    module = nn.Sequential(OrderedDict(layers[:-1])).to(tree.leaves(params)[0])
+def _module(params: Params) -> nn.Module:
+    """The same perceptron, its parameters set as ours are."""
+    module = mlp_module(params).to(tree.leaves(params)[0])
     module.load_state_dict(tree.flatten(params))
     return module
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from experiments import bench, bench_variants
 from experiments.bench_variants import VARIANTS, Start, Task, begin, flop, ours, peak_bytes, tasks
+from experiments.sweeping import in_dtype
 from fn import tree
-from fn.train import TrainState
 
 MEASURED = [task for name in bench.WORKLOADS for task in tasks(name)[0]]
 COMPILES = ("jit", "compiled", "jax", "Equinox")
@@ -19,8 +19,7 @@ COMPILES = ("jit", "compiled", "jax", "Equinox")
 def small(workload: str) -> Start:
     """In float64, as Adam's first step divides every gradient by its own size, be it rounding error or not."""
     start = begin(Task(workload, "", batch=8, scale=0.25))
-    ts = TrainState(*(tree.map(lambda x: x.double() if x.is_floating_point() else x, part) for part in start.ts))
-    return start._replace(ts=ts, x=start.x.double())
+    return start._replace(ts=in_dtype(start.ts, torch.float64), x=start.x.double())
 
 
 def parameters(variant: str, start: Start, steps: int) -> list[torch.Tensor]:

@@ -230,7 +230,7 @@ def broken(ts: TrainState) -> TrainState:
 def test_the_operations_counted_are_those_of_the_products():
     sizes = (36, 9, 8, CLASSES)
     params, _ = mlp(SHAPE, CLASSES, hidden=sizes[1:-1]).init(generator(0))
-    module, counter = sweep_speed._module(sizes, params), FlopCounterMode(display=False)
+    module, counter = sweep_speed._module(params), FlopCounterMode(display=False)
     with counter:
         module(torch.zeros(sweep_speed.BATCH, *SHAPE)).sum().backward()
     assert sweep_speed._flops(sizes) == sweep_speed.MODELS * counter.get_total_flops()
@@ -239,6 +239,4 @@ def test_the_operations_counted_are_those_of_the_products():
 def test_the_module_of_the_race_is_our_perceptron():
     model, x = MODELS["mlp"], examples().images
     params, _ = model.init(generator(0))
-    torch.testing.assert_close(
-        sweep_speed._module((36, 9, CLASSES), params)(x), mlp_apply(params, {}, x, train=False)[0]
-    )
+    torch.testing.assert_close(sweep_speed._module(params)(x), mlp_apply(params, {}, x, train=False)[0])
