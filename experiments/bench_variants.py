@@ -106,10 +106,10 @@ def flop(start: Start) -> int:
     return 2 * (3 * sum(products) - products[0])
 
 
-def ours(start: Start, *, compile: bool) -> Variant:
+def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step) -> Variant:
     _, model, ts, x, y = start
     step = classifier_step(model, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
-    step = partial(jit(step) if compile else step, x=x, y=y, key=run_key(0))
+    step = partial(wrap(step), x=x, y=y, key=run_key(0))
     return Variant(lambda ts: step(ts)[0], ts, lambda ts: tree.leaves(ts.params))
 
 
@@ -329,10 +329,11 @@ def _filled(layer: Any, tensors: dict[str, Any]) -> Any:
 
 
 VARIANTS: dict[str, Callable[[Start], Variant]] = {
-    "eager": partial(ours, compile=False),
-    "eager, unchecked": partial(ours, compile=False),
-    "jit": partial(ours, compile=True),
-    "jit, unchecked": partial(ours, compile=True),
+    "eager": ours,
+    "eager, unchecked": ours,
+    "jit": partial(ours, wrap=jit),
+    "jit, unchecked": partial(ours, wrap=jit),
+    "jit, donated": partial(ours, wrap=partial(jit, donate=True)),
     "nn.Module": module,
     "nn.Module, fused": partial(module, fused=True),
     "nn.Module, fused, NHWC": partial(module, fused=True, memory_format=torch.channels_last),

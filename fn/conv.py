@@ -105,24 +105,22 @@ def conv2d_naive(
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
 
-def window_entries(
-    x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
-) -> list[Float[Tensor, "batch channels out_height out_width"]]:
-    """Entry (0, 0) of every window, entry (0, 1) of every window, …: each is one strided slice of `x`."""
-    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
-    rows, columns = _starts(x.shape[2], kernel_h, stride_h, dil_h), _starts(x.shape[3], kernel_w, stride_w, dil_w)
-    return [
-        x[:, :, dil_h * u : dil_h * u + rows.stop : stride_h, dil_w * v : dil_w * v + columns.stop : stride_w]
-        for u in range(kernel_h)
-        for v in range(kernel_w)
-    ]
+def axis_entries(
+    x: Float[Tensor, "*shape"], dim: int, kernel_size: int, stride: int = 1, dilation: int = 1
+) -> list[Float[Tensor, "*entries"]]:
+    """Along `dim`, entry 0 of every window, entry 1 of every window, …: each is one strided slice of `x`."""
+    starts = _starts(x.shape[dim], kernel_size, stride, dilation)
+    before = [slice(None)] * (dim % x.ndim)
+    return [x[(*before, slice(dilation * i, dilation * i + starts.stop, stride))] for i in range(kernel_size)]
 
 
 def windows(
     x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
 ) -> Float[Tensor, "batch channels kernel out_height out_width"]:
     """All windows at once; `kernel` counts the entries."""
-    return torch.stack(window_entries(x, kernel_size, stride, dilation), dim=2)
+    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
+    rows = axis_entries(x, 2, kernel_h, stride_h, dil_h)
+    return torch.stack([entry for row in rows for entry in axis_entries(row, 3, kernel_w, stride_w, dil_w)], dim=2)
 
 
 def conv2d_unfold(
@@ -195,8 +193,10 @@ def max_pool2d(
     """
     stride = kernel_size if stride is None else stride
     pads = pool_padding(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
     # entry by entry: a gradient through `max` would be scattered, this one is selected, which compiles to vector code
-    return reduce(_later_if_larger, window_entries(_pad(x, pads, -math.inf), kernel_size, stride, dilation))
+    x = reduce(_later_if_larger, axis_entries(_pad(x, pads, -math.inf), 3, kernel_w, stride_w, dil_w))
+    return reduce(_later_if_larger, axis_entries(x, 2, kernel_h, stride_h, dil_h))
 
 
 def _later_if_larger(

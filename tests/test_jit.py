@@ -100,6 +100,42 @@ def test_draws_are_the_same_bits(shape):
         assert torch.equal(draw(rng_key(seed)), uniform(rng_key(seed), shape))
 
 
+@each_model
+def test_a_donated_state_is_overwritten_with_the_same_steps(name):
+    model = MODELS[name]
+    step = classifier_step(model, OPTIMIZER)
+    kept, donated = jit(step), jit(step, donate=True)
+    a, (b, _) = start(model), donated(start(model), *examples(12), key=run_key(0))
+    a, _ = kept(a, *examples(12), key=run_key(0))
+    given = tree.leaves(b._asdict())
+    for i in range(5):
+        a, metrics = kept(a, *examples(12, seed=i), key=run_key(0))
+        b, metrics_ = donated(b, *examples(12, seed=i), key=run_key(0))
+        torch.testing.assert_close(metrics, metrics_, rtol=1e-5, atol=1e-6)
+    assert largest_gap(a, b) <= 1e-6
+    assert all(x is y for x, y in zip(tree.leaves(b._asdict()), given, strict=True))
+
+
+@pytest.mark.parametrize(
+    "step", [lambda x: x.sum(), lambda x: (x.double(), x), lambda x: ({"x": x}, x), lambda x: [x], lambda x: 3]
+)
+def test_what_is_donated_must_come_back_alike(step):
+    with pytest.raises(JitError, match="donate: the first result must have the tree"):
+        jit(step, donate=True)(X.clone())
+
+
+def test_a_tensor_can_be_donated_once_only():
+    step, x = jit(lambda pair: ((pair[0] + 1, pair[1] * 3),), donate=True), X.clone()
+    with pytest.raises(JitError, match="stands twice"):
+        step((x, x))
+    ((a, b),) = step((x, X.clone()))
+    assert a is x
+    assert a.tolist() == [2.0] * 3
+    assert b.tolist() == [3.0] * 3
+    with pytest.raises(JitError, match="first argument"):
+        jit(lambda pair: pair, donate=True)(pair=X)
+
+
 def test_what_enters_is_not_written_to():
     model, (x, y) = MODELS["mlp"], examples(12)
     ts, compiled = start(model), jit(classifier_step(model, OPTIMIZER))
@@ -135,7 +171,7 @@ def compilations(monkeypatch) -> list[Any]:
     """Grows by one at each compilation, of which none is made."""
     made: list[Any] = []
     nothing = jit_module.Program(None, [], None)
-    monkeypatch.setattr(jit_module, "_compile", lambda *args: made.append(args) or nothing)
+    monkeypatch.setattr(jit_module, "compile_step", lambda *args, donate: made.append(args) or nothing)
     return made
 
 
@@ -215,8 +251,8 @@ def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
     model, laid = MODELS["cnn"], []
     step, (x, y) = jit(classifier_step(model, OPTIMIZER)), examples(12)
     ts, _ = step(start(model), x, y, key=run_key(0))
-    lay = jit_module._lay
-    monkeypatch.setattr(jit_module, "_lay", lambda x, strides: laid.append(x) or lay(x, strides))
+    lay = jit_module.lay
+    monkeypatch.setattr(jit_module, "lay", lambda x, strides: laid.append(x) or lay(x, strides))
     ts, _ = step(ts, x, y, key=run_key(0))
     assert len(laid) <= 1  # the images of the batch
     assert ts.params["conv2"]["weight"].stride() == (27, 1, 9, 3)

@@ -66,7 +66,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
-    "fn.conv.window_entries": lambda n: {"kernel_size": 2},
+    "fn.conv.axis_entries": lambda n: {"dim": -1, "kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
     "fn.curvature.per_sample_grads": lambda n: {
         "objective": PERCEPTRON_STEP.keywords["objective"],
@@ -133,7 +133,7 @@ SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normali
 # Whatever a model reads and a loss compares: the functions that these are handed to check them.
 BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
 # What stands between the compiled steps, where a check would cost more than the work.
-UNHOOKED = {"fn.jit._flatten", "fn.jit._rebuild", "fn.jit._lay"}
+UNHOOKED = {"fn.compiler.flatten_call", "fn.compiler.rebuild", "fn.compiler.lay", "fn.compiler._write_back"}
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
     "fn.conv.conv2d": {"channels", "out_channels"},
