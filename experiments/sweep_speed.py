@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import cli, show
-from experiments.bench_variants import mlp_module
+from experiments.benching.torch_steps import mlp_module
 from experiments.sweeping import in_dtype
 from fn import tree
 from fn.data.datasets import Split

@@ -43,14 +43,14 @@ class JitError(TypeError):
 def flatten_call(tree, leaves, signature):
     """Append the tensors of a tree to `leaves`, and all that makes it what it is to `signature`."""
     kind = type(tree)
-    if isinstance(tree, Tensor):
-        leaves.append(tree)
-        signature += (tree.shape, tree.dtype, tree.device)
-    elif kind is dict:
+    if kind is dict:
         signature += (kind, len(tree))
         for name, value in tree.items():
             signature.append(name)
             flatten_call(value, leaves, signature)
+    elif isinstance(tree, Tensor):
+        leaves.append(tree)
+        signature += (tree.shape, tree.dtype, tree.device)
     elif isinstance(tree, tuple | list):
         signature += (kind, len(tree))
         for value in tree:
@@ -63,10 +63,10 @@ def flatten_call(tree, leaves, signature):
 def rebuild(tree, leaves):
     """The tree with the next of `leaves` in place of each tensor or hole."""
     kind = type(tree)
-    if tree is HOLE or isinstance(tree, Tensor):
-        return next(leaves)
     if kind is dict:
         return {name: rebuild(value, leaves) for name, value in tree.items()}
+    if tree is HOLE or isinstance(tree, Tensor):
+        return next(leaves)
     if isinstance(tree, tuple | list):
         values = [rebuild(value, leaves) for value in tree]
         return kind(*values) if hasattr(kind, "_fields") else kind(values)

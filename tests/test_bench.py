@@ -7,12 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import bench, bench_variants
-from experiments.bench_variants import VARIANTS, Start, Task, begin, flop, ours, peak_bytes, tasks
+from experiments import bench
+from experiments.benching import report, worker
+from experiments.benching.timing import Lost, Result, Timing, measure
+from experiments.benching.timing import worker as begin_worker
+from experiments.benching.torch_steps import Start, Task, begin, flop, ours
+from experiments.benching.worker import VARIANTS, peak_bytes, tasks
+from experiments.benching.workloads import WORKLOADS
 from experiments.sweeping import in_dtype
 from fn import tree
 
-MEASURED = [task for name in bench.WORKLOADS for task in tasks(name)[0]]
+MEASURED = [task for name in WORKLOADS for task in tasks(name)[0]]
 COMPILES = ("jit", "compiled", "jax", "Equinox")
 
 
@@ -22,11 +27,13 @@ def small(workload: str) -> Start:
     return start._replace(ts=in_dtype(start.ts, torch.float64), x=start.x.double())
 
 
-def parameters(variant: str, start: Start, steps: int) -> list[torch.Tensor]:
-    advance, carry, leaves, _ = VARIANTS[variant](start)
-    for _ in range(steps):
-        carry = advance(carry)
-    return [torch.as_tensor(leaf.tolist(), dtype=torch.float64) for leaf in leaves(carry)]
+def parameters(variant: str, start: Start, calls: int) -> tuple[int, list[torch.Tensor]]:
+    """(the steps of one call, what so many calls make of the parameters)"""
+    made = VARIANTS[variant](start)
+    carry = made.carry
+    for _ in range(calls):
+        carry = made.advance(carry)
+    return made.steps, [torch.as_tensor(leaf.tolist(), dtype=torch.float64) for leaf in made.parameters(carry)]
 
 
 def marks(variant: str) -> list[pytest.MarkDecorator]:
@@ -36,10 +43,13 @@ def marks(variant: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(("workload", "variant"), [pytest.param(*task, marks=marks(task[1])) for task in MEASURED])
 def test_every_variant_takes_our_step(workload, variant):
     start = small(workload)
-    advance, ts, *_ = ours(start)
-    ahead = start._replace(ts=advance(ts))
+    advance, ts = ours(start)[:2]
     with double_precision(variant):
-        stepped, expected = parameters(variant, start, steps=1), parameters(variant, ahead, steps=0)
+        steps, _ = parameters(variant, start, calls=0)
+        for _ in range(steps):
+            ts = advance(ts)
+        _, expected = parameters(variant, start._replace(ts=ts), calls=0)
+        _, stepped = parameters(variant, start, calls=1)
     assert len(stepped) == len(tree.leaves(start.ts.params))
     for a, b in zip(stepped, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -73,32 +83,32 @@ def test_flop_of_the_mlp_by_hand():
     assert flop(begin(Task("mlp", ""))) == 2 * (2 * fc1 + 3 * fc2)
 
 
-def timing(*seconds: float, peak_bytes: int | None = None) -> bench.Timing:
-    return bench.Timing(list(seconds), peak_bytes, 1.0, {})
+def timed(*seconds: float, peak_bytes: int | None = None) -> Timing:
+    return Timing(list(seconds), peak_bytes, 1.0, {})
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round():
-    slow, fast = timing(2.0, 30.0, 4.0), timing(1.0, 10.0, 4.0)
+    slow, fast = timed(2.0, 30.0, 4.0), timed(1.0, 10.0, 4.0)
     assert slow.over(fast) == 2
     assert fast.median == 4
     assert fast.quartiles == (2.5, 7.0)
-    assert timing(3.0).quartiles == (3.0, 3.0)
+    assert timed(3.0).quartiles == (3.0, 3.0)
 
 
-def result(**ways: bench.Timing) -> bench.Result:
-    named = {"jit": timing(1.0, peak_bytes=100), "nn.Module": timing(2.0, peak_bytes=100)}
-    return bench.Result("mlp", 10**9, timing(0.2), named | ways)
+def result(**ways: Timing) -> Result:
+    named = {"jit": timed(1.0, peak_bytes=100), "nn.Module": timed(2.0, peak_bytes=100)}
+    return Result("mlp", 10**9, timed(0.2), named | ways)
 
 
 def test_claims_are_about_what_was_measured():
-    fused = {"nn.Module, fused": timing(1.2, peak_bytes=90)}
+    fused = {"nn.Module, fused": timed(1.2, peak_bytes=90)}
     checks = {check.name: check for check in bench.judge(result(**fused))}
     assert checks["mlp: fastest nn.Module / jit"].value == 1.2
     assert not checks["mlp: fastest nn.Module / jit"].ok
     assert checks["mlp: nn.Module / jit"].value == 2
-    assert checks["mlp: memory of jit / fastest nn.Module"].value == 100 / 90
+    assert checks["mlp: memory of jit, donated / fastest nn.Module"].value == 100 / 90
     assert len(checks) == 3
-    more = {"jit, unchecked": timing(1.0), "jax.jit": timing(0.7)}
+    more = {"jit, unchecked": timed(1.0), "jax.jit": timed(0.7)}
     assert {check.name for check in bench.judge(result(**fused, **more))} - checks.keys() == {
         "mlp: jit with checks / without",
         "mlp: jax.jit / jit",
@@ -106,29 +116,33 @@ def test_claims_are_about_what_was_measured():
 
 
 def test_picture_and_json(tmp_path):
-    results, ops = [result(), result()], {("loader", "by batch"): timing(0.1, 0.2)}
-    bench.draw_steps(results, tmp_path / "steps.png")
-    bench.save(bench.Config(out=tmp_path), results, ops, load=0.0)
+    results, ops = [result(), result()], {("loader", "by batch"): timed(0.1, 0.2)}
+    report.draw_steps(results, tmp_path / "steps.png")
+    report.save(bench.Config(out=tmp_path), results, ops, load=0.0)
     with Image.open(tmp_path / "steps.png") as picture:
         assert len(picture.convert("L").getcolors(256) or []) > 2
-    report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["workloads"]["mlp"]["ways"]["nn.Module"]["over_jit"] == 2
-    assert report["workloads"]["mlp"]["fastest_module"] == "nn.Module"
-    assert report["machine"]["cpu"]
+    numbers = json.loads((tmp_path / "bench.json").read_text())
+    assert numbers["workloads"]["mlp"]["ways"]["nn.Module"]["over_jit"] == 2
+    assert numbers["workloads"]["mlp"]["fastest_module"] == "nn.Module"
+    assert numbers["machine"]["cpu"]
 
 
 def test_growth_leaves_out_what_was_lost(monkeypatch, tmp_path):
-    def measured(config, device, tasks, rounds, *flags):
-        return {task: timing(float(flags[1])) for task in tasks if (task[1], flags[1]) != ("jit", "16")}
+    def measured(tasks, rounds, *flags):
+        return {task: timed(float(flags[-1])) for task in tasks if (task[1], flags[-1]) != ("jit", "16")}
 
     monkeypatch.setattr(bench, "measure", measured)
-    bench.draw_growth(bench.Config(out=tmp_path), torch.device("cpu"), [result(), result()])
+    grown = bench.grow(result(), ["--seed", "1"])
+    assert list(grown) == ["batch", "hidden"]
+    assert list(grown["batch"][16]) == [("mlp", "nn.Module")]
+    assert grown["hidden"][512]["mlp", "jit"].median == 4
+    report.draw_growth([result(), result()], [grown, grown], tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as picture:
         assert len(picture.convert("L").getcolors(256) or []) > 2
 
 
 def test_without_jax_its_rows_are_missing(monkeypatch):
-    monkeypatch.setattr(bench_variants, "find_spec", lambda name: None)
+    monkeypatch.setattr(worker, "find_spec", lambda name: None)
     found, missing = tasks("mlp")
     assert missing == ["jax", "equinox", "optax"]
     assert not {"jax.jit", "Equinox, optax"} & {variant for _, variant in found}
@@ -137,7 +151,7 @@ def test_without_jax_its_rows_are_missing(monkeypatch):
 @pytest.mark.slow
 def test_a_worker_that_dies_is_left_out(capsys):
     wanted = [("mlp", "unheard of"), ("loader", "by batch")]
-    timings = bench.measure(bench.Config(), torch.device("cpu"), wanted, rounds=2)
+    timings = measure(wanted, 2)
     assert list(timings) == [("loader", "by batch")]
     assert len(timings["loader", "by batch"].seconds) == 2
     assert "mlp: unheard of: left out (KeyError: 'unheard of')" in capsys.readouterr().err
@@ -145,9 +159,9 @@ def test_a_worker_that_dies_is_left_out(capsys):
 
 @pytest.mark.slow
 def test_a_worker_that_was_killed_is_lost():
-    with bench.worker(("loader", "by batch"), []) as worker:
-        worker.ask()
-        worker.process.kill()
-        worker.process.wait()
-        with pytest.raises(bench.Lost):
-            worker.ask("time 0.1")
+    with begin_worker(("loader", "by batch"), []) as process:
+        process.ask()
+        process.process.kill()
+        process.process.wait()
+        with pytest.raises(Lost):
+            process.ask("time 0.1")

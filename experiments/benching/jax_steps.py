@@ -1,0 +1,168 @@
+"""The same step in JAX: functions under `jax.jit`, and a module of Equinox with an optimizer of optax.
+
+Both libraries are imported where they are used, as they may be missing.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from experiments.benching.torch_steps import BETAS, EPS, LR, WEIGHT_DECAY, Start, Variant
+from experiments.registry import resolve
+from fn import tree
+from fn.tree import Params
+
+
+def plain_jax(start: Start) -> Variant:
+    """Functions, `jax.tree.map` for AdamW, and `jax.jit`."""
+    import jax
+    import jax.numpy as jnp
+
+    params, state, x, y = _for_jax(start)
+    loss = partial(_jax_loss, apply=resolve(start.row.jax))
+
+    @jax.jit
+    def step(carry: tuple, x: Any, y: Any) -> tuple:
+        params, state, mean, square, t = carry
+        grads, state = jax.grad(loss, has_aux=True)(params, state, x, y)
+        params, mean, square = _jax_adamw(params, grads, mean, square, t + 1)
+        return params, state, mean, square, t + 1
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return Variant(
+        lambda carry: step(carry, x, y),
+        (params, state, zeros, zeros, jnp.zeros((), x.dtype)),
+        lambda carry: jax.tree.leaves(carry[0]),
+        lambda carry: jax.block_until_ready(carry[-1]),  # one program makes it all
+    )
+
+
+def _for_jax(start: Start) -> tuple[dict, dict, Any, Any]:
+    """(params, state, x, y) laid out as XLA likes them: images and kernels channels last, matrices (d_in, d_out)."""
+    laid, channels = {}, 0
+    for layer, tensors in start.ts.params.items():
+        weight = tensors["weight"]
+        if weight.ndim == 4:
+            weight, channels = weight.permute(2, 3, 1, 0), len(weight)
+        elif weight.ndim == 2:
+            # what was flattened was an image, and is now in another order
+            weight = weight.unflatten(1, (channels or 1, -1)).transpose(1, 2).flatten(1).T
+            channels = 0
+        laid[layer] = tensors | {"weight": weight}
+    x = start.x.permute(0, 2, 3, 1) if start.row.images else start.x
+    return _as_jax(laid), _as_jax(start.ts.state), _as_jax(x), _as_jax(start.y)
+
+
+def _as_jax(tensors: Any) -> Any:
+    import jax.numpy as jnp
+
+    return tree.map(lambda t: jnp.asarray(t.cpu().contiguous().numpy()), tensors)
+
+
+def _jax_loss(params: dict, state: dict, x: Any, y: Any, *, apply: Callable) -> tuple[Any, dict]:
+    import jax
+    import jax.numpy as jnp
+
+    logits, state = apply(params, state, x)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean(), state
+
+
+def _jax_adamw(params: dict, grads: dict, mean: dict, square: dict, t: Any) -> tuple[dict, dict, dict]:
+    import jax
+    import jax.numpy as jnp
+
+    beta1, beta2 = BETAS
+    mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, mean, grads)
+    square = jax.tree.map(lambda s, g: beta2 * s + (1 - beta2) * g * g, square, grads)
+    step = jax.tree.map(lambda m, s: LR * (m / (1 - beta1**t)) / (jnp.sqrt(s / (1 - beta2**t)) + EPS), mean, square)
+    return jax.tree.map(lambda p, d: (1 - LR * WEIGHT_DECAY) * p - d, params, step), mean, square
+
+
+def jax_mlp(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
+    import jax
+
+    x = x.reshape(len(x), -1)
+    for i in range(1, len(params)):
+        x = jax.nn.relu(x @ params[f"fc{i}"]["weight"] + params[f"fc{i}"]["bias"])
+    last = params[f"fc{len(params)}"]
+    return x @ last["weight"] + last["bias"], state
+
+
+def jax_cnn(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
+    import jax
+
+    new_state = {}
+    for i in range(1, len(state) + 1):
+        kernel, norm, old = params[f"conv{i}"]["weight"], params[f"bn{i}"], state[f"bn{i}"]
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        if i < len(state):
+            x = jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        n, mean, var = x.size // x.shape[-1], x.mean((0, 1, 2)), x.var((0, 1, 2))
+        now = {"running_mean": mean, "running_var": var * n / (n - 1)}
+        new_state[f"bn{i}"] = {name: 0.9 * old[name] + 0.1 * now[name] for name in now}
+        x = jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5) * norm["weight"] + norm["bias"])
+    return x.reshape(len(x), -1) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
+
+
+def equinox_optax(start: Start) -> Variant:
+    """A module of Equinox, an optimizer of optax, `eqx.filter_jit`."""
+    import equinox as eqx
+    import jax
+    import optax
+
+    layers = resolve(start.row.equinox)({name: _as_jax(layer) for name, layer in start.ts.params.items()})
+    model, state = eqx.nn.make_with_state(eqx.nn.Sequential)(layers)
+    x, y = _as_jax(start.x), _as_jax(start.y)
+    optimizer = optax.adamw(LR, *BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+
+    def loss(model: Any, state: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        logits, state = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
+
+    @eqx.filter_jit
+    def step(carry: tuple, x: Any, y: Any) -> tuple:
+        model, state, moments = carry
+        grads, state = eqx.filter_grad(loss, has_aux=True)(model, state, x, y)
+        updates, moments = optimizer.update(grads, moments, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), state, moments
+
+    return Variant(
+        lambda carry: step(carry, x, y),
+        (model, state, optimizer.init(eqx.filter(model, eqx.is_inexact_array))),
+        lambda carry: jax.tree.leaves(eqx.filter(carry[0], eqx.is_inexact_array)),
+        lambda carry: jax.block_until_ready(carry[2][0].count),
+    )
+
+
+def equinox_mlp(params: Params) -> list[Any]:
+    import jax
+    from equinox import nn
+
+    key, layers = jax.random.key(0), [nn.Lambda(lambda x: x.ravel())]
+    for i in range(1, len(params) + 1):
+        d_out, d_in = params[f"fc{i}"]["weight"].shape
+        layers += [_filled(nn.Linear(d_in, d_out, key=key), params[f"fc{i}"]), nn.Lambda(jax.nn.relu)]
+    return layers[:-1]
+
+
+def equinox_cnn(params: Params) -> list[Any]:
+    import jax
+    from equinox import nn
+
+    key, layers = jax.random.key(0), []
+    blocks = len(params) // 2
+    for i in range(1, blocks + 1):
+        out_channels, channels, *kernel = params[f"conv{i}"]["weight"].shape
+        conv = nn.Conv2d(channels, out_channels, kernel, padding=1, use_bias=False, key=key)
+        pool = [nn.MaxPool2d(2, 2)] if i < blocks else []
+        norm = nn.BatchNorm(out_channels, "batch", mode="batch")
+        layers += [_filled(conv, params[f"conv{i}"]), *pool, _filled(norm, params[f"bn{i}"]), nn.Lambda(jax.nn.relu)]
+    classes, d_in = params["fc"]["weight"].shape
+    return [*layers, nn.Lambda(lambda x: x.ravel()), _filled(nn.Linear(d_in, classes, key=key), params["fc"])]
+
+
+def _filled(layer: Any, tensors: dict[str, Any]) -> Any:
+    """The layer with these parameters in place of those that it drew."""
+    import equinox as eqx
+
+    return eqx.tree_at(lambda layer: [getattr(layer, name) for name in tensors], layer, list(tensors.values()))

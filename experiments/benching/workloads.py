@@ -1,0 +1,66 @@
+"""What `just bench` trains: a row per workload, which names where its parts live. No torch is needed to read it."""
+
+from typing import NamedTuple
+
+
+class Workload(NamedTuple):
+    """What is trained, and on what. Text as in experiments.registry: where a function lives."""
+
+    model: str
+    """f(shape, classes, *, option=sizes) -> Model"""
+    module: str
+    """f(params) -> the same as an nn.Module, its parameters named alike"""
+    jax: str
+    """f(params, state, x) -> (logits, state)"""
+    equinox: str
+    """f(params) -> the layers of an equinox.nn.Sequential"""
+    data: str
+    """f(batch, seed) -> (x, y)"""
+    batch: int
+    option: str
+    """of the model, which takes the sizes"""
+    sizes: tuple[int, ...]
+    scales: tuple[float, ...]
+    """times the sizes, for --growth"""
+    images: bool
+    """whether it makes a difference that channels come last"""
+    module_target: float
+    """the least time of the fastest nn.Module, as a multiple of ours"""
+    jax_target: float
+    """the least time of jax.jit, as a multiple of ours"""
+
+
+TORCH, JAX = "experiments.benching.torch_steps", "experiments.benching.jax_steps"
+WORKLOADS = {
+    "mlp": Workload(
+        "fn.models:mlp",
+        f"{TORCH}:mlp_module",
+        f"{JAX}:jax_mlp",
+        f"{JAX}:equinox_mlp",
+        f"{TORCH}:digits_batch",
+        batch=64,
+        option="hidden",
+        sizes=(128,),
+        scales=(0.25, 1, 4, 8),
+        images=False,
+        module_target=1.5,
+        jax_target=0.6,
+    ),
+    "cnn": Workload(
+        "fn.models:cnn",
+        f"{TORCH}:cnn_module",
+        f"{JAX}:jax_cnn",
+        f"{JAX}:equinox_cnn",
+        f"{TORCH}:random_mnist",
+        batch=128,
+        option="widths",
+        sizes=(32, 64, 64),
+        scales=(0.5, 1, 2),
+        images=True,
+        module_target=1.0,
+        jax_target=1.0,
+    ),
+}
+SIDE = 2048  # of the matrices whose product is the peak
+PEAK = ("matrix product", "float32")
+TaskName = tuple[str, str]  # what is trained, and how
