@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from experiments import cli, show
 from experiments.benching import report
 from experiments.benching.timing import Growth, Result, Timing, Timings, measure
-from experiments.benching.workloads import PEAK, WORKLOADS
+from experiments.benching.workloads import PEAK, WORKLOADS, TaskName
 
 if TYPE_CHECKING:
     import torch
 
-BATCHES = (16, 64, 256, 1024)  # for --growth
-OPS = {  # each beside what it is compared with
+BATCHES, GROWTH_ROUNDS = (16, 64, 256, 1024), 9
+OPS: dict[TaskName, TaskName] = {  # each beside what it is compared with
     ("convolution", "native"): ("convolution", "native"),
     ("convolution", "unfold"): ("convolution", "native"),
     ("loader", "by batch"): ("loader", "by batch"),
@@ -130,13 +130,20 @@ def time_ops(rounds: int, flags: Sequence[str]) -> tuple[Timings, list[cli.Check
 
 
 def grow(result: Result, flags: Sequence[str]) -> Growth:
-    """Ours and the fastest nn.Module, in five rounds at every size."""
-    workload, tasks = WORKLOADS[result.name], [(result.name, "jit"), (result.name, result.fastest_module)]
+    """Ours and the fastest nn.Module; all sizes take turns, so that a line shows the size and not the hour."""
+    workload = WORKLOADS[result.name]
     sizes = {
         "batch": {n: ("--batch", str(n)) for n in BATCHES},
         workload.option: {round(scale * workload.sizes[0]): ("--scale", str(scale)) for scale in workload.scales},
     }
-    return {what: {n: measure(tasks, 5, *flags, *more) for n, more in row.items()} for what, row in sizes.items()}
+    grown: Growth = {}
+    for what, row in sizes.items():
+        tasks = {
+            (way, n): (result.name, way, *more) for way in ("jit", result.fastest_module) for n, more in row.items()
+        }
+        timings = measure(list(tasks.values()), GROWTH_ROUNDS, *flags)
+        grown[what] = {key: timings[task] for key, task in tasks.items() if task in timings}
+    return grown
 
 
 if __name__ == "__main__":

@@ -129,13 +129,14 @@ def test_picture_and_json(tmp_path):
 
 def test_growth_leaves_out_what_was_lost(monkeypatch, tmp_path):
     def measured(tasks, rounds, *flags):
-        return {task: timed(float(flags[-1])) for task in tasks if (task[1], flags[-1]) != ("jit", "16")}
+        return {task: timed(float(task[-1])) for task in tasks if (task[1], task[-1]) != ("jit", "16")}
 
     monkeypatch.setattr(bench, "measure", measured)
     grown = bench.grow(result(), ["--seed", "1"])
     assert list(grown) == ["batch", "hidden"]
-    assert list(grown["batch"][16]) == [("mlp", "nn.Module")]
-    assert grown["hidden"][512]["mlp", "jit"].median == 4
+    assert [n for way, n in grown["batch"] if way == "jit"] == [64, 256, 1024]
+    assert [n for way, n in grown["batch"] if way == "nn.Module"] == [16, 64, 256, 1024]
+    assert grown["hidden"]["jit", 512].median == 4
     report.draw_growth([result(), result()], [grown, grown], tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as picture:
         assert len(picture.convert("L").getcolors(256) or []) > 2

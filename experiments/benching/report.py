@@ -46,20 +46,25 @@ def _bars(axes: "Axes", result: Result) -> None:
 def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) -> None:
     """Time against batch and width, a line per way; a row of panels per workload."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     from fn import plots
 
     figure = Figure(figsize=(9, 3.4 * len(results)), layout="constrained")
-    for row, result, growth in zip(figure.subplots(len(results), 2, squeeze=False), results, grown, strict=True):
-        for axes, (label, sizes) in zip(row, growth.items(), strict=True):
-            for task in dict.fromkeys(task for timings in sizes.values() for task in timings):
-                line = {n: 1e3 * timings[task].median for n, timings in sizes.items() if task in timings}
-                axes.loglog(list(line), list(line.values()), "o-", label=task[1])
-            axes.set(xlabel=label, ylabel="milliseconds per step", title=result.name, xticks=list(sizes))
-            axes.set_xticklabels(list(sizes))
+    rows = figure.subplots(len(results), 2, squeeze=False, sharey="row")
+    for row, result, growth in zip(rows, results, grown, strict=True):
+        for axes, (label, timings) in zip(row, growth.items(), strict=True):
+            for name in dict.fromkeys(way for way, _ in timings):
+                line = {n: 1e3 * timing.median for (way, n), timing in timings.items() if way == name}
+                axes.loglog(list(line), list(line.values()), "o-", label=name)
+            ticks = sorted({n for _, n in timings})
+            axes.set(xlabel=label, title=result.name, xticks=ticks, xticklabels=ticks)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             axes.grid(alpha=0.25)
-            axes.legend(frameon=False)
+        row[0].set_ylabel("milliseconds per step")
+        row[0].legend(frameon=False)
     plots.save(figure, path)
 
 

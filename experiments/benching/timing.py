@@ -20,7 +20,7 @@ from experiments.benching.workloads import SIDE, TaskName
 
 BURST = 0.15  # seconds
 Timings = dict[TaskName, "Timing"]
-Growth = dict[str, dict[int, Timings]]  # what grows, how large it is
+Growth = dict[str, dict[tuple[str, int], "Timing"]]  # what grows; the way, how large it is
 
 
 class Lost(Exception):
