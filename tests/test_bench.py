@@ -11,7 +11,7 @@ from experiments import bench
 from experiments.benching import report, worker
 from experiments.benching.timing import Lost, Result, Timing, measure
 from experiments.benching.timing import worker as begin_worker
-from experiments.benching.torch_steps import Start, Task, begin, flop, ours
+from experiments.benching.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.benching.worker import VARIANTS, peak_bytes, tasks
 from experiments.benching.workloads import WORKLOADS
 from experiments.sweeping import in_dtype
@@ -85,6 +85,14 @@ def test_flop_of_the_mlp_by_hand():
 
 def timed(*seconds: float, peak_bytes: int | None = None) -> Timing:
     return Timing(list(seconds), peak_bytes, 1.0, {})
+
+
+def test_seconds_are_per_step_however_many_a_call_makes(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(ticks))
+    variant, seconds = worker.run(Variant(lambda n: n + 1, 0, steps=4), 2.5)  # a tick per call
+    assert variant.carry == 3
+    assert seconds == 3 / 12
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round():

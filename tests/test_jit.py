@@ -1,6 +1,8 @@
 """jit: the same results, errors and purity as the step, without its Python."""
 
 import os
+import platform
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -256,6 +258,18 @@ def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
     ts, _ = step(ts, x, y, key=run_key(0))
     assert len(laid) <= 1  # the images of the batch
     assert ts.params["conv2"]["weight"].stride() == (27, 1, 9, 3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to keep memory")
+def test_what_a_step_frees_is_there_for_the_next():
+    f, x = jit(lambda x: x + 1), torch.zeros(10_000_000)
+    for _ in range(3):
+        x = f(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        x = f(x)
+    pages = 5 * x.nbytes // resource.getpagesize()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages / 10
 
 
 def test_under_grad_vmap_and_another_jit_it_is_the_step_itself(compilations):
