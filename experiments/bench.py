@@ -47,6 +47,8 @@ class Config(cli.Config):
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
     if config.rounds < 1:
         raise cli.UsageError(f"--rounds {config.rounds}: at least one is needed")
+    if not config.workloads:
+        raise cli.UsageError(f"--workloads: name at least one of {', '.join(WORKLOADS)}")
     load = os.getloadavg()[0]
     if load > 0.5:
         show.log.print(f"others keep this machine busy (load {load:.1f}): a short step on several threads suffers most")

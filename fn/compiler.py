@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from itertools import repeat
 from typing import Any, NamedTuple, no_type_check
 
 import torch
@@ -71,6 +70,22 @@ def rebuild(tree, leaves):
         values = [rebuild(value, leaves) for value in tree]
         return kind(*values) if hasattr(kind, "_fields") else kind(values)
     return tree
+
+
+@no_type_check
+def hollow(tree):
+    """The tree with a hole in place of each tensor."""
+    kind = type(tree)
+    if kind is dict:
+        return {name: hollow(value) for name, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        values = [hollow(value) for value in tree]
+        return kind(*values) if hasattr(kind, "_fields") else kind(values)
+    if isinstance(tree, Tensor):
+        return HOLE
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise JitError(f"the step returns a {kind.__name__}; jit knows dicts, tuples, lists, tensors and plain values")
 
 
 @no_type_check
@@ -140,9 +155,8 @@ def _trace(
         result = step(*args, **kwargs)
         outputs: list[Tensor] = []
         flatten_call(result, outputs, [])
-        donated = _write_back(args[:1], result) if donate else 0
-        made.append((rebuild(result, repeat(HOLE)), donated))
-        return outputs[donated:]
+        made.append((hollow(result), _count_donated(args, result) if donate else 0))
+        return outputs
 
     try:
         graph = make_fx(flat_step, tracing_mode="fake")(*leaves)
@@ -152,20 +166,59 @@ def _trace(
         raise JitError(
             "the step uses a tensor that is not among its arguments; it would be frozen at what it holds now"
         ) from error
-    return graph, *made[-1]
+    output, donated = made[-1]
+    _require_pure(graph)
+    if donated:
+        _write_back(graph, donated)
+    return graph, output, donated
 
 
 @no_type_check
-def _write_back(given, result):
-    """Write the first of the results into the tensors given, and say how many they are."""
+def _count_donated(args, result):
+    """How many tensors the first argument has; JitError unless the first result can take their place."""
     old, before, new, after = [], [], [], []
-    flatten_call(given, old, before)
+    flatten_call(args[:1], old, before)
     flatten_call(result[:1] if isinstance(result, tuple) else (result,), new, after)
-    if before != after:
-        raise JitError("donate: the first result must have the tree, shapes and dtypes of the first argument")
-    for x, y in zip(old, new, strict=True):
-        x.copy_(y)
+    if not args or before != after:
+        raise JitError(
+            "donate: the first result must have the tree, shapes and dtypes of the first argument, given by position"
+        )
     return len(old)
+
+
+def _source(node: torch.fx.Node) -> torch.fx.Node:
+    """What a node is a view or a copy of."""
+    while node.op == "call_function" and (
+        getattr(node.target, "is_view", False) or node.target in (torch.ops.aten.clone.default, torch.ops.aten.alias)
+    ):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _require_pure(graph: torch.fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema and schema.is_mutable and _source(node.args[0]).op == "placeholder":
+            raise JitError(f"the step writes to an argument ({node.target}); it must return something new")
+
+
+def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:
+    """Copy the first outputs into the first inputs, and output the rest.
+
+    An input among the results, moved or viewed, would be read after it was written to, so that is refused.
+    """
+    nodes = list(graph.graph.nodes)
+    inputs, last = [node for node in nodes if node.op == "placeholder"][:donated], nodes[-1]
+    results = list(last.args[0])
+    for i, result in enumerate(results):
+        if _source(result) in inputs and not (i < donated and result is inputs[i]):
+            raise JitError("donate: a result is a tensor of the first argument, in another place or as a view or copy")
+    with graph.graph.inserting_before(last):
+        for given, result in zip(inputs, results[:donated], strict=True):
+            if result is not given:
+                graph.graph.call_function(torch.ops.aten.copy_.default, (given, result))
+    last.args = (results[donated:],)
+    graph.recompile()
 
 
 def _contiguous(shape: torch.Size) -> tuple[int, ...]:

@@ -25,11 +25,12 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
     the step itself.
 
     Inputs are never written to, unless `donate` gives up the first argument, as donate_argnums=0 does for jax.jit: the
-    first result, of the same tree and shapes, is written into its tensors, so that old and new are never both held.
+    first result, of the same tree and shapes, takes the memory of its tensors, so that old and new are never both held.
+    What the process frees it then keeps, where that is up to glibc. Modes such as autocast are those of the first call.
 
-    JitError for a step that needs the value of a tensor while being traced (`.item()`, `if tensor:`), or that uses a
-    tensor which is not among its arguments, as that would be frozen at what it holds now. Without a C++ compiler: one
-    warning, and the step runs as it is.
+    JitError for a step that needs the value of a tensor while being traced (`.item()`, `if tensor:`), that writes to an
+    argument, or that uses a tensor which is not among them, as that would be frozen at what it holds now. Without a C++
+    compiler: one warning, and the step runs as it is.
     """
     programs: dict[tuple, Program] = {}
 
@@ -56,8 +57,17 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
             return step(*args, **kwargs)
         laid = [t if t.stride() == s else lay(t, s) for t, s in zip(leaves, program.strides, strict=True)]
         donated = laid[: program.donated]
-        if len(set(map(id, donated))) < program.donated:
-            raise JitError("donate: a tensor that stands twice in the first argument cannot hold two results")
+        if donated:
+            _require_apart(donated, laid)
         return rebuild(program.output, iter([*donated, *program.run(*laid)]))
 
     return jitted
+
+
+@no_type_check
+def _require_apart(donated, leaves):
+    """JitError if two of the tensors share memory and one of them is donated."""
+    memory = [t.untyped_storage().data_ptr() for t in leaves if t.numel()]
+    given = set(memory[: sum(t.numel() > 0 for t in donated)])
+    if len(given) + sum(pointer not in given for pointer in memory) < len(memory):
+        raise JitError("donate: a tensor of the first argument shares its memory with another argument")

@@ -1,7 +1,10 @@
 """Every way to train that is timed takes the same step; what is counted is right. No time is asserted."""
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+import subprocess
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -90,8 +93,10 @@ def timed(*seconds: float, peak_bytes: int | None = None) -> Timing:
 def test_seconds_are_per_step_however_many_a_call_makes(monkeypatch):
     ticks = iter(range(100))
     monkeypatch.setattr(worker.time, "perf_counter", lambda: next(ticks))
-    variant, seconds = worker.run(Variant(lambda n: n + 1, 0, steps=4), 2.5)  # a tick per call
+    waited = []
+    variant, seconds = worker.run(Variant(lambda n: n + 1, 0, wait=waited.append, steps=4), 2.5)  # a tick per call
     assert variant.carry == 3
+    assert waited == [1, 2, 3]
     assert seconds == 3 / 12
 
 
@@ -116,11 +121,30 @@ def test_claims_are_about_what_was_measured():
     assert checks["mlp: nn.Module / jit"].value == 2
     assert checks["mlp: memory of jit, donated / fastest nn.Module"].value == 100 / 90
     assert len(checks) == 3
-    more = {"jit, unchecked": timed(1.0), "jax.jit": timed(0.7)}
-    assert {check.name for check in bench.judge(result(**fused, **more))} - checks.keys() == {
-        "mlp: jit with checks / without",
-        "mlp: jax.jit / jit",
-    }
+    more = {"jit, unchecked": timed(0.5), "jax.jit": timed(0.7), "jit, donated": timed(1.0, peak_bytes=45)}
+    found = {check.name: check.value for check in bench.judge(result(**fused, **more))}
+    assert found["mlp: jit with checks / without"] == 2
+    assert found["mlp: jax.jit / jit"] == 0.7
+    assert found["mlp: memory of jit, donated / fastest nn.Module"] == 0.5
+    assert len(found) == 5
+
+
+def test_only_what_is_called_unchecked_runs_without_checks(monkeypatch):
+    given = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: given.update({command[4]: env}) or nullcontext())
+    for way in ("jit", "jit, unchecked"):
+        with suppress(AttributeError), begin_worker(("mlp", way), []):
+            pass
+    assert {way: env.get("JAXTYPING_DISABLE") for way, env in given.items()} == {"jit": None, "jit, unchecked": "1"}
+
+
+def test_ways_are_what_they_are_called():
+    assert cast(partial, VARIANTS["jit, donated"]).keywords["wrap"].keywords == {"donate": True}
+    modules = {way: cast(partial, make).keywords for way, make in VARIANTS.items() if way.startswith("nn.Module, ")}
+    for way, keywords in modules.items():
+        kept = {"model": ", compiled", "step": ", step compiled", "": ", fused" if keywords.get("fused") else ""}
+        last = ", NHWC" if keywords.get("memory_format") == torch.channels_last else ""
+        assert way == "nn.Module" + kept[keywords.get("compile", "")] + last
 
 
 def test_picture_and_json(tmp_path):

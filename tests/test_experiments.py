@@ -59,7 +59,7 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint
         (train.Config, ["--dataset", "mnist"], True),
         (train.Config, ["--dataset", "mnist", "--no-compile"], False),
         (train.Config, ["--dataset", "mnist", "--limit", "500"], False),
-        (train.Config, ["--dataset", "mnist", "--epochs", "3"], False),
+        (train.Config, ["--dataset", "mnist", "--epochs", "3", "--model", "mlp"], False),
         (train.Config, ["--dataset", "mnist", "--epochs", "3", "--model", "cnn"], True),
         (train.Config, ["--compile"], True),
         (lab1_cnn.Config, [], False),

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections import OrderedDict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,16 +127,39 @@ def test_what_is_donated_must_come_back_alike(step):
         jit(step, donate=True)(X.clone())
 
 
-def test_a_tensor_can_be_donated_once_only():
-    step, x = jit(lambda pair: ((pair[0] + 1, pair[1] * 3),), donate=True), X.clone()
-    with pytest.raises(JitError, match="stands twice"):
-        step((x, x))
-    ((a, b),) = step((x, X.clone()))
+def test_what_is_donated_shares_its_memory_with_nothing():
+    step, x, both = jit(lambda pair, y: ((pair[0] + y, pair[1] * 3),), donate=True), X.clone(), torch.zeros(6)
+    for pair, y in [((x, x), X), ((both[:3], both[3:]), X), ((X.clone(), both[:3]), both[3:])]:
+        with pytest.raises(JitError, match="shares its memory"):
+            step(pair, y)
+    ((a, b),) = step((x, X.clone()), X)
     assert a is x
     assert a.tolist() == [2.0] * 3
     assert b.tolist() == [3.0] * 3
-    with pytest.raises(JitError, match="first argument"):
+    with pytest.raises(JitError, match="by position"):
         jit(lambda pair: pair, donate=True)(pair=X)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda p: {"a": p["b"], "b": p["a"]},
+        lambda p: {"a": p["a"] - 1, "b": p["a"]},
+        lambda p: {"a": p["a"] - 1, "b": p["a"].clone()},
+        lambda p: ({"a": p["a"] - 1, "b": p["b"]}, p["a"]),
+        lambda p: {"a": p["a"], "b": p["b"].T.clone()},
+    ],
+)
+def test_a_result_that_would_be_read_after_it_was_overwritten_is_refused(step):
+    with pytest.raises(JitError, match="donate: a result is a tensor of the first argument"):
+        jit(step, donate=True)({"a": torch.ones(2, 2), "b": torch.zeros(2, 2)})
+
+
+def test_a_donated_leaf_may_stay_as_it_is():
+    a, b = torch.ones(2), torch.zeros(2)
+    new = jit(lambda p: {"a": p["a"], "b": p["b"] + p["a"]}, donate=True)({"a": a, "b": b})
+    assert new["a"] is a
+    assert new["b"].tolist() == [1.0, 1.0]
 
 
 def test_what_enters_is_not_written_to():
@@ -199,6 +223,7 @@ X = torch.ones(3)
         {"more": {"a": {"c": X}}},
         {"more": {"a": (X,)}},
         {"more": {"a": [X]}},
+        {"x": torch.ones(3, device="meta")},
     ],
     ids=str,
 )
@@ -299,6 +324,9 @@ FROZEN = torch.ones(3)
         (lambda x: x[x > 0], (X,), "needs the values of a tensor"),
         (lambda x: x * FROZEN, (X,), "not among its arguments"),
         (lambda x, names: x, (X, {"a", "b"}), "must be hashable"),
+        (lambda x: x.add_(1), (X,), "writes to an argument"),
+        (lambda x: x[1:].mul_(2), (X,), "writes to an argument"),
+        (lambda x: OrderedDict(a=x + 1), (X,), "returns a OrderedDict"),
     ],
 )
 def test_a_step_that_cannot_be_traced_says_what_to_change(step, args, complaint):

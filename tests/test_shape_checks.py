@@ -133,7 +133,14 @@ SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normali
 # Whatever a model reads and a loss compares: the functions that these are handed to check them.
 BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
 # What stands between the compiled steps, where a check would cost more than the work.
-UNHOOKED = {"fn.compiler.flatten_call", "fn.compiler.rebuild", "fn.compiler.lay", "fn.compiler._write_back"}
+UNHOOKED = {
+    "fn.compiler._count_donated",
+    "fn.compiler.flatten_call",
+    "fn.compiler.hollow",
+    "fn.compiler.lay",
+    "fn.compiler.rebuild",
+    "fn.jit._require_apart",
+}
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
     "fn.conv.conv2d": {"channels", "out_channels"},

@@ -227,6 +227,16 @@ def broken(ts: TrainState) -> TrainState:
     return ts._replace(params=tree.map(lambda x: torch.cat([x[:-1], x[-1:] * torch.nan]), ts.params))
 
 
+@pytest.mark.slow
+def test_the_race_is_against_the_fastest(monkeypatch):
+    seconds = {"at once": [1.0] * 3, "torch.nn": [9.0] * 3, "compiled": [4.0, 5.0, 6.0], "product": [1.0] * 3}
+    monkeypatch.setattr(sweep_speed, "in_turns", lambda ways, device: dict(seconds))
+    _, (agreement, sooner) = sweep_speed._race(examples(), 32, times=6.0)
+    assert agreement.ok
+    assert sooner.value == 5
+    assert not sooner.ok
+
+
 def test_the_operations_counted_are_those_of_the_products():
     sizes = (36, 9, 8, CLASSES)
     params, _ = mlp(SHAPE, CLASSES, hidden=sizes[1:-1]).init(generator(0))
