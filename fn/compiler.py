@@ -188,9 +188,8 @@ def _count_donated(args, result):
 
 def _source(node: torch.fx.Node) -> torch.fx.Node:
     """What a node is a view or a copy of."""
-    while node.op == "call_function" and (
-        getattr(node.target, "is_view", False) or node.target in (torch.ops.aten.clone.default, torch.ops.aten.alias)
-    ):
+    clone = torch.ops.aten.clone.default
+    while node.op == "call_function" and (node.target is clone or getattr(node.target, "is_view", False)):
         node = node.all_input_nodes[0]
     return node
 
