@@ -73,6 +73,11 @@ def rebuild(tree, leaves):
 
 
 @no_type_check
+def lay(x, strides):
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+
+
+@no_type_check
 def hollow(tree):
     """The tree with a hole in place of each tensor."""
     kind = type(tree)
@@ -86,11 +91,6 @@ def hollow(tree):
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise JitError(f"the step returns a {kind.__name__}; jit knows dicts, tuples, lists, tensors and plain values")
-
-
-@no_type_check
-def lay(x, strides):
-    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
 
 
 def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate: bool = False) -> Program:

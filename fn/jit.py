@@ -70,4 +70,4 @@ def _require_apart(donated, leaves):
     memory = [t.untyped_storage().data_ptr() for t in leaves if t.numel()]
     given = set(memory[: sum(t.numel() > 0 for t in donated)])
     if len(given) + sum(pointer not in given for pointer in memory) < len(memory):
-        raise JitError("donate: a tensor of the first argument shares its memory with another argument")
+        raise JitError("donate: a tensor of the first argument shares its memory with another tensor")
