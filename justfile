@@ -39,10 +39,10 @@ sweep *flags:
 race *flags:
     @uv run python -m experiments.race "$@"
 
-# Run the tests, shape checks enforced; arguments go to pytest
+# Run the tests on all cores, shape checks enforced; arguments go to pytest
 [no-exit-message]
 test *args:
-    @uv run pytest "$@"
+    @uv run pytest -n auto "$@"
 
 # Lint, check the format, check the types
 check:

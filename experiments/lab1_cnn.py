@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import grad
 
 from experiments import cli, show
+from experiments.shapes import show_axes, show_shapes
 from fn import plots, tree
 from fn.conv import conv2d, conv2d_init, conv2d_naive, conv2d_unfold
 from fn.data.datasets import Dataset, Split, take
@@ -28,7 +29,7 @@ from fn.metrics import confusion_matrix
 from fn.models import Model, cnn
 from fn.optim import adam
 from fn.rng import generator
-from fn.trace import Axes, Call, trace
+from fn.trace import Call, trace
 from fn.train import (
     Metrics,
     TrainState,
@@ -81,7 +82,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         return []
     return [
         *compare_convolutions(config, device),
-        *track_shapes(calls, params),
+        show_shapes(calls, params, "Shapes of the running network, for one image"),
         *learn_by_heart(config, model, take(dataset.train, 32)),
         *generalise(config, model, dataset),
     ]
@@ -128,30 +129,10 @@ def _weighted_sum(way: Callable, inputs: Params, weights: Tensor) -> tuple[Tenso
     return (output * weights).sum(), output
 
 
-def track_shapes(calls: Sequence[Call], params: Params) -> list[cli.Check]:
-    show.table(
-        "Shapes of the running network, for one image",
-        ("layer", "output", "by hand", "params", "mult-adds"),
-        [(c.layer, _show(c.output), c.by_hand, *map(_count, (c.parameters, c.multiply_adds))) for c in calls],
-    )
-    total = sum(c.multiply_adds for c in calls)
-    show.console.print(f"{tree.size(params):,} parameters, {total:,} multiply-adds per image")
-    wrong = sum(c.expected not in (None, tuple(c.result.shape)) for c in calls)
-    return [cli.check("shapes: layers that differ from the sum by hand", wrong, "==", 0)]
-
-
-def _show(axes: Axes) -> str:
-    return " ".join(f"{name} {size}" for name, size in axes[1:])
-
-
-def _count(n: int) -> str:
-    return f"{n:,}" if n else "-"
-
-
 def quiz(calls: Sequence[Call]) -> None:
     """Ask for the sizes that each layer gives, and grade the answers."""
     show.console.print(
-        f"The images are {_show(calls[0].input)}. What leaves each layer? Sizes in this order, batch left out."
+        f"The images are {show_axes(calls[0].input)}. What leaves each layer? Sizes in this order, batch left out."
     )
     right = 0
     for asked, call in enumerate(calls):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 MODELS = {
     "mlp": "fn.models:mlp",
     "cnn": "fn.models:cnn",
+    "transformer": "fn.models:transformer",
 }
 DATASETS = {
     "digits": "fn.data.datasets:digits",

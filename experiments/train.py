@@ -33,6 +33,14 @@ class Config(cli.Compiled):
     """sizes of the hidden layers of an mlp (128)"""
     widths: cli.MaybeSizes = None
     """channels of the blocks of a cnn (32 64 64)"""
+    d_model: cli.MaybeInt = None
+    """width of a transformer (64)"""
+    layers: cli.MaybeInt = None
+    """of a transformer (2)"""
+    heads: cli.MaybeInt = None
+    """of each layer of a transformer (4)"""
+    patch_size: cli.MaybeInt = None
+    """height and width of a transformer's patches (the smallest of which there are at most 64)"""
     dropout_p: float = 0.0
     """the share of activations dropped in training"""
 
@@ -106,6 +114,10 @@ RANGES = {
     "clip_norm": (1e-9, 1e9),
     "label_smoothing": (0.0, 1.0),
     "dropout_p": (0.0, 1.0),
+    "d_model": (1, 10**5),
+    "layers": (1, 1000),
+    "heads": (1, 10**5),
+    "patch_size": (1, 4096),
     "validation": (0.0, 0.9),
     "image_size": (1, 4096),
     "limit": (1, 10**9),

@@ -123,6 +123,16 @@ def windows(
     return torch.stack([entry for row in rows for entry in axis_entries(row, 3, kernel_w, stride_w, dil_w)], dim=2)
 
 
+def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) -> Float[Tensor, "batch patches d_patch"]:
+    """Squares of `patch_size`, row by row, each flattened: what a convolution of that stride reads.
+
+    ValueError where they do not divide the image.
+    """
+    if x.shape[-2] % patch_size or x.shape[-1] % patch_size:
+        raise ValueError(f"patches: squares of {patch_size}×{patch_size} do not divide {x.shape[-2]}×{x.shape[-1]}")
+    return rearrange(x, "b channels (h ph) (w pw) -> b (h w) (channels ph pw)", ph=patch_size, pw=patch_size)
+
+
 def conv2d_unfold(
     x: Float[Tensor, "batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],

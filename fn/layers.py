@@ -37,9 +37,9 @@ def embedding(
     return weight[x]
 
 
-def embedding_init(rng: torch.Generator, num_embeddings: int, d_model: int) -> Params:
-    """N(0, 1)"""
-    return {"weight": torch.randn(num_embeddings, d_model, generator=rng)}
+def embedding_init(rng: torch.Generator, num_embeddings: int, d_model: int, *, std: float = 1.0) -> Params:
+    """N(0, std²)"""
+    return {"weight": torch.randn(num_embeddings, d_model, generator=rng) * std}
 
 
 def flatten(x: Float[Tensor, " batch *shape"]) -> Float[Tensor, "batch d_out"]:

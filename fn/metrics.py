@@ -8,24 +8,59 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def accuracy(input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """The share of rows whose largest score is the target's."""
+def accuracy(
+    input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"]
+) -> Float[Tensor, ""]:
+    """The share of targets whose score is the largest of its classes."""
     return top_k_accuracy(input, target, k=1)
 
 
-def top_k_accuracy(input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"], k: int) -> Float[Tensor, ""]:
-    """The share of rows in which fewer than `k` classes outrank the target; ValueError unless 1 <= k <= classes."""
+def top_k_accuracy(
+    input: Float[Tensor, "batch classes *positions"],
+    target: Int[Tensor, " batch *positions"],
+    k: int,
+    *,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
+    """The share of targets that fewer than `k` classes outrank; those equal to `ignore_index` do not count.
+
+    ValueError unless 1 <= k <= classes.
+    """
+    counted = target != ignore_index
+    return (_in_top_k(input, torch.where(counted, target, 0), k) & counted).sum() / counted.sum()
+
+
+def exact_match(
+    input: Float[Tensor, "batch classes *positions"],
+    target: Int[Tensor, " batch *positions"],
+    *,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
+    """The share of examples of which every target has the largest score.
+
+    Of a causal model this is the share of answers that it writes, token by token, without a mistake: as long as it has
+    made none, it reads what it reads here.
+    """
+    counted = target != ignore_index
+    right = _in_top_k(input, torch.where(counted, target, 0), 1) | ~counted
+    return right.reshape(len(target), -1).all(dim=1).float().mean()
+
+
+def _in_top_k(
+    input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"], k: int
+) -> Bool[Tensor, " batch *positions"]:
     classes = input.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"top_k_accuracy: k={k} is not between 1 and {classes}, the number of classes")
-    score = input.gather(1, target.unsqueeze(1))
-    later = torch.arange(classes, device=input.device) > target.unsqueeze(1)
+    target = target.unsqueeze(1)
+    score = input.gather(1, target)
+    later = torch.arange(classes, device=input.device).reshape(-1, *[1] * (input.ndim - 2)) > target
     outranked = (input < score) | ((input == score) & later)
-    return (outranked.sum(dim=1) >= classes - k).float().mean()
+    return outranked.sum(dim=1) >= classes - k
 
 
 def confusion_matrix(

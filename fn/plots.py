@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from fn.files import write_atomic
@@ -96,6 +97,42 @@ def image_grid(
         )
         if titles:
             axes.set_title(titles[i], fontsize=8)
+    return figure
+
+
+def attention_maps(
+    weights: Float[Tensor, "layers heads queries keys"], queries: Sequence[str], keys: Sequence[str], *, title: str = ""
+) -> Figure:
+    """A row per layer, a panel per head: how much each query, from top to bottom, takes from each key. White is 0."""
+    layers, heads = weights.shape[:2]
+    side = 0.16 * max(len(keys), 12) + 0.5
+    figure = Figure(figsize=(side * heads, side * layers + 0.3), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(weights[layer, head].detach().cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
+            axes.set_title(f"layer {layer}, head {head}", fontsize=8)
+            axes.set_xticks(range(len(keys)), keys, fontsize=7, family="monospace")
+            axes.set_yticks(range(len(queries)), queries, fontsize=7, family="monospace")
+            axes.tick_params(length=0)
+    figure.supxlabel("looked at", fontsize=8)
+    figure.supylabel("looking", fontsize=8)
+    return figure
+
+
+def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[str], ylabels: Sequence[str]) -> Figure:
+    """A matrix per title, red above and blue below a white zero, each on its own scale."""
+    figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
+    for axes, (title, matrix), xlabel, ylabel in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), xlabels, ylabels, strict=True
+    ):
+        limit = float(matrix.abs().max()) or 1.0
+        drawn = axes.imshow(matrix.detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        figure.colorbar(drawn, ax=axes, shrink=0.8)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 

@@ -1,7 +1,7 @@
 """What a network did: every layer that ran, with its named axes, taken from the running call.
 
-Python's profiling hook shows each op of fn.layers and fn.conv enter with its arguments and leave with its result; the
-names of the axes are those of the op's signature. Nothing in the model knows that it is watched.
+Python's profiling hook shows each op of MODULES enter with its arguments and leave with its result; the names of the
+axes are those of the op's signature. Nothing in the model knows that it is watched.
 """
 
 import inspect
@@ -13,11 +13,15 @@ from typing import Any, NamedTuple, get_args
 
 from torch import Tensor
 
-from fn import conv, layers, tree
+from fn import attention, conv, layers, positions, tree
 from fn.conv import Size, pair, pool_padding, resolve_padding
 from fn.tree import Params
 
+MODULES = (layers, conv, positions, attention)
+LOOKED_INTO = {"multi_head_attention", "scaled_dot_product_attention"}
+"""what is made of other ops, which are shown instead"""
 KEEPS_SHAPE = {"relu", "gelu", "softmax", "log_softmax", "dropout", "layer_norm", "batch_norm"}
+KEEPS_SHAPE |= {"add_positions", "rotary_encoding"}
 
 Axes = tuple[tuple[str, int], ...]
 
@@ -40,15 +44,21 @@ class Call(NamedTuple):
 
 
 def _ops() -> dict[Any, Callable]:
-    functions = [f for module in (layers, conv) for _, f in inspect.getmembers(module, inspect.isfunction)]
-    return {inspect.unwrap(f).__code__: f for f in functions if _tensor_annotation(f, "x")}
+    functions = [f for module in MODULES for _, f in inspect.getmembers(module, inspect.isfunction)]
+    ops = [f for f in functions if _tensor_annotation(f, _first(f)) and f.__name__ not in LOOKED_INTO]
+    return {inspect.unwrap(f).__code__: f for f in ops}
+
+
+def _first(op: Callable) -> str:
+    """The name of the argument that is followed through the network."""
+    return next(iter(inspect.signature(op).parameters), "")
 
 
 def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[Call]]:
     """(f(*args, **kwargs), the outermost layers that it ran, in order). `params` gives the layers their names."""
     ops, names = _ops(), {id(leaf): name.rpartition(".")[0] for name, leaf in tree.flatten(params).items()}
     calls: list[Call] = []
-    axes: dict[int, tuple[Tensor, Axes]] = {}  # holds the tensors, so that no id is given out twice
+    axes = _name_arguments(f, args, kwargs)
     running: list[tuple[FrameType, dict[str, Any]]] = []
 
     def watch(frame: FrameType, event: str, result: Any) -> None:
@@ -56,7 +66,7 @@ def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
             running.append((frame, dict(frame.f_locals)))
         elif event == "return" and running and running[-1][0] is frame:
             _, arguments = running.pop()
-            if result is None or result is arguments["x"]:  # it raised, or had nothing to do
+            if result is None or any(result is x for x in arguments.values()):  # it raised, or had nothing to do
                 return
             calls.append(_call(ops[frame.f_code], arguments, result, names, axes))
 
@@ -69,10 +79,16 @@ def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
     return result, calls
 
 
+def _name_arguments(f: Callable, args: Any, kwargs: Any) -> dict[int, tuple[Tensor, Axes]]:
+    """The axes of a tensor by its id. The tensor is held beside them, so that no id is given out twice."""
+    given = inspect.signature(f).bind(*args, **kwargs).arguments
+    named = {name: x for name, x in given.items() if isinstance(x, Tensor) and _tensor_annotation(f, name)}
+    return {id(x): (x, _name_axes(_tensor_annotation(f, name), x, ())) for name, x in named.items()}
+
+
 def _call(op: Callable, arguments: dict[str, Any], result: Any, names: dict[int, str], axes: dict) -> Call:
-    x, y = arguments["x"], result[0] if isinstance(result, tuple) else result
-    known = axes[id(x)][1] if id(x) in axes else ()
-    before = _name_axes(_tensor_annotation(op, "x"), x, known)
+    x, y = arguments[_first(op)], result[0] if isinstance(result, tuple) else result
+    before = _name_axes(_tensor_annotation(op, _first(op)), x, _known(x, axes))
     after = _name_axes(_tensor_annotation(op, "return"), y, before)
     axes[id(y)] = (y, after)
     tensors = {name: t for name, t in arguments.items() if isinstance(t, Tensor) and id(t) in names}
@@ -80,6 +96,13 @@ def _call(op: Callable, arguments: dict[str, Any], result: Any, names: dict[int,
     by_hand, expected, multiply_adds = _arithmetic(op.__name__, arguments)
     parameters = sum(t.numel() for t in tensors.values())
     return Call(layer, op.__name__, arguments, before, after, by_hand, expected, parameters, multiply_adds, y)
+
+
+def _known(x: Tensor, axes: dict[int, tuple[Tensor, Axes]]) -> Axes:
+    """The names of its axes; of a sum, as where a residual is added, those of the first result of its shape."""
+    if id(x) in axes:
+        return axes[id(x)][1]
+    return next((names for y, names in axes.values() if y.shape == x.shape), ())
 
 
 def _tensor_annotation(op: Callable, name: str) -> Any:
@@ -96,17 +119,17 @@ def _name_axes(annotation: Any, tensor: Tensor, known: Axes) -> Axes:
     words = annotation.dim_str.split()
     starred = next((i for i, word in enumerate(words) if word.startswith("*")), None)
     if starred is not None:
-        hidden = tensor.ndim - len(words) + 1
-        kept = [
-            known[i][0] if len(known) == tensor.ndim else words[starred][1:] for i in range(starred, starred + hidden)
+        place = range(starred, starred + tensor.ndim - len(words) + 1)
+        same = [i < len(known) and known[i][1] == tensor.shape[i] for i in place]
+        words[starred : starred + 1] = [
+            known[i][0] if s else words[starred][1:] for i, s in zip(place, same, strict=True)
         ]
-        words[starred : starred + 1] = kept
-    return tuple((word.removeprefix("out_"), size) for word, size in zip(words, tensor.shape, strict=True))
+    return tuple((word.removeprefix("out_").strip("{}"), size) for word, size in zip(words, tensor.shape, strict=True))
 
 
 def _arithmetic(op: str, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...] | None, int]:
     """(the sum as one would write it, the shape it gives, multiply-adds)"""
-    x, weight = arguments["x"], arguments.get("weight")
+    x, weight = next(iter(arguments.values())), arguments.get("weight")
     if op.startswith("conv2d") and weight is not None:
         pads = resolve_padding(arguments["padding"], weight.shape[2:], arguments["stride"], arguments["dilation"])
         text, sizes = _slide(x, weight.shape[2:], arguments["stride"], pads, arguments["dilation"])
@@ -125,7 +148,31 @@ def _arithmetic(op: str, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...
         return f"{' · '.join(map(str, x.shape[1:]))} = {prod(x.shape[1:])}", (x.shape[0], prod(x.shape[1:])), 0
     if op == "adaptive_avg_pool2d":
         return "as asked", (*x.shape[:2], *pair(arguments["output_size"])), 0
-    return ("unchanged", tuple(x.shape), 0) if op in KEEPS_SHAPE else ("", None, 0)
+    if op in KEEPS_SHAPE:
+        return "unchanged", tuple(x.shape), 0
+    return _arithmetic_of_attention(op, x, arguments)
+
+
+def _arithmetic_of_attention(op: str, x: Tensor, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...] | None, int]:
+    *batch, rows, width = (1, *x.shape)
+    if op == "embedding":
+        return "a row of weight for each", (*x.shape, arguments["weight"].shape[1]), 0
+    if op == "patches":
+        side, (_, channels, height, width) = arguments["patch_size"], x.shape
+        text = f"({height}/{side})·({width}/{side}) of {channels}·{side}·{side}"
+        return text, (x.shape[0], height // side * (width // side), channels * side * side), 0
+    if op == "split_heads":
+        heads = arguments["heads"]
+        return f"{width}/{heads} = {width // heads}", (*batch[1:], heads, rows, width // heads), 0
+    if op == "merge_heads":
+        return f"{batch[-1]} · {width} = {batch[-1] * width}", (*batch[1:-1], rows, batch[-1] * width), 0
+    if op == "attention_weights":
+        shape = (*batch[1:], rows, arguments["key"].shape[-2])
+        return "each query with each key", shape, prod(shape) * width
+    if op == "weighted_sum":
+        shape = (*batch[1:], rows, arguments["value"].shape[-1])
+        return "a mean of values a query", shape, prod(shape) * width
+    return "", None, 0
 
 
 def _slide(

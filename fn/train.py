@@ -17,6 +17,7 @@ from torch.func import grad_and_value
 from fn import tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
+from fn.data.sequences import Sequences
 from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, mean_per_example
@@ -43,8 +44,8 @@ class TrainState(NamedTuple):
 def classification_loss(
     params: Params,
     state: Params,
-    x: Float[Tensor, " batch *shape"],
-    y: Int[Tensor, " batch"],
+    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
+    y: Int[Tensor, " batch *positions"],
     *,
     apply: Callable,
     key: Int64[Tensor, ""] | None = None,
@@ -82,7 +83,7 @@ def accumulated(
     objective: Callable,
     params: Params,
     state: Params,
-    x: Float[Tensor, " batch *shape"],
+    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
     y: Int[Tensor, " batch *positions"],
     *,
     key: Int64[Tensor, ""],
@@ -127,7 +128,7 @@ def compiled(step: Callable, batch_size: int) -> Callable:
 
 def several_steps(
     ts: TrainState,
-    x: Float[Tensor, "steps batch *shape"],
+    x: Float[Tensor, "steps batch *shape"] | Int[Tensor, "steps batch *shape"],
     y: Int[Tensor, "steps batch *positions"],
     *,
     step: Callable,
@@ -255,7 +256,7 @@ def one_cycle_adamw(*, lr: float, total_steps: int, weight_decay: float = 1e-2) 
 
 def fit(
     model: Model,
-    split: Split,
+    split: Split | Sequences,
     *,
     step: Callable,
     epochs: int,
@@ -265,7 +266,7 @@ def fit(
     each: Callable | None = None,
 ) -> TrainState:
     """A model from its first weights to its last, in a new order every epoch. The optimizer is of Adam's kind."""
-    ts = init(model, adam_init, seed=seed, device=split.images.device)
+    ts = init(model, adam_init, seed=seed, device=split[0].device)
     for epoch in range(epochs):
         data = batches(split, batch_size, seed=seed, epoch=epoch, augment=augment)
         ts, _ = train_one_epoch(ts, data, step=step, seed=seed, each=each)
@@ -274,7 +275,7 @@ def fit(
 
 def overfit(
     model: Model,
-    split: Split,
+    split: Split | Sequences,
     *,
     step: Callable,
     seed: int,
@@ -286,7 +287,7 @@ def overfit(
 
     `each` is given the metrics of evaluation after the step, so that batch norm must stand on its running statistics.
     """
-    ts, key = init(model, adam_init, seed=seed, device=split.images.device), run_key(seed)
+    ts, key = init(model, adam_init, seed=seed, device=split[0].device), run_key(seed)
     for _ in range(steps):
         ts, _ = checked_step(ts, *split, step=step, key=key)
         metrics = eval_one_epoch(ts.params, ts.state, [split], apply=model.apply)

@@ -15,7 +15,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from fn.losses import cross_entropy, mse_loss
-from fn.metrics import accuracy, confusion_matrix, top_k_accuracy
+from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
@@ -130,6 +130,33 @@ def test_the_metrics_hang_together(case):
     assert curve[-1] == 1
     right = float(confusion_matrix(scores, target).trace()) / len(target)
     assert curve[0] == float(accuracy(scores, target)) == pytest.approx(right)
+
+
+@given(classified(), st.booleans(), st.data())
+def test_metrics_over_positions_count_what_is_not_ignored(case, ties, data):
+    """By the definition, one target at a time: fewer than k classes outrank it."""
+    (scores, target), ignore_index = case.tensors, case.options["ignore_index"]
+    scores = scores.round() if ties else scores
+    k = data.draw(st.integers(1, scores.shape[1]))
+    rows = scores.flatten(2) if scores.ndim > 2 else scores[..., None]
+    examples = [
+        [rank(rows[i, :, j].tolist(), t) for j, t in enumerate(wanted) if t != ignore_index]
+        for i, wanted in enumerate(target.reshape(len(target), -1).tolist())
+    ]
+    ranks = [r for example in examples for r in example]
+    options = {"ignore_index": ignore_index}
+    exact = sum(all(r == 0 for r in example) for example in examples) / len(examples)
+    assert float(exact_match(scores, target, **options)) == pytest.approx(exact)
+    expected = sum(r < k for r in ranks) / len(ranks) if ranks else math.nan
+    assert float(top_k_accuracy(scores, target, k, **options)) == pytest.approx(expected, nan_ok=True)
+    if ignore_index == -100:
+        first = float(top_k_accuracy(scores, target, 1))
+        assert float(accuracy(scores, target)) == pytest.approx(first, nan_ok=True)
+
+
+def rank(scores: list[float], target: int) -> int:
+    """How many classes outrank the target; of equal scores the lower class does."""
+    return sum((-s, c) < (-scores[target], target) for c, s in enumerate(scores))
 
 
 def test_of_equal_scores_the_lower_class_outranks():

@@ -25,8 +25,10 @@ import fn
 from fn import tree
 from fn.data.transforms import random_horizontal_flip
 from fn.ensemble import stack
+from fn.layers import linear_init
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
@@ -46,6 +48,21 @@ def cnn_given(channels: int, height: int, width: int) -> Given:
     return {"params": params, "state": state, "train": True}
 
 
+TRANSFORMER: Given = {"layers": 1, "heads": 2, "d_ff": 5}
+
+
+def language_given(seq: int) -> Given:
+    sizes = TRANSFORMER | {"d_model": 6, "positions": "learned"}
+    params, state = language_model_init(generator(0), seq, 4, **sizes)
+    return {"params": params, "state": state}
+
+
+def vision_given(*shape: int) -> Given:
+    sizes = TRANSFORMER | {"d_model": 6, "positions": "learned"}
+    params, state = vision_transformer_init(generator(0), shape, 4, patch_size=1, **sizes)
+    return {"params": params, "state": state, "train": True, "patch_size": 1, "heads": 2}
+
+
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
 PERCEPTRON_STEP = partial(
     train_step, objective=partial(classification_loss, apply=mlp_apply), optimizer=partial(sgd, lr=0.1)
@@ -63,9 +80,15 @@ def batch_given(**rest: Any) -> Given:
 
 # Arguments that cannot be guessed, from the sizes of the axes.
 GIVEN: dict[str, Callable[[Given], Given]] = {
+    "fn.attention.multi_head_attention": lambda n: {
+        "heads": 2,
+        "out_proj": linear_init(generator(0), n["d_model"], n["d_model"]),
+    },
+    "fn.attention.split_heads": lambda n: {"heads": n["d_model"]},
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
+    "fn.conv.patches": lambda n: {"patch_size": 1},
     "fn.conv.axis_entries": lambda n: {"dim": -1, "kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
     "fn.curvature.per_sample_grads": lambda n: {
@@ -74,6 +97,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "state": {},
     },
     "fn.curvature.sharpness": lambda n: {"f": lambda params: params["w"].square().sum(), "params": WEIGHTS},
+    "fn.data.sequences.decode": lambda n: {"vocabulary": "a"},
+    "fn.data.sequences.next_characters": lambda n: {"seq": 2},
     "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
     "fn.data.transforms.cutout": lambda n: {"size": 2},
     "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
@@ -87,6 +112,9 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "objective": PERCEPTRON_STEP.keywords["objective"],
         "update": sgd,
     },
+    "fn.generation.generate": lambda n: (
+        language_given(n["seq"]) | {"apply": partial(language_model_apply, heads=2), "tokens": 1, "context": 2}
+    ),
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
@@ -94,6 +122,12 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.cnn.cnn_apply": lambda n: cnn_given(n["channels"], n["height"], n["width"]),
     "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
+    "fn.models.transformer.encoder": lambda n: encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"heads": 2},
+    "fn.models.transformer.encoder_layer": lambda n: (
+        encoder_init(generator(0), n["d_model"], **TRANSFORMER)["layers"]["0"] | {"heads": 2}
+    ),
+    "fn.models.transformer.language_model_apply": lambda n: language_given(n["seq"]) | {"train": True, "heads": 2},
+    "fn.models.transformer.vision_transformer_apply": lambda n: vision_given(n["channels"], n["height"], n["width"]),
     "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.constant_schedule": lambda n: {"total_steps": 5},
@@ -101,6 +135,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
+    "fn.plots.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
     "fn.plots.spread": lambda n: {
         "x": range(1, n["x"] + 1),
@@ -108,6 +143,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "ylabel": "",
         "marked": (1.0, 1.0, ""),
     },
+    "fn.positions.add_positions": lambda n: {"positions": "learned"},
     "fn.rng.randint": lambda n: {"low": 0, "high": 5, "shape": (2, 3)},
     "fn.rng.uniform": lambda n: {"shape": (2, 3)},
     "fn.train.accumulated": lambda n: {
@@ -129,9 +165,16 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
 }
 # Sizes that hang together in a way that no axis name says.
-SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)}}
-# Whatever a model reads and a loss compares: the functions that these are handed to check them.
-BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
+SIZES: dict[str, Given] = {
+    "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
+    "fn.positions.add_positions": {"seq": 3, "longest": 5},
+    "fn.train.classification_loss": {"positions": ()},
+}
+ANY = (1, 1)
+"""what an annotation leaves open"""
+DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
+# Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
+BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.plots.heat_maps": {"panels"}}
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
     "fn.compiler._count_donated",
@@ -143,6 +186,11 @@ UNHOOKED = {
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
+    "fn.attention.attention_scores": {"batch", "queries", "keys", "d_head"},
+    "fn.attention.attention_weights": {"batch", "queries", "keys", "d_head"},
+    "fn.attention.multi_head_attention": {"batch", "keys", "d_model"},
+    "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
+    "fn.attention.weighted_sum": {"batch", "keys"},
     "fn.conv.conv2d": {"channels", "out_channels"},
     "fn.curvature.per_sample_grads": {"batch"},
     "fn.data.transforms.affine": {"batch"},
@@ -161,8 +209,11 @@ TIES = {
     "fn.layers.linear": {"d_in", "d_out"},
     "fn.losses.cross_entropy": {"batch", "positions"},
     "fn.losses.mse_loss": {"shape"},
-    "fn.metrics.accuracy": {"batch"},
+    "fn.metrics.accuracy": {"batch", "positions"},
+    "fn.metrics.exact_match": {"batch", "positions"},
+    "fn.metrics.top_k_accuracy": {"batch", "positions"},
     "fn.models.mlp.two_layer_grads": {"batch"},
+    "fn.positions.add_positions": {"d_model"},
     "fn.rng.fold_in": {"keys"},
     "fn.train.accumulated": {"batch"},
     "fn.train.classification_loss": {"batch"},
@@ -187,31 +238,37 @@ def members(f: Callable) -> Iterator[tuple[str, Any]]:
 
 
 def tensors(f: Callable) -> dict[str, Any]:
-    """The parameters of `f` with a jaxtyping annotation."""
+    """The parameters of `f` with a jaxtyping annotation; the members of a union differ in dtype alone."""
     return {name: a for name, a in members(f) if inspect.isclass(a) and issubclass(a, AbstractArray)}
 
 
 def axes(annotation: Any) -> list[tuple[str, set[str]]]:
-    """The axes and the names in each: "*batch w//{n} 2" -> [("*batch", {"batch"}), ("w//{n}", {"w"}), ("2", set())]"""
-    return [(axis, set(re.findall(r"[a-z]\w*", re.sub("{.*?}", "", axis)))) for axis in annotation.dim_str.split()]
+    """The axes and the names in each: "*batch w//{n} 2" -> [("*batch", {"batch"}), ("w//{n}", {"w"}), ("2", set())]
+
+    One that broadcasts, "#keys", is given its whole size.
+    """
+    words = annotation.dim_str.replace("#", "").split()
+    return [(axis, set(re.findall(r"[a-z]\w*", re.sub("{.*?}", "", axis)))) for axis in words]
 
 
 def names(annotation: Any) -> set[str]:
     return {name for _, some in axes(annotation) for name in some}
 
 
-def make(annotation: Any, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
-    """Ones where the dtype is floating, and zeros, which are valid as indices, where it is not; or the other way."""
-    floating = any(dtype.startswith("float") for dtype in annotation.dtypes)
-    return torch.ones(shape) if floating != wrong_dtype else torch.zeros(shape, dtype=torch.int64)
+def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
+    """Ones where the dtype is floating, and zeros, which are valid as indices, where it is not; or a dtype refused."""
+    dtypes = [str(dtype) for name, a in members(f) if name == parameter for dtype in getattr(a, "dtypes", ())]
+    kinds = [kind for kind in DTYPES if any(dtype.startswith(kind) for dtype in dtypes) != wrong_dtype]
+    return torch.full(shape, kinds[0] == "float", dtype=DTYPES[kinds[0]])
 
 
 def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> tuple[int, ...]:
     """The shape that an annotation asks for; the axis named `grown` is made one too large."""
     lengths: list[int] = []
     for axis, some in axes(annotation):
-        *first, last = sizes[axis[1:]] if axis[0] == "*" else [eval(axis.format(**arguments), dict(sizes))]
-        lengths += [*first, last + (grown in some)]
+        starred = axis[0] in "*."
+        lengths += sizes.get(axis[1:], ANY) if starred else [eval(axis.format(**arguments), dict(sizes))]
+        lengths[-1] += grown in some
     return tuple(lengths)
 
 
@@ -235,8 +292,9 @@ def valid(f: Callable) -> tuple[Given, Given]:
     sizes |= SIZES.get(name_of(f), {})
     arguments = {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}
     arguments |= GIVEN.get(name_of(f), lambda n: {})(sizes)
-    arguments |= {name: make(a, shape(a, sizes, arguments)) for name, a in tensors(f).items()}
-    missing = inspect.signature(f).parameters.keys() - arguments.keys()
+    arguments |= {name: make(f, name, shape(a, sizes, arguments)) for name, a in tensors(f).items()}
+    required = {p.name for p in inspect.signature(f).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    missing = required - arguments.keys()
     assert not missing, f"say in GIVEN what {name_of(f)} should get as {missing}"
     return arguments, sizes
 
@@ -298,13 +356,13 @@ def test_wrong_rank_or_size_is_refused(f: Callable, parameter: str) -> None:
     arguments, _ = valid(f)
     annotation = tensors(f)[parameter]
     for wrong in wrong_shapes(annotation, tuple(arguments[parameter].shape)):
-        assert_refused(f, parameter, arguments | {parameter: make(annotation, wrong)})
+        assert_refused(f, parameter, arguments | {parameter: make(f, parameter, wrong)})
 
 
 @pytest.mark.parametrize(("f", "parameter"), PARAMETERS, ids=name_of)
 def test_wrong_dtype_is_refused(f: Callable, parameter: str) -> None:
     arguments, _ = valid(f)
-    wrong = make(tensors(f)[parameter], tuple(arguments[parameter].shape), wrong_dtype=True)
+    wrong = make(f, parameter, tuple(arguments[parameter].shape), wrong_dtype=True)
     assert_refused(f, parameter, arguments | {parameter: wrong})
 
 
@@ -312,7 +370,7 @@ def test_wrong_dtype_is_refused(f: Callable, parameter: str) -> None:
 def test_an_axis_that_differs_between_two_parameters_is_refused(f: Callable, parameter: str, axis: str) -> None:
     """Parameters are read from left to right: the first that does not fit those before it is the one named."""
     arguments, sizes = valid(f)
-    grown = make(tensors(f)[parameter], shape(tensors(f)[parameter], sizes, arguments, grown=axis))
+    grown = make(f, parameter, shape(tensors(f)[parameter], sizes, arguments, grown=axis))
     first, second, *_ = (name for name, a in tensors(f).items() if axis in names(a))
     assert_refused(f, second if parameter == first else parameter, arguments | {parameter: grown})
 

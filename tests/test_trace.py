@@ -9,33 +9,44 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fn import tree
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
-from fn.models import cnn, mlp
+from fn.models import cnn, mlp, transformer
 from fn.rng import generator
 from fn.trace import trace
 
-SHAPE = (3, 19, 14)
+SHAPE, EVEN = (3, 19, 14), (3, 20, 12)
+FAMILIES = {
+    "mlp": mlp(SHAPE, 10),
+    "cnn": cnn(SHAPE, 10),
+    "transformer": transformer(EVEN, 10, patch_size=4),
+    "transformer, rotary": transformer(EVEN, 10, patch_size=4, positions="rotary"),
+    "language model": transformer((9,), 10, layers=3),
+    "language model, sinusoidal": transformer((9,), 10, positions="sinusoidal"),
+}
 
 
-FAMILIES = {"mlp": mlp, "cnn": cnn}
+def example(family: str) -> torch.Tensor:
+    if family.startswith("language"):
+        return torch.randint(10, (4, 9), generator=generator(1))
+    return torch.randn(4, *(EVEN if family.startswith("transformer") else SHAPE), generator=generator(1))
 
 
-def run(family: str):
-    model = FAMILIES[family](SHAPE, 10)
+def run(family: str, **options):
+    model = FAMILIES[family]
     params, state = model.init(generator(0))
-    x = torch.randn(4, *SHAPE, generator=generator(1))
-    return params, *trace(params, model.apply, params, state, x, train=True)
+    return params, *trace(params, model.apply, params, state, example(family), train=True, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trace_of_a_model(family):
     params, (logits, _), calls = run(family)
-    assert calls[-1].result is logits
+    assert calls[-1].result.data_ptr() == logits.data_ptr()  # a language model turns it round
     assert all(call.expected == call.result.shape == tuple(size for _, size in call.output) for call in calls)
-    assert sum(call.parameters for call in calls) == tree.size(params)
+    shared = tree.size(params["embedding"]) if "embedding" in params else 0  # which is the last layer too
+    assert sum(call.parameters for call in calls) == tree.size(params) + shared
     assert {call.layer for call in calls} >= {name.rpartition(".")[0] for name in tree.flatten(params)}
-    model = FAMILIES[family](SHAPE, 10)
+    model = FAMILIES[family]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.apply(*model.init(generator(0)), torch.zeros(4, *SHAPE), train=True)
+        model.apply(*model.init(generator(0)), example(family), train=True)
     assert 2 * sum(call.multiply_adds for call in calls) == counter.get_total_flops()
 
 
@@ -44,6 +55,28 @@ def test_axes_keep_their_names_through_ops_that_have_none():
     relu = next(call for call in calls if call.op == "relu")
     assert relu.output == (("batch", 4), ("channels", 32), ("height", 9), ("width", 7))
     assert calls[0].by_hand == "⌊(19 + 2·1 − 3)/1⌋ + 1 = 19; ⌊(14 + 2·1 − 3)/1⌋ + 1 = 14"
+
+
+def test_attention_by_hand():
+    _, _, calls = run("language model")
+    first = {call.op: call for call in reversed(calls)}
+    axes = {
+        op: first[op].output for op in ("embedding", "split_heads", "attention_weights", "weighted_sum", "merge_heads")
+    }
+    assert axes == {
+        "embedding": (("batch", 4), ("seq", 9), ("d_model", 64)),
+        "split_heads": (("batch", 4), ("heads", 4), ("seq", 9), ("d_head", 16)),
+        "attention_weights": (("batch", 4), ("heads", 4), ("queries", 9), ("keys", 9)),
+        "weighted_sum": (("batch", 4), ("heads", 4), ("queries", 9), ("d_value", 16)),
+        "merge_heads": (("batch", 4), ("seq", 9), ("d_model", 64)),
+    }
+    assert first["split_heads"].by_hand == "64/4 = 16"
+    assert first["merge_heads"].by_hand == "4 · 16 = 64"
+    assert first["attention_weights"].multiply_adds == 4 * 4 * 9 * 9 * 16
+    assert sum(call.op == "attention_weights" for call in calls) == 3
+    patches = run("transformer")[2][0]
+    assert patches.by_hand == "(20/4)·(12/4) of 3·4·4"
+    assert patches.output == (("batch", 4), ("patches", 15), ("d_patch", 48))
 
 
 @pytest.mark.parametrize("op", [conv2d, conv2d_naive, conv2d_unfold])

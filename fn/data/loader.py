@@ -4,8 +4,9 @@ Batch `i` of an epoch is a function of (seed, epoch, i) alone. So it can be made
 a loop can begin at any batch of any epoch as if it had run all those before.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Int, Int64
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fn.data.datasets import Split
+from fn.data.sequences import Sequences
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 
@@ -26,19 +28,19 @@ def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " exam
 class Gather:
     """What torch's DataLoader asks of a data set; here an index is a whole batch of them."""
 
-    split: Split
+    split: Split | Sequences
     augment: Callable | None
     key: Int64[Tensor, ""]
 
     def __getitem__(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        x, y = self.split.images[index], self.split.labels[index]
+        x, y = (part[index] for part in self.split)
         if self.augment:
             x = self.augment(x, fold_in(self.key.expand(len(index)), index).to(x.device))
         return x, y
 
 
 def batches(
-    split: Split,
+    split: Split | Sequences,
     batch_size: int,
     *,
     seed: int | None = None,
@@ -55,12 +57,18 @@ def batches(
     if seed is None:
         if augment:
             raise ValueError("batches: augment needs a seed")
-        order, key = torch.arange(len(split.labels)), rng_key(0)
+        order, key = torch.arange(len(split[0])), rng_key(0)
     else:
-        order, key = epoch_order(len(split.labels), seed=seed, epoch=epoch), rng_key(seed, epoch)
+        order, key = epoch_order(len(split[0]), seed=seed, epoch=epoch), rng_key(seed, epoch)
     gather, indices = Gather(split, augment, key), order.split(batch_size)[start:]
     if workers:
         aside = generator(0)  # else it would draw the workers' own seeds from torch's global generator
         yield from DataLoader(gather, None, sampler=indices, num_workers=workers, generator=aside)  # pyright: ignore
     else:
         yield from map(gather.__getitem__, indices)
+
+
+def endless(split: Split | Sequences, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch, for a loop that counts steps."""
+    for epoch in count():
+        yield from batches(split, batch_size, seed=seed, epoch=epoch)

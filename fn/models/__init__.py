@@ -4,17 +4,24 @@
     apply(params, state, x, *, train, key=None) -> (output, state)
 
 `params` is what is differentiated; `state` is what is not, such as batch norm's statistics. A new family is one file,
-one function of the image's shape and the number of classes, and one row in experiments.registry. ValueError for images
-that a family cannot take.
+one function of an example's shape and the number of classes, and one row in experiments.registry. ValueError for a
+shape that a family cannot take.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.transformer import (
+    language_model_apply,
+    language_model_init,
+    vision_transformer_apply,
+    vision_transformer_init,
+)
+from fn.positions import Positions
 
 
 class Model(NamedTuple):
@@ -30,3 +37,36 @@ def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (128,), d
 def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64), dropout_p: float = 0.0) -> Model:
     init = partial(cnn_init, shape=shape, classes=classes, widths=widths)
     return Model(init, partial(cnn_apply, dropout_p=dropout_p))
+
+
+def transformer(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    d_model: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    positions: Positions = "learned",
+    patch_size: int | None = None,
+    dropout_p: float = 0.0,
+) -> Model:
+    """Of images (channels, height, width), or, for a shape (seq,), of sequences: a language model of `classes` tokens.
+
+    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64.
+    """
+    sizes = {"d_model": d_model, "layers": layers, "heads": heads, "d_ff": 4 * d_model, "positions": positions}
+    options: dict[str, Any] = {"heads": heads, "positions": positions, "dropout_p": dropout_p}
+    if len(shape) == 1:
+        init = partial(language_model_init, length=shape[0], classes=classes, **sizes)
+        return Model(init, partial(language_model_apply, **options))
+    options["patch_size"] = _patch_size(*shape[1:]) if patch_size is None else patch_size
+    init = partial(vision_transformer_init, shape=shape, classes=classes, patch_size=options["patch_size"], **sizes)
+    return Model(init, partial(vision_transformer_apply, **options))
+
+
+def _patch_size(height: int, width: int) -> int:
+    side = math.gcd(height, width)
+    fits = [n for n in range(2, side + 1) if side % n == 0 and height * width <= 64 * n * n]
+    if not fits:
+        raise ValueError(f"transformer: no squares divide an image of {height}×{width} into at most 64 patches")
+    return fits[0]

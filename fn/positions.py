@@ -1,0 +1,59 @@
+"""What tells a transformer where a token stands; without it, attention sees a set."""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+Positions = Literal["learned", "sinusoidal", "rotary", "none"]
+
+
+def _angles(length: int, width: int, base: float) -> Float[Tensor, "{length} pairs"]:
+    """t · base^(-2i / width) at position t for pair i of the entries: clocks from fast to slow."""
+    if width % 2:
+        raise ValueError(f"positions: a width of {width} does not divide into pairs")
+    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+
+
+def sinusoidal_encoding(
+    length: int, d_model: int, base: float = 1e4, *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "{length} {d_model}"]:
+    """p[t, 2i] = sin(t · base^(-2i / d_model)),  p[t, 2i + 1] = cos(t · base^(-2i / d_model))
+
+    A shift by k turns each pair by an angle that depends on k alone: p[t + k] = R_k p[t]. Vaswani et al. 2017,
+    section 3.5. ValueError for an odd width.
+    """
+    angles = _angles(length, d_model, base)
+    return rearrange([angles.sin(), angles.cos()], "two t pairs -> t (pairs two)").to(dtype)
+
+
+def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: float = 1e4) -> Float[Tensor, "*batch seq d_head"]:
+    """Entries (2i, 2i + 1) of row t turned by the angle t · base^(-2i / d_head).
+
+    The product of a turned query and a turned key depends on their positions through the distance alone. Su et al.
+    2021, section 3.2. ValueError for an odd width.
+    """
+    angles = _angles(x.shape[-2], x.shape[-1], base)
+    cos, sin = (part.to(x.device, x.dtype) for part in (angles.cos(), angles.sin()))
+    first, second = rearrange(x, "... seq (pairs two) -> two ... seq pairs", two=2)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    return rearrange(turned, "two ... seq pairs -> ... seq (pairs two)")
+
+
+def add_positions(
+    x: Float[Tensor, "*batch seq d_model"], positions: Positions, weight: Float[Tensor, "longest d_model"] | None = None
+) -> Float[Tensor, "*batch seq d_model"]:
+    """x + p, where p[t] is row t of the sinusoidal or the learned table; the other kinds add nothing.
+
+    ValueError for a sequence longer than the learned table.
+    """
+    if positions == "sinusoidal":
+        return x + sinusoidal_encoding(x.shape[-2], x.shape[-1], dtype=x.dtype).to(x.device)
+    if weight is None:
+        return x
+    if x.shape[-2] > len(weight):
+        raise ValueError(f"positions: a sequence of {x.shape[-2]} is longer than the {len(weight)} that were learned")
+    return x + weight[: x.shape[-2]]

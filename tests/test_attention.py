@@ -1,0 +1,298 @@
+"""Attention beside torch's, plain and in tiles: values, gradients, every kind of mask; and the laws of what it adds."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from experiments.benching.worker import peak_bytes
+from fn import tree
+from fn.attention import (
+    attention_weights,
+    causal_mask,
+    merge_heads,
+    multi_head_attention,
+    multi_head_attention_init,
+    scaled_dot_product_attention,
+    split_heads,
+    weighted_sum,
+)
+from fn.rng import generator, key
+from tests.strategies import Case, agree, lifts, tensor
+from tests.test_positions import by_complex_numbers
+
+MASKS = ["none", "causal", "boolean", "additive", "additive, some -∞"]
+ways = st.none() | st.integers(1, 8)
+"""of block_size: plain, or tiles from one query and one key to more than there are"""
+
+
+@st.composite
+def masked(draw: st.DrawFn, kind: str, *shape: int) -> Tensor | None:
+    """A mask that broadcasts to `shape`: axes of the batch may be missing, and any axis may be 1. Rows may be blind."""
+    if kind in ("none", "causal"):
+        return None
+    shape = shape[draw(st.integers(0, len(shape) - 2)) :]
+    shape = tuple(draw(st.sampled_from([n, n, 1])) for n in shape)
+    hidden = draw(tensor(*shape, below=draw(st.integers(1, 3)))) == 0
+    if kind == "boolean":
+        return ~hidden
+    mask = draw(tensor(*shape))
+    return mask if kind == "additive" else torch.where(hidden, -math.inf, mask)
+
+
+@st.composite
+def attentions(draw: st.DrawFn, *kinds: str) -> Case:
+    """(query, key, value, mask) and options; from no batch axis to three, as many keys as one likes."""
+    kind = draw(st.sampled_from(kinds or MASKS))
+    batch = draw(st.lists(st.integers(1, 3), max_size=3))
+    queries, keys, d_head, d_value = draw(st.tuples(*[st.integers(1, 6)] * 4))
+    shapes = [(*batch, queries, d_head), (*batch, keys, d_head), (*batch, keys, d_value)]
+    mask = draw(masked(kind, *batch, queries, keys))
+    options = {"scale": draw(st.none() | st.floats(0.1, 3)), "is_causal": kind == "causal"}
+    return Case((*(draw(tensor(*shape)) for shape in shapes), mask), options)
+
+
+@settings(max_examples=300)
+@given(attentions(), ways)
+def test_attention_is_torchs(case: Case, block_size):
+    """torch's too gives zeros to a query that may look nowhere."""
+    ours = partial(scaled_dot_product_attention, block_size=block_size, **case.options)
+    agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive, some -∞"])
+@settings(max_examples=2)
+@given(data=st.data())
+def test_lifts(kind, block_size, data):
+    tensors, options = data.draw(attentions(kind))
+    lifts(
+        partial(scaled_dot_product_attention, block_size=block_size, **options), *(t for t in tensors if t is not None)
+    )
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_tiles_can_be_differentiated_twice(kind, data):
+    """The gradient has the values and gradients of the plain path's, which autograd takes apart op by op."""
+    tensors, options = data.draw(attentions(kind))
+    present = [t for t in tensors if t is not None]
+    floats = tuple(i for i, t in enumerate(present) if t.is_floating_point())
+
+    def gradient(block_size: int | None):
+        attend = partial(scaled_dot_product_attention, block_size=block_size, **options)
+        return grad(lambda *x: attend(*x).sin().sum(), argnums=floats)
+
+    agree(gradient(2), gradient(None), *present)
+
+
+@pytest.mark.parametrize("block_size", [None, 1, 2, 9])
+@pytest.mark.parametrize("mask", [torch.tensor([[True, False], [False, False]]), torch.tensor([[0, -math.inf]] * 2)])
+def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, block_size):
+    if mask.is_floating_point():
+        mask[1] = -math.inf
+    q, k, v = torch.randn(3, 2, 4, generator=generator(0)).unbind()
+    attend = partial(scaled_dot_product_attention, block_size=block_size)
+    y = attend(q, k, v, mask)
+    assert torch.equal(y[1], torch.zeros(4))
+    torch.testing.assert_close(y[0], v[0])
+    for i, g in enumerate(grad(lambda q, k, v: attend(q, k, v, mask)[1].sum(), argnums=(0, 1, 2))(q, k, v)):
+        assert torch.equal(g, torch.zeros(2, 4)), i
+    if mask.is_floating_point():
+        assert grad(lambda m: attend(q, k, v, m).square().sum())(mask).isfinite().all()
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_large_scores_do_not_overflow(block_size):
+    q, k, v = torch.randn(3, 7, 4, generator=generator(0), dtype=torch.float64).unbind()
+    attend = partial(scaled_dot_product_attention, block_size=block_size, is_causal=True)
+    torchs = partial(F.scaled_dot_product_attention, is_causal=True)
+    agree(attend, torchs, 100 * q, 100 * k, v, tol={torch.float64: 1e-10})
+
+
+def bytes_of(block_size: int | None, seq: int, *, backward: bool, masked: bool = False) -> int:
+    """The most that attention over `seq` tokens holds at once beyond its inputs, in float32."""
+    q, k, v = torch.randn(3, seq, 8, generator=generator(0)).unbind()
+    mask = torch.ones(seq, seq, dtype=torch.bool) if masked else None
+    attend = partial(scaled_dot_product_attention, attn_mask=mask, is_causal=not masked, block_size=block_size)
+    loss = lambda *x: attend(*x).square().sum()  # noqa: E731
+    step = grad(loss, argnums=(0, 1, 2)) if backward else attend
+    step(q, k, v)
+    before = peak_bytes(lambda: None, "cpu")
+    return peak_bytes(lambda: step(q, k, v), "cpu") - before
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_tiles_the_weights_are_never_all_there(backward, masked):
+    """The plain path holds several bytes a weight, the tiles less than one, and as the length grows, not its square."""
+    weights = 512 * 512
+    plain, tiled = (bytes_of(b, 512, backward=backward, masked=masked) for b in (None, 32))
+    assert plain > 8 * weights
+    assert tiled < weights
+    assert tiled < 2.2 * bytes_of(32, 256, backward=backward, masked=masked)
+
+
+@settings(max_examples=60)
+@given(attentions())
+def test_weights_are_shares_that_make_the_output(case: Case):
+    query, key, value, mask = case.tensors
+    assert query is not None
+    assert key is not None
+    assert value is not None
+    weights = attention_weights(query, key, mask, **case.options)
+    assert weights.shape == (*query.shape[:-1], key.shape[-2])
+    totals = weights.sum(dim=-1)
+    assert (((totals - 1).abs() < 1e-12) | (totals == 0)).all()
+    if mask is None:
+        assert totals.all()
+    if case.options["is_causal"]:
+        assert not weights.triu(1).any()
+    y = scaled_dot_product_attention(query, key, value, mask, **case.options)
+    torch.testing.assert_close(weighted_sum(weights, value), y)
+
+
+def test_causal_mask_by_hand():
+    assert causal_mask(2, 3).tolist() == [[True, False, False], [True, True, False]]
+    assert causal_mask(3, 2).tolist() == [[True, False], [True, True], [True, True]]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key(p):
+    """With the unit vectors as values, the output is the weights; here each is 1 / 8 before dropout."""
+    q, k, v = torch.zeros(5000, 4), torch.zeros(8, 4), torch.eye(8)
+    attend = partial(scaled_dot_product_attention, q, k, v)
+    y = attend(dropout_p=p, dropout_key=key(0))
+    assert y.unique().tolist() == pytest.approx([0, 1 / 8 / (1 - p)])
+    assert abs(float(y.mean()) * 8 - 1) < 5 * math.sqrt(p / (1 - p) / y.numel())
+    assert torch.equal(y, attend(dropout_p=p, dropout_key=key(0)))
+    assert not torch.equal(y, attend(dropout_p=p, dropout_key=key(1)))
+    with pytest.raises(ValueError, match="needs a key"):
+        attend(dropout_p=p)
+
+
+def test_what_attention_refuses():
+    q, mask = torch.ones(3, 4), causal_mask(3, 3)
+    for block_size in (None, 2):
+        with pytest.raises(ValueError, match="is_causal and attn_mask exclude each other"):
+            scaled_dot_product_attention(q, q, q, mask, is_causal=True, block_size=block_size)
+    with pytest.raises(ValueError, match="exclude each other"):
+        attention_weights(q, q, mask, is_causal=True)
+    impossible: list[dict[str, Any]] = [{"block_size": 0}, {"block_size": 2, "dropout_p": 0.1, "dropout_key": key(0)}]
+    for options in impossible:
+        with pytest.raises(ValueError, match="in tiles there is no dropout of weights, and block_size is at least 1"):
+            scaled_dot_product_attention(q, q, q, **options)
+    params = multi_head_attention_init(generator(0), 4)
+    for refused in (partial(split_heads, q, 3), partial(multi_head_attention, q, q, q, 3, **params)):
+        with pytest.raises(ValueError, match="3 heads do not divide a width of 4"):
+            refused()
+
+
+@given(st.lists(st.integers(1, 3), max_size=2), *[st.integers(1, 4)] * 3, st.data())
+@settings(max_examples=40)
+def test_heads_are_columns(batch, seq, heads, d_head, data):
+    x = data.draw(tensor(*batch, seq, heads * d_head))
+    split = split_heads(x, heads)
+    assert all(torch.equal(split[..., h, :, :], x[..., d_head * h : d_head * (h + 1)]) for h in range(heads))
+    assert torch.equal(merge_heads(split), x)
+
+
+def with_parameters(op: Any, names: list[str]) -> Any:
+    """The same function, its parameters as further tensors at the end."""
+    return lambda *tensors: op(*tensors[: -len(names)], dict(zip(names, tensors[-len(names) :], strict=True)))
+
+
+@st.composite
+def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
+    """(query, key, value, mask, parameters…) and options; the mask is ours, per example and head. No row is blind."""
+    heads, d_head, queries, keys = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    batch, alike = draw(st.tuples(st.integers(1, 3), st.booleans()))
+    d_model, keys = heads * d_head, queries if alike else keys
+    torch_module = nn.MultiheadAttention(d_model, heads, batch_first=True, dtype=torch.float64)
+    parameters = [draw(tensor(*p.shape)) / math.sqrt(d_model) for p in torch_module.parameters()]
+    shapes = [(batch, queries, d_model)] + ([] if alike else [(batch, keys, d_model)] * 2)
+    visible = draw(tensor(batch, heads, queries, keys, below=2)) == 0
+    visible[..., 0] = True
+    kind = draw(st.sampled_from(["none", "causal", "boolean", "additive", "padding"]))
+    mask = {
+        "boolean": visible,
+        "padding": visible[:, :1, :1],
+        "additive": draw(tensor(batch, heads, queries, keys)),
+    }.get(kind)
+    inputs = [draw(tensor(*shape)) for shape in shapes]
+    return Case((*inputs, mask, *parameters), {"kind": kind, "heads": heads}), torch_module
+
+
+@settings(max_examples=150)
+@given(multi_head(), st.booleans(), ways)
+def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights, block_size):
+    (tensors, options), module = case
+    kind, heads = options["kind"], options["heads"]
+    names = [name for name, _ in module.named_parameters()]
+
+    def ours(*given: Any):
+        *inputs, mask, params = given
+        q, k, v = inputs * 3 if len(inputs) == 1 else inputs
+        options = {"is_causal": kind == "causal", "need_weights": need_weights, "block_size": block_size}
+        y, weights = multi_head_attention(q, k, v, heads, **tree.unflatten(params), attn_mask=mask, **options)
+        assert (weights is None) == (not need_weights)
+        return (y, weights) if need_weights else y
+
+    def torchs(*given: Any):
+        """Its boolean masks are True where a query may not look, and have the heads in the batch."""
+        *inputs, mask, params = given
+        q, k, v = inputs * 3 if len(inputs) == 1 else inputs
+        options: dict[str, Any] = {"need_weights": need_weights, "average_attn_weights": False}
+        if kind == "causal":
+            options["attn_mask"] = ~torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).tril()
+        elif kind == "padding":
+            options["key_padding_mask"] = ~mask[:, 0, 0]
+        elif mask is not None:
+            options["attn_mask"] = (~mask if kind == "boolean" else mask).flatten(0, 1)
+        y, weights = functional_call(module, params, (q, k, v), options)
+        return (y, weights) if need_weights else y
+
+    agree(with_parameters(ours, names), with_parameters(torchs, names), *tensors)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_rotary_turns_queries_and_keys_of_every_head(block_size):
+    rng = generator(0)
+    params = tree.flatten(multi_head_attention_init(rng, 8))
+    x, bias = torch.randn(2, 5, 8, generator=rng, dtype=torch.float64), torch.randn(24, generator=rng)
+
+    def ours(x: Tensor, bias: Tensor, params: dict[str, Tensor]):
+        own = tree.unflatten(params | {"in_proj_bias": bias})
+        options = {"is_causal": True, "rotary": True, "need_weights": True, "block_size": block_size}
+        return multi_head_attention(x, x, x, 2, **own, **options)
+
+    def reference(x: Tensor, bias: Tensor, params: dict[str, Tensor]):
+        q, k, v = (
+            h.unflatten(-1, (2, 4)).transpose(1, 2) for h in F.linear(x, params["in_proj_weight"], bias).split(8, -1)
+        )
+        q, k = by_complex_numbers(q), by_complex_numbers(k)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        scores = torch.where(torch.ones(5, 5, dtype=torch.bool).tril(), q @ k.mT / 2, -math.inf)
+        return F.linear(y, params["out_proj.weight"], params["out_proj.bias"]), scores.softmax(dim=-1)
+
+    tensors = [x, bias, *params.values()]
+    agree(*(with_parameters(f, list(params)) for f in (ours, reference)), *(t.double() for t in tensors))
+
+
+def test_the_first_weights_have_torchs_spread():
+    """Xavier-uniform over the three projections at once; `gain` is that of the way out alone."""
+    params = multi_head_attention_init(generator(0), 64, gain=0.5)
+    bound = float(nn.MultiheadAttention(64, 4).in_proj_weight.detach().abs().max())
+    assert float(params["in_proj_weight"].abs().max()) == pytest.approx(bound, rel=0.01)
+    assert not params["in_proj_bias"].any()
+    once = multi_head_attention_init(generator(0), 64)
+    torch.testing.assert_close(params["out_proj"]["weight"], 0.5 * once["out_proj"]["weight"])
+    assert torch.equal(params["in_proj_weight"], once["in_proj_weight"])
