@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fn import tree
+from fn.attention import scaled_dot_product_attention
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
 from fn.models import cnn, mlp, transformer
 from fn.rng import generator
@@ -74,6 +75,10 @@ def test_attention_by_hand():
     assert first["merge_heads"].by_hand == "4 · 16 = 64"
     assert first["attention_weights"].multiply_adds == 4 * 4 * 9 * 9 * 16
     assert sum(call.op == "attention_weights" for call in calls) == 3
+    query, key, value = torch.zeros(2, 3, 4), torch.zeros(2, 5, 4), torch.zeros(2, 5, 7)
+    _, across = trace({}, scaled_dot_product_attention, query, key, value)
+    assert [call.multiply_adds for call in across] == [2 * 3 * 5 * 4, 2 * 3 * 5 * 7]
+    assert [call.expected for call in across] == [call.result.shape for call in across]
     patches = run("transformer")[2][0]
     assert patches.by_hand == "(20/4)·(12/4) of 3·4·4"
     assert patches.output == (("batch", 4), ("patches", 15), ("d_patch", 48))

@@ -31,7 +31,7 @@ def plain_jax(start: Start) -> Variant:
     zeros = jax.tree.map(jnp.zeros_like, params)
     return Variant(
         lambda carry: step(carry, x, y),
-        (params, state, zeros, zeros, jnp.zeros((), x.dtype)),
+        (params, state, zeros, zeros, jnp.zeros((), jax.tree.leaves(params)[0].dtype)),
         lambda carry: jax.tree.leaves(carry[0]),
         lambda carry: jax.block_until_ready(carry[-1]),  # one program makes it all
     )
@@ -40,15 +40,15 @@ def plain_jax(start: Start) -> Variant:
 def _for_jax(start: Start) -> tuple[dict, dict, Any, Any]:
     """(params, state, x, y) laid out as XLA likes them: images and kernels channels last, matrices (d_in, d_out)."""
     laid, channels = {}, 0
-    for layer, tensors in start.ts.params.items():
-        weight = tensors["weight"]
+    for name, weight in tree.flatten(start.ts.params).items():
         if weight.ndim == 4:
             weight, channels = weight.permute(2, 3, 1, 0), len(weight)
         elif weight.ndim == 2:
             # what was flattened was an image, and is now in another order
             weight = weight.unflatten(1, (channels or 1, -1)).transpose(1, 2).flatten(1).T
             channels = 0
-        laid[layer] = tensors | {"weight": weight}
+        laid[name] = weight
+    laid = tree.unflatten(laid)
     x = start.x.permute(0, 2, 3, 1) if start.row.images else start.x
     return _as_jax(laid), _as_jax(start.ts.state), _as_jax(x), _as_jax(start.y)
 
@@ -64,7 +64,7 @@ def _jax_loss(params: dict, state: dict, x: Any, y: Any, *, apply: Callable) -> 
     import jax.numpy as jnp
 
     logits, state = apply(params, state, x)
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean(), state
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean(), state
 
 
 def _jax_adamw(params: dict, grads: dict, mean: dict, square: dict, t: Any) -> tuple[dict, dict, dict]:
@@ -110,7 +110,7 @@ def equinox_optax(start: Start) -> Variant:
     import jax
     import optax
 
-    layers = resolve(start.row.equinox)({name: _as_jax(layer) for name, layer in start.ts.params.items()})
+    layers = resolve(start.row.equinox)(_as_jax(start.ts.params))
     model, state = eqx.nn.make_with_state(eqx.nn.Sequential)(layers)
     x, y = _as_jax(start.x), _as_jax(start.y)
     optimizer = optax.adamw(LR, *BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
@@ -141,7 +141,7 @@ def equinox_mlp(params: Params) -> list[Any]:
     key, layers = jax.random.key(0), [nn.Lambda(lambda x: x.ravel())]
     for i in range(1, len(params) + 1):
         d_out, d_in = params[f"fc{i}"]["weight"].shape
-        layers += [_filled(nn.Linear(d_in, d_out, key=key), params[f"fc{i}"]), nn.Lambda(jax.nn.relu)]
+        layers += [filled(nn.Linear(d_in, d_out, key=key), params[f"fc{i}"]), nn.Lambda(jax.nn.relu)]
     return layers[:-1]
 
 
@@ -156,12 +156,12 @@ def equinox_cnn(params: Params) -> list[Any]:
         conv = nn.Conv2d(channels, out_channels, kernel, padding=1, use_bias=False, key=key)
         pool = [nn.MaxPool2d(2, 2)] if i < blocks else []
         norm = nn.BatchNorm(out_channels, "batch", mode="batch")
-        layers += [_filled(conv, params[f"conv{i}"]), *pool, _filled(norm, params[f"bn{i}"]), nn.Lambda(jax.nn.relu)]
+        layers += [filled(conv, params[f"conv{i}"]), *pool, filled(norm, params[f"bn{i}"]), nn.Lambda(jax.nn.relu)]
     classes, d_in = params["fc"]["weight"].shape
-    return [*layers, nn.Lambda(lambda x: x.ravel()), _filled(nn.Linear(d_in, classes, key=key), params["fc"])]
+    return [*layers, nn.Lambda(lambda x: x.ravel()), filled(nn.Linear(d_in, classes, key=key), params["fc"])]
 
 
-def _filled(layer: Any, tensors: dict[str, Any]) -> Any:
+def filled(layer: Any, tensors: dict[str, Any]) -> Any:
     """The layer with these parameters in place of those that it drew."""
     import equinox as eqx
 

@@ -63,7 +63,7 @@ def begin(task: Task) -> Start:
     row = WORKLOADS[task.workload]
     sizes = [round(size * task.scale) for size in row.sizes]
     x, y = resolve(row.data)(task.batch or row.batch, task.seed)
-    model = resolve(row.model)(x.shape[1:], 10, **{row.option: sizes})
+    model = resolve(row.model)(x.shape[1:], row.classes, **{row.option: sizes})
     return Start(row, model, init(model, adam_init, seed=task.seed, device=task.device), *_to(task.device, x, y))
 
 
@@ -82,10 +82,10 @@ def random_mnist(batch: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def flop(start: Start) -> int:
     """What the products of a step cost, a multiply-add as two: those of the forward pass, as many again for the
-    gradient of every weight, and for that of every layer's input but the first."""
+    gradient of every weight, and for that of every layer's input but the first, unless an embedding made it."""
     _, calls = trace(start.ts.params, start.model.apply, start.ts.params, start.ts.state, start.x, train=True)
     products = [call.multiply_adds for call in calls if call.multiply_adds]
-    return 2 * (3 * sum(products) - products[0])
+    return 2 * (3 * sum(products) - products[0] * start.x.is_floating_point())
 
 
 def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step, steps: int = 1) -> Variant:
@@ -136,7 +136,7 @@ def module(
     """The usual loop. `compile`: the model, or the whole step."""
     row, _, ts, x, y = start
     x = x.to(memory_format=memory_format)
-    network = resolve(row.module)(ts.params).to(x.device, x.dtype)
+    network = resolve(row.module)(ts.params).to(x.device, tree.leaves(ts.params)[0].dtype)
     network.load_state_dict(tree.flatten(ts.params), strict=False)
     network.to(memory_format=memory_format)
     optimizer = torch.optim.AdamW(

@@ -65,7 +65,9 @@ def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
     missing = [library for library in ("jax", "equinox", "optax") if not find_spec(library)]
     absent = {"jax.jit"} if "jax" in missing else set()
     absent |= {"Equinox, optax"} if missing else set()
-    absent |= {FOUR} if WORKLOADS[workload].images else {name for name in VARIANTS if "NHWC" in name}
+    row = WORKLOADS[workload]
+    absent |= set() if row.short else {FOUR}
+    absent |= set() if row.images else {name for name in VARIANTS if "NHWC" in name}
     return [(workload, name) for name in VARIANTS if name not in absent], missing
 
 

@@ -28,9 +28,13 @@ class Workload(NamedTuple):
     """the least time of the fastest nn.Module, as a multiple of ours"""
     jax_target: float
     """the least time of jax.jit, as a multiple of ours"""
+    classes: int = 10
+    short: bool = False
+    """whether a step is so short that the call itself counts, and several are made at once"""
 
 
 TORCH, JAX = "experiments.benching.torch_steps", "experiments.benching.jax_steps"
+GPT = "experiments.benching.gpt"
 WORKLOADS = {
     "mlp": Workload(
         "fn.models:mlp",
@@ -45,6 +49,22 @@ WORKLOADS = {
         images=False,
         module_target=1.5,
         jax_target=0.8,
+        short=True,
+    ),
+    "gpt": Workload(
+        f"{GPT}:model",
+        f"{GPT}:module",
+        f"{GPT}:jax_apply",
+        f"{GPT}:equinox_layers",
+        f"{GPT}:random_text",
+        batch=12,
+        option="d_model",
+        sizes=(128,),
+        scales=(0.25, 1, 2),
+        images=False,
+        module_target=1.0,
+        jax_target=1.0,
+        classes=65,
     ),
     "cnn": Workload(
         "fn.models:cnn",
