@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 MODELS = {
     "mlp": "fn.models:mlp",
     "cnn": "fn.models:cnn",
+    "resnet": "fn.models:resnet",
 }
 DATASETS = {
     "digits": "fn.data.datasets:digits",

@@ -95,7 +95,8 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
     """Tried on the smallest part of a batch that it will meet, as batch norm wants more than one value a channel."""
     sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
     smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
-    make = cli.by_name(MODELS, config.model, hidden=config.hidden, widths=config.widths, dropout_p=config.dropout_p)
+    options = {name: getattr(config, name) for name in ("hidden", "widths", "depth", "dropout_p")}
+    make = cli.by_name(MODELS, config.model, **options)
     try:
         model = make(dataset.shape, len(dataset.classes))
         params, state = model.init(rng.generator(config.seed))

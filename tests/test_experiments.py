@@ -33,7 +33,7 @@ def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--family", "cnm"], "Expected one of ('all', 'mlp', 'cnn')"),
+        (["--family", "cnm"], "Expected one of ('all', 'mlp', 'cnn', 'resnet')"),
         (["--dataset", "imagenet"], "Expected one of ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'folder')"),
         (["--device", "tpu"], "Expected one of ('auto', 'cpu', 'cuda', 'mps')"),
         (["--stepz", "3"], "Perhaps you meant: --steps"),

@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from fn import tree
 from fn.data.datasets import folder
 from fn.metrics import top_k_accuracy
-from fn.models import Model, resnet, squeezenet
+from fn.models import Model, resnet, resnet20, squeezenet
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read, to_state_dict
 from fn.rng import generator
 from tests.strategies import cotangent
@@ -39,7 +39,7 @@ CASES = {
     "resnet18": Case(resnet, {"depth": 18}, torchvision.models.resnet18),
     "resnet34": Case(resnet, {"depth": 34}, torchvision.models.resnet34),
     "resnet50": Case(resnet, {"depth": 50}, torchvision.models.resnet50),
-    "resnext50": Case(resnet, {"depth": 50, "groups": 32, "group_planes": 4}, torchvision.models.resnext50_32x4d),
+    "resnext50": Case(resnet, {"depth": 50, "groups": 32, "group_width": 4}, torchvision.models.resnext50_32x4d),
     "squeezenet1_1": Case(
         squeezenet, {"dropout_p": 0.0}, lambda **k: torchvision.models.squeezenet1_1(dropout=0.0, **k)
     ),
@@ -115,10 +115,10 @@ def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
     [
         ("resnet101", {"depth": 101}),
         ("resnet152", {"depth": 152}),
-        ("wide_resnet50_2", {"depth": 50, "group_planes": 128}),
-        ("wide_resnet101_2", {"depth": 101, "group_planes": 128}),
-        ("resnext101_32x8d", {"depth": 101, "groups": 32, "group_planes": 8}),
-        ("resnext101_64x4d", {"depth": 101, "groups": 64, "group_planes": 4}),
+        ("wide_resnet50_2", {"depth": 50, "group_width": 128}),
+        ("wide_resnet101_2", {"depth": 101, "group_width": 128}),
+        ("resnext101_32x8d", {"depth": 101, "groups": 32, "group_width": 8}),
+        ("resnext101_64x4d", {"depth": 101, "groups": 64, "group_width": 4}),
     ],
 )
 def test_the_large_ones_have_torchvisions_parameters(name, options):
@@ -285,7 +285,7 @@ def test_the_published_squeezenet_gives_its_published_outputs():
 def test_the_published_cifar_resnet_is_read_and_is_its_formula():
     """Beside torchvision's own residual network, of basic blocks and these widths, with option A in its shortcuts."""
     state_dict = read(SHARED / "weights" / "resnet20-12fca82f.th", renamed={"linear": "fc"})
-    model = resnet((3, 32, 32), 10)
+    model = resnet20((3, 32, 32), 10)
     params, state, _ = from_state_dict(state_dict, *model.init(generator(0)))
     assert tree.size(params) == 269_722
     x = torch.randn(4, 3, 32, 32, generator=generator(1))

@@ -75,9 +75,13 @@ def digits_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:
     return next(batches(digits().train, batch, seed=seed))
 
 
-def random_mnist(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_images(batch: int, seed: int, *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     rng = generator(seed)
-    return torch.randn(batch, 1, 28, 28, generator=rng), torch.randint(10, (batch,), generator=rng)
+    return torch.randn(batch, *shape, generator=rng), torch.randint(10, (batch,), generator=rng)
+
+
+random_mnist = partial(random_images, shape=(1, 28, 28))
+random_cifar = partial(random_images, shape=(3, 32, 32))
 
 
 def flop(start: Start) -> int:
@@ -117,6 +121,38 @@ def cnn_module(params: Params) -> nn.Module:
         layers |= {f"bn{i}": nn.BatchNorm2d(out_channels), f"relu{i}": nn.ReLU()}
     classes, d_in = params["fc"]["weight"].shape
     return _sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)})
+
+
+class Residual(nn.Module):
+    """A block of two convolutions; where it changes the shape, zeros fill the shortcut's new channels."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stride = 1 if channels == out_channels else 2
+        self.zeros = (out_channels - channels) // 2
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, self.stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.zeros:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.zeros, self.zeros))
+        return F.relu(x + y)
+
+
+def resnet_module(params: Params) -> nn.Module:
+    out_channels, channels, *_ = params["conv1"]["weight"].shape
+    conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+    layers: dict[str, nn.Module] = {"conv1": conv, "bn1": nn.BatchNorm2d(out_channels), "relu": nn.ReLU()}
+    for stage in [name for name in params if name.startswith("layer")]:
+        blocks = [params[stage][str(i)]["conv1"]["weight"].shape[:2] for i in range(len(params[stage]))]
+        layers[stage] = nn.Sequential(*[Residual(channels, out_channels) for out_channels, channels in blocks])
+    classes, d_in = params["fc"]["weight"].shape
+    return _sequential(
+        layers | {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)}
+    )
 
 
 def _sequential(layers: dict[str, nn.Module]) -> nn.Module:

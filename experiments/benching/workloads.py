@@ -60,6 +60,20 @@ WORKLOADS = {
         module_target=1.0,
         jax_target=1.0,
     ),
+    "resnet20": Workload(
+        "fn.models:resnet20",
+        f"{TORCH}:resnet_module",
+        f"{JAX}:jax_resnet",
+        f"{JAX}:equinox_resnet",
+        f"{TORCH}:random_cifar",
+        batch=128,
+        option="widths",
+        sizes=(16, 32, 64),
+        scales=(0.5, 1, 2),
+        images=True,
+        module_target=1.0,
+        jax_target=1.0,
+    ),
 }
 SIDE = 2048  # of the matrices whose product is the peak
 PEAK = ("matrix product", "float32")

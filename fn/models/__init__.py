@@ -11,7 +11,7 @@ that a family cannot take.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
@@ -40,23 +40,30 @@ def resnet(
     shape: Sequence[int],
     classes: int,
     *,
-    depth: int = 20,
-    planes: int | None = None,
+    depth: int = 8,
+    widths: Sequence[int] | None = None,
     groups: int = 1,
-    group_planes: int | None = None,
+    group_width: int | None = None,
     dropout_p: float = 0.0,
 ) -> Model:
-    """Depth 18, 34, 50, 101 or 152 as for ImageNet; 20, 32, 44, 56, 110 and all else of 6n + 2 as for CIFAR."""
+    """Depth 18, 34, 50, 101 or 152 as for ImageNet; 20, 32, 44, 56, 110 and all else of 6n + 2 as for CIFAR.
+
+    The depth counts the convolutions and the linear layer, with three stages of blocks for CIFAR and four for ImageNet.
+    """
+    made: dict[str, Any] = {"groups": groups, "group_width": group_width}
     if depth in IMAGENET_BLOCKS:
-        made = {"style": "imagenet", "blocks": IMAGENET_BLOCKS[depth], "bottleneck": depth >= 50, "planes": 64}
-        made |= {"groups": groups, "group_planes": group_planes}
+        made |= {"style": "imagenet", "blocks": IMAGENET_BLOCKS[depth], "bottleneck": depth >= 50}
+        made |= {"widths": widths or (64, 128, 256, 512)}
     elif depth >= 8 and depth % 6 == 2:
-        made = {"style": "cifar", "blocks": (depth // 6,) * 3, "planes": 16}
+        made |= {"style": "cifar", "widths": widths or (16, 32, 64)}
+        made |= {"blocks": [(depth - 2) // 6] * len(made["widths"])}
     else:
         raise ValueError(f"resnet: the depth is one of {', '.join(map(str, IMAGENET_BLOCKS))}, or 6n + 2, not {depth}")
-    made |= {} if planes is None else {"planes": planes}
     init = partial(resnet_init, channels=shape[0], classes=classes, **made)
     return Model(init, partial(resnet_apply, dropout_p=dropout_p, groups=groups))
+
+
+resnet20 = partial(resnet, depth=20)
 
 
 def squeezenet(shape: Sequence[int], classes: int, *, dropout_p: float = 0.5) -> Model:

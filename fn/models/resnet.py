@@ -17,7 +17,7 @@ from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.tree import Params
 
-EXPANSION = 4  # of a bottleneck: its output has so many times its stage's planes
+EXPANSION = 4  # of a bottleneck: its output has so many times its stage's width
 
 
 def resnet_init(
@@ -26,32 +26,31 @@ def resnet_init(
     classes: int,
     *,
     blocks: Sequence[int],
-    planes: int,
+    widths: Sequence[int],
     bottleneck: bool = False,
     groups: int = 1,
-    group_planes: int | None = None,
+    group_width: int | None = None,
     style: Literal["cifar", "imagenet"] = "imagenet",
 ) -> tuple[Params, Params]:
-    """`blocks` of each stage; `planes` of the first, doubled by each that follows.
+    """Stage i has blocks[i] blocks of widths[i] channels, each stage but the first halving the image.
 
-    The 3×3 convolution of a bottleneck has `groups` of `group_planes` channels in the first stage, `planes` of them
-    unless given: more make it wide (Zagoruyko and Komodakis 2016), more groups a ResNeXt (Xie et al. 2017).
+    The 3×3 convolution of a bottleneck has `groups` of `group_width` channels in the first stage, of widths[0] unless
+    given: more make it wide (Zagoruyko and Komodakis 2016), more groups a ResNeXt (Xie et al. 2017).
     """
-    if not bottleneck and (groups, group_planes) != (1, None):
+    if not bottleneck and (groups, group_width) != (1, None):
         raise ValueError("resnet: groups and their width are of bottlenecks, which blocks of two convolutions are not")
-    params: Params = {"conv1": conv2d_init(rng, channels, planes, 7 if style == "imagenet" else 3, bias=False)}
+    params: Params = {"conv1": conv2d_init(rng, channels, widths[0], 7 if style == "imagenet" else 3, bias=False)}
     state: Params = {}
-    params["bn1"], state["bn1"] = batch_norm_init(planes)
-    channels, widening = planes, (planes if group_planes is None else group_planes) / planes
-    for i, count in enumerate(blocks):
-        stage_planes = planes * 2**i
-        inner = int(stage_planes * widening) * groups
-        sizes = [inner, inner, EXPANSION * stage_planes] if bottleneck else [stage_planes, stage_planes]
-        params[f"layer{i + 1}"], state[f"layer{i + 1}"] = {}, {}
+    params["bn1"], state["bn1"] = batch_norm_init(widths[0])
+    channels, share = widths[0], (widths[0] if group_width is None else group_width) / widths[0]
+    for i, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+        inner = int(width * share) * groups
+        sizes = [inner, inner, EXPANSION * width] if bottleneck else [width, width]
+        stage = f"layer{i + 1}"
+        params[stage], state[stage] = {}, {}
         for j in range(count):
             project = style == "imagenet" and (channels != sizes[-1] or (i > 0 and j == 0))
-            block = _block_init(rng, channels, sizes, groups, project)
-            params[f"layer{i + 1}"][str(j)], state[f"layer{i + 1}"][str(j)] = block
+            params[stage][str(j)], state[stage][str(j)] = _block_init(rng, channels, sizes, groups, project)
             channels = sizes[-1]
     params["fc"] = linear_init(rng, channels, classes, gain=1.0)
     return params, state
@@ -83,7 +82,7 @@ def resnet_features(
     train: bool,
     modes: Params | None = None,
     groups: int = 1,
-) -> tuple[Float[Tensor, "batch planes out_height out_width"], Params]:
+) -> tuple[Float[Tensor, "batch features out_height out_width"], Params]:
     """What the last stage makes of the image. `modes`: see `norm_modes`."""
     modes = norm_modes(state, train) if modes is None else modes
     new_state: Params = {}
@@ -110,10 +109,10 @@ def _block(
     *,
     stride: int,
     groups: int,
-) -> tuple[Float[Tensor, "batch planes out_height out_width"], Params]:
+) -> tuple[Float[Tensor, "batch features out_height out_width"], Params]:
     """relu(shortcut(x) + convolutions(x)), each convolution normalised; all but the last have a relu of their own.
 
-    The stride, and a bottleneck's groups, are those of the last 3×3 but one kernel: torchvision's "v1.5".
+    The last but one has the stride and the groups: of a bottleneck the 3×3, as in torchvision's "v1.5".
     """
     new_state: Params = {}
     y, last = x, 3 if "conv3" in params else 2

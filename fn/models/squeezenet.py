@@ -35,7 +35,7 @@ def squeezenet_features(
     *,
     train: bool,
     modes: Params | None = None,
-) -> tuple[Float[Tensor, "batch planes out_height out_width"], Params]:
+) -> tuple[Float[Tensor, "batch features out_height out_width"], Params]:
     """What the last fire makes of the image. There is no batch norm, so `train` and `modes` make no difference."""
     x = relu(conv2d(x, **params["features"]["0"], stride=2))
     for name in FIRES:

@@ -11,9 +11,9 @@ from fn.layers import dropout, flatten, layer_norm, layer_norm_init, linear, lin
 from fn.tree import Params
 
 
-def head_init(rng: torch.Generator, planes: int, classes: int, *, cells: int = 1) -> Params:
-    """For features of so many planes, pooled to `cells` × `cells`; the linear layer starts at zero"""
-    d_in = planes * cells * cells
+def head_init(rng: torch.Generator, features: int, classes: int, *, cells: int = 1) -> Params:
+    """For features of so many features, pooled to `cells` × `cells`; the linear layer starts at zero"""
+    d_in = features * cells * cells
     fc = linear_init(rng, d_in, classes, gain=1.0)
     return {"norm": layer_norm_init([d_in]), "fc": fc}
 
@@ -21,7 +21,7 @@ def head_init(rng: torch.Generator, planes: int, classes: int, *, cells: int = 1
 def head_apply(
     params: Params,
     state: Params,
-    x: Float[Tensor, "batch planes height width"],
+    x: Float[Tensor, "batch features height width"],
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
