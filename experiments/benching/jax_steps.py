@@ -197,8 +197,9 @@ def equinox_resnet(params: Params) -> list[Any]:
     import equinox as eqx
     import jax
     import jax.numpy as jnp
+    from equinox import nn
 
-    nn, key = eqx.nn, jax.random.key(0)
+    key = jax.random.key(0)
 
     def conv(tensors: dict[str, Any], stride: int = 1) -> Any:
         out_channels, channels, *kernel = tensors["weight"].shape
@@ -209,10 +210,10 @@ def equinox_resnet(params: Params) -> list[Any]:
         return _filled(nn.BatchNorm(tensors["bias"].size, "batch", mode="batch"), tensors)
 
     class Residual(nn.StatefulLayer):
-        conv1: nn.Conv2d
-        bn1: nn.BatchNorm
-        conv2: nn.Conv2d
-        bn2: nn.BatchNorm
+        conv1: Any
+        bn1: Any
+        conv2: Any
+        bn2: Any
         zeros: int = eqx.field(static=True)
 
         def __init__(self, block: Params) -> None:
