@@ -63,6 +63,12 @@ def batch_given(**rest: Any) -> Given:
 
 # Arguments that cannot be guessed, from the sizes of the axes.
 GIVEN: dict[str, Callable[[Given], Given]] = {
+    "fn.average_precision.average_precision": lambda n: {"classes": 2},
+    "fn.boxes.batched_nms": lambda n: {"iou_threshold": 0.5},
+    "fn.boxes.box_convert": lambda n: {"in_fmt": "xyxy", "out_fmt": "xywh"},
+    "fn.boxes.clip_boxes_to_image": lambda n: {"size": (5, 5)},
+    "fn.boxes.nms": lambda n: {"iou_threshold": 0.5},
+    "fn.boxes.remove_small_boxes": lambda n: {"min_size": 1},
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
@@ -87,6 +93,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "objective": PERCEPTRON_STEP.keywords["objective"],
         "update": sgd,
     },
+    "fn.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
+    "fn.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
@@ -143,6 +151,13 @@ UNHOOKED = {
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
+    "fn.anchors.decode": {"boxes"},
+    "fn.anchors.encode": {"boxes"},
+    "fn.anchors.hard_negatives": {"anchors"},
+    "fn.anchors.match_anchors": {"objects"},
+    "fn.average_precision.average_precision": {"detections", "objects"},
+    "fn.boxes.batched_nms": {"boxes"},
+    "fn.boxes.nms": {"boxes"},
     "fn.conv.conv2d": {"channels", "out_channels"},
     "fn.curvature.per_sample_grads": {"batch"},
     "fn.data.transforms.affine": {"batch"},
@@ -156,11 +171,15 @@ TIES = {
     "fn.data.transforms.random_horizontal_flip": {"batch"},
     "fn.ensemble.ensemble_eval": {"examples"},
     "fn.ensemble.ensemble_step": {"examples", "models"},
+    "fn.heatmaps.center_heatmap": {"objects"},
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},
     "fn.losses.cross_entropy": {"batch", "positions"},
     "fn.losses.mse_loss": {"shape"},
+    "fn.losses.penalty_reduced_focal_loss": {"shape"},
+    "fn.losses.sigmoid_focal_loss": {"shape"},
+    "fn.losses.smooth_l1_loss": {"shape"},
     "fn.metrics.accuracy": {"batch"},
     "fn.models.mlp.two_layer_grads": {"batch"},
     "fn.rng.fold_in": {"keys"},
@@ -202,6 +221,8 @@ def names(annotation: Any) -> set[str]:
 
 def make(annotation: Any, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
     """Ones where the dtype is floating, and zeros, which are valid as indices, where it is not; or the other way."""
+    if all(dtype.startswith("bool") for dtype in annotation.dtypes):
+        return torch.ones(shape) if wrong_dtype else torch.ones(shape, dtype=torch.bool)
     floating = any(dtype.startswith("float") for dtype in annotation.dtypes)
     return torch.ones(shape) if floating != wrong_dtype else torch.zeros(shape, dtype=torch.int64)
 
