@@ -255,19 +255,21 @@ def one_cycle_adamw(*, lr: float, total_steps: int, weight_decay: float = 1e-2) 
 
 def fit(
     model: Model,
-    split: Split,
+    split: tuple[Tensor, Tensor],
     *,
     step: Callable,
     epochs: int,
     batch_size: int,
     seed: int,
     augment: Callable | None = None,
+    moves_targets: bool = False,
     each: Callable | None = None,
 ) -> TrainState:
     """A model from its first weights to its last, in a new order every epoch. The optimizer is of Adam's kind."""
-    ts = init(model, adam_init, seed=seed, device=split.images.device)
+    ts = init(model, adam_init, seed=seed, device=split[0].device)
+    vary = {"augment": augment, "moves_targets": moves_targets}
     for epoch in range(epochs):
-        data = batches(split, batch_size, seed=seed, epoch=epoch, augment=augment)
+        data = batches(split, batch_size, seed=seed, epoch=epoch, **vary)
         ts, _ = train_one_epoch(ts, data, step=step, seed=seed, each=each)
     return ts
 

@@ -1,0 +1,50 @@
+"""Detectors by name: a model, what its output costs, and what is read from it, behind one contract."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from fn.models import Model
+from fn.models.centernet import centernet_apply, centernet_detect, centernet_init, centernet_loss
+from fn.models.pyramid import Trunk, trunk_apply, trunk_init
+from fn.models.ssd import ssd_apply, ssd_detect, ssd_init, ssd_loss
+
+
+class Detector(NamedTuple):
+    """A model whose output is a dict of tensors, splatted into both functions."""
+
+    model: Model
+    loss: Callable
+    """loss(**output, objects) -> a dict of parts, whose sum is the loss"""
+    detect: Callable
+    """detect(**output) -> (boxes, scores, labels) of each image"""
+
+
+def small_trunk(channels: int, *, widths: Sequence[int] = (16, 32, 64, 64, 96, 96)) -> Trunk:
+    init = partial(trunk_init, channels=channels, widths=widths)
+    return Trunk(init, trunk_apply, (widths[2], widths[4], widths[5]))
+
+
+def ssd(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    trunk: Trunk | None = None,
+    width: int = 64,
+    sizes: Sequence[Sequence[float]] = ((9, 13), (18, 25)),
+    ratios: Sequence[float] = (1, 2),
+) -> Detector:
+    trunk = small_trunk(shape[0]) if trunk is None else trunk
+    init = partial(ssd_init, trunk=trunk, classes=classes, sizes=sizes, ratios=ratios, width=width)
+    apply = partial(ssd_apply, trunk_apply=trunk.apply, sizes=sizes, ratios=ratios)
+    return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]))
+
+
+def centernet(shape: Sequence[int], classes: int, *, trunk: Trunk | None = None, width: int = 64) -> Detector:
+    trunk = small_trunk(shape[0]) if trunk is None else trunk
+    model = Model(
+        partial(centernet_init, trunk=trunk, classes=classes, width=width),
+        partial(centernet_apply, trunk_apply=trunk.apply),
+    )
+    image_size = {"image_size": shape[1:]}
+    return Detector(model, partial(centernet_loss, **image_size), partial(centernet_detect, **image_size))
