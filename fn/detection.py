@@ -65,8 +65,8 @@ def predict(
 def collect(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Detections:
     """The (boxes, scores, labels) of each image as one table"""
     counts = torch.tensor([len(scores) for _, scores, _ in found])
-    columns = (torch.cat(column) for column in zip(*found, strict=True))
-    return Detections(*columns, torch.arange(len(found)).repeat_interleave(counts))
+    boxes, scores, labels = (torch.cat(column) for column in zip(*found, strict=True))
+    return Detections(boxes, scores, labels, torch.arange(len(found)).repeat_interleave(counts))
 
 
 def judge(detections: Detections, objects: Float[Tensor, "examples objects 5"], classes: int, **options: Any) -> Tensor:

@@ -70,10 +70,10 @@ def digits(train: int = 4000, test: int = 500, *, size: int = 64, seed: int = 0)
     parameters = {"made by": "fn.data.scenes.digits, 1", "train": train, "test": test, "size": size, "seed": seed}
     tensors = cached(lambda: _digit_canvases(train, test, size, seed), parameters)
     mean, std = channel_stats(tensors["train"].float())
-    parts = (
+    training, held_out = (
         Scenes(normalize(tensors[part].float(), mean, std), tensors[f"{part} objects"]) for part in ("train", "test")
     )
-    return SceneSet(*parts, list("0123456789"))
+    return SceneSet(training, held_out, list("0123456789"))
 
 
 def _digit_canvases(train: int, test: int, size: int, seed: int) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class Annotation(NamedTuple):
     """Of one photograph, in its own pixels."""
 
     filename: str
-    size: tuple[float, float]
+    size: tuple[int, int]
     """(height, width)"""
     boxes: Float[Tensor, "objects 4"]
     names: list[str]
@@ -182,7 +182,9 @@ def read_voc(file: Path) -> Annotation:
         objects = root.findall("object")
         corners = [[_number(o, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
         boxes = torch.tensor(corners).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
-        size = (_number(root, "size/height"), _number(root, "size/width"))
+        size = (round(_number(root, "size/height")), round(_number(root, "size/width")))
+        if min(size) < 1:
+            raise ValueError(f"the image is of {size[0]}×{size[1]} pixels")
         return Annotation(_text(root, "filename"), size, boxes, [_text(o, "name") for o in objects])
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({error})") from None
@@ -206,8 +208,6 @@ def _as_objects(parsed: Sequence[Annotation], classes: list[str], image_size: in
     """(objects, padded to the largest number; how many boxes were dropped)"""
     rows, dropped = [], 0
     for _, size, boxes, names in parsed:
-        if min(size) < 1:
-            raise DatasetUnavailable(f"voc: an image of {size[0]:g}×{size[1]:g} pixels")
         scale = torch.tensor([image_size / size[1], image_size / size[0]]).repeat(2)
         labels = torch.tensor([float(classes.index(name)) for name in names]).reshape(-1, 1)
         clipped = clip_boxes_to_image(boxes, size)

@@ -1,0 +1,137 @@
+"""What Lab 5 and `overfit` share: detectors by flavour, what the parts of their losses say, and the pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments import show
+from fn import plots
+from fn.anchors import match_anchors
+from fn.boxes import box_iou
+from fn.data.scenes import Scenes, unpack
+from fn.detection import Detections
+from fn.models import Detector
+from fn.plots import Drawn
+from fn.train import Metrics, TrainState
+
+FLAVORS = {"anchor": "ssd", "center": "centernet"}
+PARTS = {
+    "class": "what each anchor shows, against three times as much background: it starts at log(classes + 1) for each "
+    "of the four that count, falls first, and what is left at the end are the anchors that look most like an object",
+    "box": "how far the matched anchors still have to move: it falls while the classes are still wrong, as it can be "
+    "learned without them",
+    "center": "the heat at the centres against that around them: it starts high, as a tenth of heat is everywhere, and "
+    "is the last to settle, as it alone tells classes apart",
+    "size": "width and height at the true centres, in cells: it needs no class, and goes down by the first steps to what "
+    "the mean size leaves",
+    "offset": "where in its cell a centre lies: a quarter of a cell on either axis when guessed, so it starts near 0.5 "
+    "and only falls once the features are sharp",
+}
+"""of the loss, a sentence on each"""
+SURE = 0.5
+"""a detection with less is not drawn"""
+
+
+def good_enough(ap: Tensor) -> bool:
+    """All objects found at an IoU of 0.5, and nine tenths of them over all thresholds."""
+    return bool(ap[0, 0].nanmean() >= 1) and bool(ap[:, 0].nanmean() >= 0.9)
+
+
+def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
+    """The loss in parts: a table with a sentence on each, and the curves."""
+    parts = [name for name in history[0] if name in PARTS]
+    stages = {"first step": 0, "a tenth": len(history) // 10, "half": len(history) // 2, "last": len(history) - 1}
+    rows = [(part, *(f"{history[i][part]:.3f}" for i in stages.values()), PARTS[part]) for part in parts]
+    show.table(title, ("part of the loss", *stages, "what it says"), rows)
+    panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
+    plots.save(plots.curves(panels, log=["loss"]), path)
+
+
+def draw_predictions(
+    scenes: Scenes, detections: Detections, classes: Sequence[str], path: Path, *, title: str, columns: int = 6
+) -> None:
+    """The first images that hold an object: above what is there, below what was found, with scores."""
+    chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
+    there = [[_object(row, classes) for row in _present(scenes.objects[i])] for i in chosen]
+    found = [[_detection(detections, n, classes, "tab:blue") for n in sure(detections, i)] for i in chosen]
+    titles = ["there"] * len(chosen) + ["found"] * len(chosen)
+    images = scenes.images[chosen].repeat(2, 1, 1, 1)
+    plots.save(plots.boxes(images, there + found, titles, columns=len(chosen), title=title), path)
+
+
+def _present(objects: Tensor) -> list[list[float]]:
+    return objects[objects[:, 4] >= 0].tolist()
+
+
+def _object(row: Sequence[float], classes: Sequence[str], colour: str = "tab:green") -> Drawn:
+    return Drawn(row[:4], classes[int(row[4])], colour)
+
+
+def _detection(detections: Detections, n: int, classes: Sequence[str], colour: str, *, dashed: bool = False) -> Drawn:
+    text = f"{classes[int(detections.labels[n])]} {float(detections.scores[n]):.2f}"
+    return Drawn(detections.boxes[n].tolist(), text, colour, dashed)
+
+
+def sure(detections: Detections, image: int) -> list[int]:
+    """The rows of one image with a score of at least SURE"""
+    return ((detections.images == image) & (detections.scores >= SURE)).nonzero().squeeze(1).tolist()
+
+
+def mistakes(objects: Tensor, detections: Detections, image: int) -> tuple[list[int], list[int]]:
+    """(rows of detections that find nothing, rows of objects that none finds), of the sure ones at an IoU of 0.5"""
+    rows, (boxes, labels, present) = sure(detections, image), unpack(objects)
+    left = present.nonzero().squeeze(1).tolist()
+    wrong = []
+    for n in rows:
+        overlap = box_iou(detections.boxes[n][None], boxes)[0]
+        fits = [o for o in left if labels[o] == detections.labels[n] and overlap[o] >= 0.5]
+        if fits:
+            left.remove(max(fits, key=lambda o: float(overlap[o])))
+        else:
+            wrong.append(n)
+    return wrong, left
+
+
+def draw_mistakes(
+    scenes: Scenes, detections: Detections, classes: Sequence[str], path: Path, *, title: str, columns: int = 6
+) -> tuple[int, int]:
+    """The images with the most mistakes; (false positives, misses) in all of them."""
+    found = {i: mistakes(objects, detections, i) for i, objects in enumerate(scenes.objects.cpu())}
+    worst = sorted(found, key=lambda i: -sum(map(len, found[i])))[: 2 * columns]
+    drawn = [
+        [_detection(detections, n, classes, "tab:red", dashed=True) for n in found[i][0]]
+        + [_object(scenes.objects[i, o].tolist(), classes, "tab:orange") for o in found[i][1]]
+        for i in worst
+    ]
+    titles = [f"{len(found[i][0])} false, {len(found[i][1])} missed" for i in worst]
+    plots.save(plots.boxes(scenes.images[worst], drawn, titles, columns=columns, title=title), path)
+    return sum(len(wrong) for wrong, _ in found.values()), sum(len(missed) for _, missed in found.values())
+
+
+def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: Path, *, columns: int = 4) -> None:
+    """One object each of the first images that have any, and the anchors that stand for it."""
+    chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
+    drawn, titles = [], []
+    for i in chosen:
+        boxes, _, present = unpack(scenes.objects[i])
+        o = int(present.nonzero()[0])
+        matched = (match_anchors(anchors, boxes, present) == o).nonzero().squeeze(1)
+        drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in matched.tolist()])
+        drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
+        titles.append(f"{len(matched)} of {len(anchors)} anchors")
+    title = "An object, and the anchors that stand for it: those it overlaps by an IoU of 0.5, or else the best"
+    plots.save(plots.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
+
+
+@torch.no_grad()
+def draw_heat(detector: Detector, ts: TrainState, scenes: Scenes, classes: Sequence[str], path: Path) -> None:
+    """The heat of the classes in the first image that has two of them, on its own scale of 0 to 1."""
+    kinds = [sorted({int(row[4]) for row in _present(objects)}) for objects in scenes.objects]
+    most = min(2, max(map(len, kinds)))
+    i = next(i for i, some in enumerate(kinds) if len(some) >= most)
+    output, _ = detector.model.apply(ts.params, ts.state, scenes.images[i : i + 1], train=False)
+    heat = output["heat"][0, kinds[i]].sigmoid()
+    titles = ["image", *(f"heat of {classes[c]}" for c in kinds[i])]
+    plots.save(plots.heat_over(scenes.images[i], heat, titles), path)
