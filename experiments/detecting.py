@@ -12,7 +12,7 @@ from fn.anchors import match_anchors
 from fn.boxes import box_iou
 from fn.data.scenes import Scenes, unpack
 from fn.detection import Detections
-from fn.models import Detector
+from fn.models.detectors import Detector
 from fn.plots import Drawn
 from fn.train import Metrics, TrainState
 

@@ -20,8 +20,8 @@ MODELS = {
     "resnet": "fn.models:resnet",
 }
 DETECTORS = {
-    "ssd": "fn.models:ssd",
-    "centernet": "fn.models:centernet",
+    "ssd": "fn.models.detectors:ssd",
+    "centernet": "fn.models.detectors:centernet",
 }
 DATASETS = {
     "digits": "fn.data.datasets:digits",

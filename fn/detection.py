@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from fn.average_precision import average_precision
+from fn.average_precision import SIZES, average_precision
 from fn.data.scenes import Scenes, object_table
-from fn.models import Detector
+from fn.models.detectors import Detector
 from fn.optim import adam_init
 from fn.train import Metrics, TrainState, checked_step, init, run_key, train_step
 from fn.tree import Params
@@ -69,9 +69,15 @@ def collect(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Detections:
     return Detections(boxes, scores, labels, torch.arange(len(found)).repeat_interleave(counts))
 
 
-def judge(detections: Detections, objects: Float[Tensor, "examples objects 5"], classes: int, **options: Any) -> Tensor:
-    """`average_precision` of detections in the images that have these objects: (thresholds, sizes, classes)"""
-    return average_precision(*detections, *object_table(objects.cpu()), classes=classes, **options)
+def judge(
+    detections: Detections,
+    objects: Float[Tensor, "examples objects 5"],
+    classes: int,
+    *,
+    sizes: dict[str, tuple[float, float]] = SIZES,
+) -> Float64[Tensor, "thresholds sizes classes"]:
+    """`average_precision` of detections in the images that have these objects"""
+    return average_precision(*detections, *object_table(objects.cpu()), classes=classes, sizes=sizes)
 
 
 def overfit_detector(

@@ -28,8 +28,8 @@ from fn.data.transforms import horizontal_flip
 from fn.detection import Detections, collect, detection_loss, detector_step, judge, predict
 from fn.heatmaps import gaussian_radius
 from fn.jit import jit
-from fn.models import Detector, centernet, ssd
 from fn.models.centernet import SIZE_WEIGHT
+from fn.models.detectors import Detector, centernet, ssd
 from fn.optim import adam, adam_init
 from fn.rng import generator, key
 from fn.train import TrainState, fit
@@ -159,15 +159,17 @@ def own_cache(monkeypatch, tmp_path_factory):
 def test_voc_scales_clips_drops_and_counts(tmp_path):
     rows = [("cat", 1, 1, 40, 20), ("dog", 41, 21, 200, 60)]  # the second reaches beyond the image
     bad = [("cat", 90, 1, 99, 9), ("cat", 11, 5, 10, 9), ("dog", 30, 30, 10, 35)]  # outside, no area, reversed
-    made = voc(make_voc(tmp_path, {0: rows, 1: bad, 4: [("dog", 1, 1, 80, 40)]}), image_size=40)
+    root = make_voc(tmp_path, {0: rows, 1: bad, 4: [("dog", 1, 1, 80, 40)]})
+    made = voc(root, image_size=40, stats=([100.0] * 3, [50.0] * 3))
     assert made.classes == ["cat", "dog"]
     assert made.dropped == 3
     assert made.train.objects[0].tolist() == [[0, 0, 20, 20, 0], [20, 20, 40, 40, 1]]
     assert (made.train.objects[1:, :, 4] == -1).all()  # XMLs without objects are images of background
     assert made.test.objects.tolist() == [[[0, 0, 40, 40, 1], [0, 0, 0, 0, -1]]]
     assert made.shape == (3, 40, 40)
-    red = made.train.images[:, 0].mean(dim=(1, 2)) * 58.395 + 123.675
-    assert red.tolist() == pytest.approx([0, 50, 100, 150], abs=0.01)
+    assert made.train.images[:, 0].mean(dim=(1, 2)).tolist() == pytest.approx([-2, -1, 0, 1])
+    own = voc(root, image_size=40).train.images[:, 0].mean(dim=(1, 2))
+    assert float(own.mean()) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
+from fn.detection import Detections
 from fn.ensemble import stack
 from fn.models.cnn import cnn_apply, cnn_init
+from fn.models.detectors import centernet, squeezenet_trunk, ssd
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.pyramid import Trunk, pyramid_init, trunk_apply, trunk_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
 
 Given = dict[str, Any]
+SMALL_TRUNK = Trunk(partial(trunk_init, channels=1, widths=(2,) * 6), trunk_apply, (2, 2, 2))
 
 WEIGHTS = {"w": torch.ones(2)}
 PERCEPTRON = mlp_init(generator(0), (3, 5, 4))[0]
@@ -44,6 +49,23 @@ def mlp_given(d_in: int) -> Given:
 def cnn_given(channels: int, height: int, width: int) -> Given:
     params, state = cnn_init(generator(0), (channels, height, width), 4, (2, 3))
     return {"params": params, "state": state, "train": True}
+
+
+def detector_given(make: Callable, channels: int) -> Given:
+    detector = make((channels, 16, 16), 2, width=3)
+    params, state = detector.model.init(generator(0))
+    return {"params": params, "state": state, "train": True} | dict(detector.model.apply.keywords)
+
+
+def trunk_given(channels: int) -> Given:
+    params, state = trunk_init(generator(0), channels, (2,) * 6)
+    return {"params": params, "state": state, "train": True}
+
+
+def pyramid_given(channels: int) -> Given:
+    trunk = SMALL_TRUNK._replace(init=partial(trunk_init, channels=channels, widths=(2,) * 6))
+    params, state = pyramid_init(generator(0), trunk, 3)
+    return {"params": params, "state": state, "train": True, "trunk_apply": trunk_apply, "levels": 2}
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
@@ -80,9 +102,26 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "state": {},
     },
     "fn.curvature.sharpness": lambda n: {"f": lambda params: params["w"].square().sum(), "params": WEIGHTS},
+    "fn.data.scene_transforms.compose": lambda n: {"transforms": [random_flip]},
+    "fn.data.scene_transforms.flip_boxes": lambda n: {"width": 5},
+    "fn.data.scenes.canvas": lambda n: {"rng": generator(0), "size": 40},
     "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
     "fn.data.transforms.cutout": lambda n: {"size": 2},
     "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
+    "fn.detection.detection_loss": lambda n: {
+        "params": WEIGHTS,
+        "state": {},
+        "apply": lambda params, state, x, train, key: ({"x": params["w"]}, state),
+        "loss": lambda x, objects: {"part": x.sum()},
+    },
+    "fn.detection.judge": lambda n: {
+        "detections": Detections(torch.ones(1, 4), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long()),
+        "classes": 2,
+    },
+    "fn.detection.predict": lambda n: (
+        {"detector": ssd((n["channels"], 16, 16), 2, width=3)}
+        | {k: detector_given(ssd, n["channels"])[k] for k in ("params", "state")}
+    ),
     "fn.ensemble.ensemble_eval": lambda n: {
         "params": ensemble_given(3, prod(n["shape"])).params,
         "state": {},
@@ -99,8 +138,20 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
     "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
+    "fn.models.centernet.centernet_apply": lambda n: detector_given(centernet, n["channels"]),
+    "fn.models.centernet.centernet_detect": lambda n: {"image_size": (20, 20)},
+    "fn.models.centernet.centernet_loss": lambda n: {"image_size": (20, 20)},
     "fn.models.cnn.cnn_apply": lambda n: cnn_given(n["channels"], n["height"], n["width"]),
     "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
+    "fn.models.pyramid.pyramid_apply": lambda n: pyramid_given(n["channels"]),
+    "fn.models.pyramid.squeezenet_maps": lambda n: {
+        "params": squeezenet_trunk(n["channels"]).init(generator(0))[0],
+        "state": {},
+        "train": True,
+    },
+    "fn.models.pyramid.trunk_apply": lambda n: trunk_given(n["channels"]),
+    "fn.models.ssd.ssd_apply": lambda n: detector_given(ssd, n["channels"]),
+    "fn.models.ssd.ssd_detect": lambda n: {"image_size": (20, 20)},
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
@@ -109,6 +160,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
+    "fn.plots.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
+    "fn.plots.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
     "fn.plots.spread": lambda n: {
         "x": range(1, n["x"] + 1),
@@ -137,7 +190,18 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
 }
 # Sizes that hang together in a way that no axis name says.
-SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)}}
+SIZES: dict[str, Given] = {
+    "fn.data.scenes.canvas": {"digits": 3},
+    "fn.detection.predict": {"height": 16, "width": 16},
+    "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
+    "fn.models.centernet.centernet_apply": {"height": 16, "width": 16},
+    "fn.models.pyramid.pyramid_apply": {"height": 16, "width": 17},
+    "fn.models.pyramid.squeezenet_maps": {"height": 31, "width": 33},
+    "fn.models.pyramid.trunk_apply": {"height": 16, "width": 17},
+    "fn.models.ssd.ssd_apply": {"height": 16, "width": 16},
+    "fn.plots.boxes": {"images": 3, "channels": 3},
+    "fn.plots.heat_over": {"channels": 3, "maps": 2},
+}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them.
 BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
 # What stands between the compiled steps, where a check would cost more than the work.
@@ -169,6 +233,12 @@ TIES = {
     "fn.data.transforms.random_crop": {"batch"},
     "fn.data.transforms.random_cutout": {"batch"},
     "fn.data.transforms.random_horizontal_flip": {"batch"},
+    "fn.data.scene_transforms.compose": {"batch"},
+    "fn.data.scene_transforms.random_flip": {"batch"},
+    "fn.data.scene_transforms.random_zoom": {"batch"},
+    "fn.data.scene_transforms.zoom": {"batch"},
+    "fn.data.scenes.canvas": {"digits"},
+    "fn.detection.detection_loss": {"batch"},
     "fn.ensemble.ensemble_eval": {"examples"},
     "fn.ensemble.ensemble_step": {"examples", "models"},
     "fn.heatmaps.center_heatmap": {"objects"},
@@ -181,7 +251,11 @@ TIES = {
     "fn.losses.sigmoid_focal_loss": {"shape"},
     "fn.losses.smooth_l1_loss": {"shape"},
     "fn.metrics.accuracy": {"batch"},
+    "fn.models.centernet.centernet_detect": {"batch", "rows", "columns"},
+    "fn.models.centernet.centernet_loss": {"batch", "rows", "columns"},
     "fn.models.mlp.two_layer_grads": {"batch"},
+    "fn.models.ssd.ssd_detect": {"batch", "anchors"},
+    "fn.models.ssd.ssd_loss": {"batch", "anchors"},
     "fn.rng.fold_in": {"keys"},
     "fn.train.accumulated": {"batch"},
     "fn.train.classification_loss": {"batch"},

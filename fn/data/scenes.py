@@ -17,11 +17,9 @@ from torch import Tensor
 from fn.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from fn.data import datasets
 from fn.data.cache import cached, fingerprint
-from fn.data.datasets import DatasetUnavailable, Split
+from fn.data.datasets import DatasetUnavailable, Split, Stats
 from fn.data.transforms import channel_stats, normalize
 from fn.rng import generator
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Scenes(NamedTuple):
@@ -133,13 +131,16 @@ def _paste(image: Float[Tensor, "1 height width"], patch: Float[Tensor, "1 tall 
     torch.maximum(window, patch, out=window)
 
 
-def voc(root: Path, *, classes: Sequence[str] | None = None, image_size: int = 224) -> SceneSet:
+def voc(
+    root: Path, *, classes: Sequence[str] | None = None, image_size: int = 192, stats: Stats | None = None
+) -> SceneSet:
     """Photographs in `root`/images and a VOC XML for each in `root`/annotations, squeezed to squares of `image_size`.
 
     Every fifth is held out. VOC counts pixels from 1 and both ends in, so that xmin 1 is an edge at 0. Boxes are cut
     off at the image's border; those of which nothing is left, because they lie outside, have no area or reversed
     corners, are dropped and counted. An XML without objects is an image of background. Of the classes all that occur
-    are taken, unless they are declared. Decoded once. DatasetUnavailable for what cannot be read or was not declared.
+    are taken, unless they are declared. Decoded once. `stats` as for fn.data.datasets.folder. DatasetUnavailable for
+    what cannot be read or was not declared.
     """
     files = sorted((root / "annotations").glob("*.xml"), key=lambda path: (len(path.name), path.name))
     if len(files) < 5:
@@ -158,8 +159,9 @@ def voc(root: Path, *, classes: Sequence[str] | None = None, image_size: int = 2
     photographs = [root / "images" / annotation.filename for annotation in parsed]
     images = _squares(root, photographs, image_size)
     objects, dropped = _as_objects(parsed, list(classes), image_size)
-    images = normalize(images.float(), torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
     held_out = torch.arange(len(images)) % 5 == 4
+    mean, std = channel_stats(images[~held_out].float()) if stats is None else map(torch.tensor, stats)
+    images = normalize(images.float(), mean, std)
     return SceneSet(
         Scenes(images[~held_out], objects[~held_out]), Scenes(images[held_out], objects[held_out]), classes, dropped
     )

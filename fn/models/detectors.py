@@ -4,10 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from fn.models import Model
 from fn.models.centernet import centernet_apply, centernet_detect, centernet_init, centernet_loss
-from fn.models.pyramid import Trunk, trunk_apply, trunk_init
+from fn.models.pyramid import Trunk, squeezenet_maps, trunk_apply, trunk_init
+from fn.models.squeezenet import squeezenet_init
 from fn.models.ssd import ssd_apply, ssd_detect, ssd_init, ssd_loss
+from fn.tree import Params
 
 
 class Detector(NamedTuple):
@@ -23,6 +27,16 @@ class Detector(NamedTuple):
 def small_trunk(channels: int, *, widths: Sequence[int] = (16, 32, 64, 64, 96, 96)) -> Trunk:
     init = partial(trunk_init, channels=channels, widths=widths)
     return Trunk(init, trunk_apply, (widths[2], widths[4], widths[5]))
+
+
+def squeezenet_trunk(channels: int, *, weights: Params | None = None) -> Trunk:
+    """Maps of an eighth and a sixteenth of the image's side; from published `weights`, or else from scratch."""
+    fresh = partial(squeezenet_init, channels=channels, classes=1)
+    return Trunk(partial(_from_weights, weights=weights, fresh=fresh), squeezenet_maps, (256, 512))
+
+
+def _from_weights(rng: torch.Generator, weights: Params | None, fresh: Callable) -> tuple[Params, Params]:
+    return (fresh(rng)[0] if weights is None else weights)["features"], {}
 
 
 def ssd(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
 from fn.layers import batch_norm, batch_norm_init, relu
+from fn.models.squeezenet import FIRES, POOLED, fire
 from fn.tree import Params
 
 
@@ -55,6 +56,19 @@ def trunk_apply(
         if name in LEVELS:
             maps.append(x)
     return maps, new_state
+
+
+def squeezenet_maps(
+    params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
+) -> tuple[list[Tensor], Params]:
+    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it"""
+    x, maps = relu(conv2d(x, **params["0"], stride=2)), []
+    for name in FIRES:
+        if name in POOLED:
+            maps.append(x)
+            x = max_pool2d(x, 3, 2, ceil_mode=True)
+        x = fire(x, params[name])
+    return [maps[-1], x], state
 
 
 def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int) -> tuple[Params, Params]:
