@@ -24,8 +24,7 @@ PARTS = {
     "learned without them",
     "center": "the heat at the centres against that around them: it starts high, as a tenth of heat is everywhere, and "
     "is the last to settle, as it alone tells classes apart",
-    "size": "width and height at the true centres, in cells: it needs no class, and goes down by the first steps to what "
-    "the mean size leaves",
+    "size": "width and height at the true centres, in cells, a tenth of the L1: it needs no class, and falls first",
     "offset": "where in its cell a centre lies: a quarter of a cell on either axis when guessed, so it starts near 0.5 "
     "and only falls once the features are sharp",
 }
@@ -40,11 +39,13 @@ def good_enough(ap: Tensor) -> bool:
 
 
 def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
-    """The loss in parts: a table with a sentence on each, and the curves."""
+    """The loss in parts: a table, a sentence on each, and the curves."""
     parts = [name for name in history[0] if name in PARTS]
     stages = {"first step": 0, "a tenth": len(history) // 10, "half": len(history) // 2, "last": len(history) - 1}
-    rows = [(part, *(f"{history[i][part]:.3f}" for i in stages.values()), PARTS[part]) for part in parts]
-    show.table(title, ("part of the loss", *stages, "what it says"), rows)
+    rows = [(part, *(f"{history[i][part]:.3f}" for i in stages.values())) for part in parts]
+    show.table(title, ("part of the loss", *stages), rows)
+    for part in parts:
+        show.console.print(f"{part}: {PARTS[part]}.", soft_wrap=True)
     panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
     plots.save(plots.curves(panels, log=["loss"]), path)
 

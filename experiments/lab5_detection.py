@@ -142,7 +142,7 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
         enough=detecting.good_enough,
     )
     (_, ap), history = show.follow(run, STEPS, f"{flavor}: overfit {IMAGES} images")
-    title = f"{flavor}: {IMAGES} images by heart, {len(history)} steps"
+    title = f"{flavor}: {IMAGES} images by heart in {len(history)} steps"
     detecting.show_parts(title, history, config.out / f"{flavor}_overfit.png")
     scores = summarize(ap)
     return [

@@ -17,10 +17,11 @@ from fn import tree
 from fn.data.datasets import digits
 from fn.data.loader import batches
 from fn.models import Model
+from fn.models.detectors import Detector
 from fn.optim import adam_init, adamw
 from fn.rng import generator
 from fn.trace import trace
-from fn.train import TrainState, classifier_step, init, run_key, several_steps
+from fn.train import TrainState, init, run_key, several_steps
 from fn.tree import Params
 
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-3, (0.9, 0.999), 1e-8, 1e-2
@@ -42,10 +43,14 @@ class Start(NamedTuple):
     """From where every variant of a workload sets out."""
 
     row: Workload
-    model: Model
+    made: Model | Detector
     ts: TrainState
     x: Tensor
     y: Tensor
+
+    @property
+    def model(self) -> Model:
+        return self.made.model if isinstance(self.made, Detector) else self.made
 
 
 class Variant(NamedTuple):
@@ -63,8 +68,9 @@ def begin(task: Task) -> Start:
     row = WORKLOADS[task.workload]
     sizes = [round(size * task.scale) for size in row.sizes]
     x, y = resolve(row.data)(task.batch or row.batch, task.seed)
-    model = resolve(row.model)(x.shape[1:], 10, **{row.option: sizes})
-    return Start(row, model, init(model, adam_init, seed=task.seed, device=task.device), *_to(task.device, x, y))
+    made = resolve(row.model)(x.shape[1:], 10, **{row.option: sizes})
+    start = Start(row, made, TrainState({}, {}, {}), *_to(task.device, x, y))
+    return start._replace(ts=init(start.model, adam_init, seed=task.seed, device=task.device))
 
 
 def _to(device: str, *tensors: Tensor) -> list[Tensor]:
@@ -93,8 +99,8 @@ def flop(start: Start) -> int:
 
 
 def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step, steps: int = 1) -> Variant:
-    _, model, ts, x, y = start
-    step = classifier_step(model, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
+    row, made, ts, x, y = start
+    step = resolve(row.step)(made, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
     if steps > 1:
         step, x, y = partial(several_steps, step=step), torch.stack([x] * steps), torch.stack([y] * steps)
     step = partial(wrap(step), x=x, y=y, key=run_key(0))
@@ -178,10 +184,11 @@ def module(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused or None
     )
+    loss = resolve(row.loss)
     forward = torch.compile(network) if compile == "model" else network
 
     def step() -> None:
-        F.cross_entropy(forward(x), y).backward()
+        loss(forward(x), y).backward()
         optimizer.step()
 
     update = torch.compile(step) if compile == "step" else step

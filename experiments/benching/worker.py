@@ -65,6 +65,7 @@ def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
     missing = [library for library in ("jax", "equinox", "optax") if not find_spec(library)]
     absent = {"jax.jit"} if "jax" in missing else set()
     absent |= {"Equinox, optax"} if missing else set()
+    absent |= set() if WORKLOADS[workload].jax else {"jax.jit", "Equinox, optax"}
     absent |= {FOUR} if WORKLOADS[workload].images else {name for name in VARIANTS if "NHWC" in name}
     return [(workload, name) for name in VARIANTS if name not in absent], missing
 

@@ -11,9 +11,9 @@ class Workload(NamedTuple):
     module: str
     """f(params) -> the same as an nn.Module, its parameters named alike"""
     jax: str
-    """f(params, state, x) -> (logits, state)"""
+    """f(params, state, x) -> (logits, state); empty where it has not been written"""
     equinox: str
-    """f(params) -> the layers of an equinox.nn.Sequential"""
+    """f(params) -> the layers of an equinox.nn.Sequential; likewise"""
     data: str
     """f(batch, seed) -> (x, y)"""
     batch: int
@@ -28,9 +28,14 @@ class Workload(NamedTuple):
     """the least time of the fastest nn.Module, as a multiple of ours"""
     jax_target: float
     """the least time of jax.jit, as a multiple of ours"""
+    step: str = "fn.train:classifier_step"
+    """f(model, optimizer) -> step"""
+    loss: str = "torch.nn.functional:cross_entropy"
+    """f(what the module returns, y)"""
 
 
 TORCH, JAX = "experiments.benching.torch_steps", "experiments.benching.jax_steps"
+DETECTORS = "experiments.benching.detector_steps"
 WORKLOADS = {
     "mlp": Workload(
         "fn.models:mlp",
@@ -74,6 +79,25 @@ WORKLOADS = {
         module_target=1.0,
         jax_target=1.0,
     ),
+}
+WORKLOADS |= {
+    name: Workload(
+        f"fn.models.detectors:{name}",
+        f"{DETECTORS}:{name}_module",
+        jax="",
+        equinox="",
+        data=f"{DETECTORS}:canvases",
+        batch=32,
+        option="widths",
+        sizes=(16, 32, 64, 64, 96, 96),
+        scales=(0.5, 1, 2),
+        images=True,
+        module_target=1.0,
+        jax_target=1.0,
+        step="fn.detection:detector_step",
+        loss=f"{DETECTORS}:{name}_module_loss",
+    )
+    for name in ("ssd", "centernet")
 }
 SIDE = 2048  # of the matrices whose product is the peak
 PEAK = ("matrix product", "float32")

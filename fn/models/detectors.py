@@ -13,6 +13,11 @@ from fn.models.squeezenet import squeezenet_init
 from fn.models.ssd import ssd_apply, ssd_detect, ssd_init, ssd_loss
 from fn.tree import Params
 
+WIDTHS = (16, 32, 64, 64, 96, 96)
+"""channels of the small trunk's convolutions"""
+ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
+"""for the digits of fn.data.scenes: of each level, and heights over widths of them all"""
+
 
 class Detector(NamedTuple):
     """A model whose output is a dict of tensors, splatted into both functions."""
@@ -24,7 +29,7 @@ class Detector(NamedTuple):
     """detect(**output) -> (boxes, scores, labels) of each image"""
 
 
-def small_trunk(channels: int, *, widths: Sequence[int] = (16, 32, 64, 64, 96, 96)) -> Trunk:
+def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
     init = partial(trunk_init, channels=channels, widths=widths)
     return Trunk(init, trunk_apply, (widths[2], widths[4], widths[5]))
 
@@ -44,18 +49,26 @@ def ssd(
     classes: int,
     *,
     trunk: Trunk | None = None,
+    widths: Sequence[int] = WIDTHS,
     width: int = 64,
-    sizes: Sequence[Sequence[float]] = ((9, 13), (18, 25)),
-    ratios: Sequence[float] = (1, 2),
+    sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
+    ratios: Sequence[float] = RATIOS,
 ) -> Detector:
-    trunk = small_trunk(shape[0]) if trunk is None else trunk
+    trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
     init = partial(ssd_init, trunk=trunk, classes=classes, sizes=sizes, ratios=ratios, width=width)
     apply = partial(ssd_apply, trunk_apply=trunk.apply, sizes=sizes, ratios=ratios)
     return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]))
 
 
-def centernet(shape: Sequence[int], classes: int, *, trunk: Trunk | None = None, width: int = 64) -> Detector:
-    trunk = small_trunk(shape[0]) if trunk is None else trunk
+def centernet(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    trunk: Trunk | None = None,
+    widths: Sequence[int] = WIDTHS,
+    width: int = 64,
+) -> Detector:
+    trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
     model = Model(
         partial(centernet_init, trunk=trunk, classes=classes, width=width),
         partial(centernet_apply, trunk_apply=trunk.apply),
