@@ -18,15 +18,14 @@ from fn.train import Metrics, TrainState
 
 FLAVORS = {"anchor": "ssd", "center": "centernet"}
 PARTS = {
-    "class": "what each anchor shows, against three times as much background: it starts at log(classes + 1) for each "
-    "of the four that count, falls first, and what is left at the end are the anchors that look most like an object",
-    "box": "how far the matched anchors still have to move: it falls while the classes are still wrong, as it can be "
-    "learned without them",
-    "center": "the heat at the centres against that around them: it starts high, as a tenth of heat is everywhere, and "
-    "is the last to settle, as it alone tells classes apart",
-    "size": "width and height at the true centres, in cells, a tenth of the L1: it needs no class, and falls first",
-    "offset": "where in its cell a centre lies: a quarter of a cell on either axis when guessed, so it starts near 0.5 "
-    "and only falls once the features are sharp",
+    "class": "cross-entropy of the matched anchors and of three times as many of the background, always the hardest, "
+    "so that it stays high when nearly all anchors are right",
+    "box": "how far the matched anchors still are from their objects, in tenths of their size and in logarithms; it "
+    "needs no class",
+    "center": "heat at the centres against heat elsewhere: the only part that tells classes apart, it starts highest "
+    "and falls longest",
+    "size": "a tenth of the error of width and height, in cells: at 0.05 they are off by half a cell together",
+    "offset": "where in its cell a centre lies: to guess the middle costs 0.5, what is below that has been learned",
 }
 """of the loss, a sentence on each"""
 SURE = 0.5

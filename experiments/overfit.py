@@ -23,7 +23,7 @@ from fn.optim import adam
 from fn.train import overfit
 
 IMAGES, CANVASES = 32, 8
-DETECTOR_LR = 3e-3  # at most: at 1e-2 the first steps undo the pretty start of the heat map
+DETECTOR_LR = 3e-3  # at most, however large --lr is
 
 
 @dataclass(frozen=True)
