@@ -25,8 +25,12 @@ MEASURED = [
     (name, variant)
     for name in WORKLOADS
     for _, variant in tasks(name)[0]
-    # what is compiled of a resnet is compiled as of the cnn, and takes minutes
-    if not (name == "resnet20" and variant.startswith(("jit", "nn.Module")) and any(w in variant for w in COMPILES))
+    # what is compiled of these is compiled as of the cnn, and takes minutes
+    if not (
+        name in ("resnet20", "ssd", "centernet")
+        and variant.startswith(("jit", "nn.Module"))
+        and any(w in variant for w in COMPILES)
+    )
 ]
 
 

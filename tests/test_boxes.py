@@ -331,6 +331,17 @@ def test_average_precision_is_pycocotools_on_300_cases():
     assert judged > 5_000
 
 
+def test_of_equal_overlaps_the_later_object_is_found():
+    """The first detection overlaps both objects alike; the second fits the first object alone, which is left for it."""
+    truth = torch.tensor([[0.0, 0, 10, 10], [2.0, 0, 12, 10]]).double()
+    some, zeros = torch.tensor([[1.0, 0, 11, 10], [0.0, 0, 10, 10]]).double(), torch.zeros(2, dtype=torch.int64)
+    case = {"boxes": some, "scores": torch.tensor([0.9, 0.8]).double(), "labels": zeros, "images": zeros}
+    case |= {"object_boxes": truth, "object_labels": zeros, "object_images": zeros, "crowd": zeros.bool()}
+    ap = average_precision(**case, classes=1)
+    torch.testing.assert_close(ap, pycocotools_ap(case | {"classes": 1, "max_detections": 100}), equal_nan=True)
+    assert ap[6, 0] == 1  # at 0.8
+
+
 def test_the_perfect_and_the_empty_detector():
     case = random_case(7) | {"crowd": torch.zeros(len(random_case(7)["crowd"]), dtype=torch.bool)}
     truth: dict[str, Any] = {
