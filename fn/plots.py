@@ -132,8 +132,11 @@ def boxes(
         for (x1, y1, x2, y2), text, colour, dashed in drawn[i]:
             outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
             axes.plot(*outline, "--" if dashed else "-", color=colour, linewidth=1.3)
-            corner = {"ha": "left", "va": "bottom"} if y1 > 0.1 * height else {"ha": "left", "va": "top"}
-            axes.text(x1, y1, text, color=colour, fontsize=7, **corner)
+            above = (y1 > 0.1 * height and not dashed) or y2 > 0.9 * height  # dashed ones below: both may coincide
+            paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+            place = {"x": x1, "y": y1 if above else y2, "va": "bottom" if above else "top", "clip_on": True}
+            if text:
+                axes.text(s=text, color=colour, fontsize=7, bbox=paper, **place)
         axes.set(xlim=(0, width), ylim=(height, 0))
         if titles:
             axes.set_title(titles[i], fontsize=8)
