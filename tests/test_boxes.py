@@ -224,12 +224,13 @@ def test_at_the_radius_the_worst_move_leaves_the_overlap_asked_for(width, height
 
 
 def test_a_heat_map_is_one_at_its_centres_and_falls_off():
-    centres, sizes = torch.tensor([[4.2, 6.9], [12.0, 3.0], [4.9, 6.1], [0, 0]]), torch.full((4, 2), 8.0)
+    centres, sizes = torch.tensor([[4.2, 6.9], [12.0, 3.0], [4.9, 6.1], [0, 0]]), torch.full((4, 2), 40.0)
     labels, present = torch.tensor([0, 2, 2, 1]), torch.tensor([True, True, True, False])
     heat = center_heatmap(centres, sizes, labels, present, classes=3, height=10, width=16)
     assert [(c, y, x) for c, y, x in (heat == 1).nonzero().tolist()] == [(0, 6, 4), (2, 3, 12), (2, 6, 4)]
     assert not heat[1].any()
     sigma = (2 * float(gaussian_radius(sizes[0])) + 1) / 6
+    assert sigma > 1
     assert float(heat[0, 6, 7]) == pytest.approx(math.exp(-(3**2) / (2 * sigma**2)))
     assert float(heat[2, 4, 9]) == pytest.approx(math.exp(-10 / (2 * sigma**2)))  # of two the nearer
     none = center_heatmap(centres[:0], sizes[:0], labels[:0], present[:0], classes=3, height=2, width=2)
