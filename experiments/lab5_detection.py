@@ -54,15 +54,15 @@ RECIPES = {
         sizes={"all": (0, 1e10), "small": (0, 14**2), "medium": (14**2, 20**2), "large": (20**2, 1e10)},
     ),
     "voc": Recipe(
-        epochs=30,
+        epochs=20,
         batch_size=16,
         lr=1e-3,
         augment=partial(compose, transforms=[random_flip, partial(random_zoom, scale=(0.7, 1.4))]),
         least={"AP50": 0.7},
-        sizes={"all": (0, 1e10), "small": (0, 118**2), "medium": (118**2, 145**2), "large": (145**2, 1e10)},
+        sizes={"all": (0, 1e10), "small": (0, 98**2), "medium": (98**2, 121**2), "large": (121**2, 1e10)},
     ),
 }
-OPTIONS = {"anchor": {"sizes": ((50, 75), (105, 145)), "ratios": (0.7, 1, 1.4)}, "center": {}}
+OPTIONS = {"anchor": {"sizes": ((40, 60), (80, 105, 135)), "ratios": (0.8, 1.2, 1.8)}, "center": {}}
 """for photographs, whose objects are larger"""
 
 

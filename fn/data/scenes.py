@@ -132,7 +132,7 @@ def _paste(image: Float[Tensor, "1 height width"], patch: Float[Tensor, "1 tall 
 
 
 def voc(
-    root: Path, *, classes: Sequence[str] | None = None, image_size: int = 192, stats: Stats | None = None
+    root: Path, *, classes: Sequence[str] | None = None, image_size: int = 160, stats: Stats | None = None
 ) -> SceneSet:
     """Photographs in `root`/images and a VOC XML for each in `root`/annotations, squeezed to squares of `image_size`.
 
