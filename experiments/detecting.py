@@ -28,8 +28,8 @@ PARTS = {
     "offset": "where in its cell a centre lies: to guess the middle costs 0.5, what is below that has been learned",
 }
 """of the loss, a sentence on each"""
-SURE = 0.5
-"""a detection with less is not drawn"""
+SURE = {"anchor": 0.5, "center": 0.3}
+"""a detection with less is not drawn; centres are less sure of themselves at the same average precision"""
 
 
 def good_enough(ap: Tensor) -> bool:
@@ -50,12 +50,19 @@ def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
 
 
 def draw_predictions(
-    scenes: Scenes, detections: Detections, classes: Sequence[str], path: Path, *, title: str, columns: int = 6
+    scenes: Scenes,
+    detections: Detections,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    least: float,
+    title: str,
+    columns: int = 6,
 ) -> None:
     """The first images that hold an object: above what is there, below what was found, with scores."""
     chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
     there = [[_object(row, classes) for row in _present(scenes.objects[i])] for i in chosen]
-    found = [[_detection(detections, n, classes, "tab:blue") for n in sure(detections, i)] for i in chosen]
+    found = [[_detection(detections, n, classes, "tab:blue") for n in _sure(detections, i, least)] for i in chosen]
     titles = ["there"] * len(chosen) + ["found"] * len(chosen)
     images = scenes.images[chosen].repeat(2, 1, 1, 1)
     plots.save(plots.boxes(images, there + found, titles, columns=len(chosen), title=title), path)
@@ -74,14 +81,14 @@ def _detection(detections: Detections, n: int, classes: Sequence[str], colour: s
     return Drawn(detections.boxes[n].tolist(), text, colour, dashed)
 
 
-def sure(detections: Detections, image: int) -> list[int]:
-    """The rows of one image with a score of at least SURE"""
-    return ((detections.images == image) & (detections.scores >= SURE)).nonzero().squeeze(1).tolist()
+def _sure(detections: Detections, image: int, least: float) -> list[int]:
+    """The rows of one image with a score of at least so much"""
+    return ((detections.images == image) & (detections.scores >= least)).nonzero().squeeze(1).tolist()
 
 
-def mistakes(objects: Tensor, detections: Detections, image: int) -> tuple[list[int], list[int]]:
+def mistakes(objects: Tensor, detections: Detections, image: int, least: float) -> tuple[list[int], list[int]]:
     """(rows of detections that find nothing, rows of objects that none finds), of the sure ones at an IoU of 0.5"""
-    rows, (boxes, labels, present) = sure(detections, image), unpack(objects)
+    rows, (boxes, labels, present) = _sure(detections, image, least), unpack(objects)
     left = present.nonzero().squeeze(1).tolist()
     wrong = []
     for n in rows:
@@ -95,10 +102,17 @@ def mistakes(objects: Tensor, detections: Detections, image: int) -> tuple[list[
 
 
 def draw_mistakes(
-    scenes: Scenes, detections: Detections, classes: Sequence[str], path: Path, *, title: str, columns: int = 6
+    scenes: Scenes,
+    detections: Detections,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    least: float,
+    title: str,
+    columns: int = 6,
 ) -> tuple[int, int]:
     """The images with the most mistakes; (false positives, misses) in all of them."""
-    found = {i: mistakes(objects, detections, i) for i, objects in enumerate(scenes.objects.cpu())}
+    found = {i: mistakes(objects, detections, i, least) for i, objects in enumerate(scenes.objects.cpu())}
     worst = sorted(found, key=lambda i: -sum(map(len, found[i])))[: 2 * columns]
     drawn = [
         [_detection(detections, n, classes, "tab:red", dashed=True) for n in found[i][0]]

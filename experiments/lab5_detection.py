@@ -15,7 +15,7 @@ import tyro
 from torch import Tensor
 
 from experiments import cli, detecting, show
-from experiments.detecting import FLAVORS
+from experiments.detecting import FLAVORS, SURE
 from experiments.registry import DETECTORS, resolve
 from fn.average_precision import summarize
 from fn.data.datasets import DatasetUnavailable
@@ -153,7 +153,7 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
 
 def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
     """All the training images; average precision on the held-out ones."""
-    recipe, began = RECIPES[config.dataset], time.perf_counter()
+    recipe, began, busy = RECIPES[config.dataset], time.perf_counter(), time.process_time()
     total = count_steps(len(scenes.train.images), epochs=recipe.epochs, batch_size=recipe.batch_size)
     step = detector_step(detector, one_cycle_adamw(lr=recipe.lr, total_steps=total))
     run = partial(
@@ -168,7 +168,8 @@ def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet
         moves_targets=True,
     )
     ts, history = show.follow(run, total, f"{flavor}: {len(scenes.train.images)} images")
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    show.console.print(f"{flavor}: trained in {seconds:.0f} s, with {busy:.0f} s of processor time")
     detecting.show_parts(f"{flavor}: all images, {total} steps", history, config.out / f"{flavor}_training.png")
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
     ap = judge(detections, scenes.test.objects, len(scenes.classes), sizes=recipe.sizes)
@@ -201,15 +202,15 @@ def draw(
     config: Config, flavor: str, detector: Detector, ts: TrainState, scenes: SceneSet, detections: Detections
 ) -> None:
     """What was there and what was found, the mistakes, and what is peculiar to the flavour."""
-    name, classes, out = FLAVORS[flavor], scenes.classes, config.out
-    title = f"{name}: held-out images, what is there and what is found with a score of {detecting.SURE:g} or more"
-    detecting.draw_predictions(scenes.test, detections, classes, out / f"{flavor}_found.png", title=title)
+    name, classes, out, least = FLAVORS[flavor], scenes.classes, config.out, SURE[flavor]
+    title = f"{name}: held-out images, what is there and what is found with a score of {least:g} or more"
+    found = partial(detecting.draw_predictions, scenes.test, detections, classes, least=least)
+    found(out / f"{flavor}_found.png", title=title)
     title = f"{name}: the worst held-out images; red: found, but not there; orange: there, but not found"
-    wrong, missed = detecting.draw_mistakes(
-        scenes.test, detections, classes, out / f"{flavor}_mistakes.png", title=title
-    )
+    counted = partial(detecting.draw_mistakes, scenes.test, detections, classes, least=least)
+    wrong, missed = counted(out / f"{flavor}_mistakes.png", title=title)
     there = len(object_table(scenes.test.objects)[0])
-    show.console.print(f"{flavor}: at a score of {detecting.SURE:g}, {wrong} false, {missed} of {there} missed")
+    show.console.print(f"{flavor}: at a score of {least:g}, {wrong} false, {missed} of {there} missed")
     if flavor == "anchor":
         output, _ = detector.model.apply(ts.params, ts.state, scenes.test.images[:1], train=False)
         detecting.draw_anchors(scenes.test, output["anchors"].detach(), classes, out / "anchors.png")
