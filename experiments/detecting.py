@@ -125,16 +125,18 @@ def draw_mistakes(
 
 
 def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: Path, *, columns: int = 4) -> None:
-    """One object each of the first images that have any, and the anchors that stand for it."""
+    """One object each of the first images that have any, and the anchors that stand for it, ten at most."""
     chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
     drawn, titles = [], []
     for i in chosen:
         boxes, _, present = unpack(scenes.objects[i])
         o = int(present.nonzero()[0])
         matched = (match_anchors(anchors, boxes, present) == o).nonzero().squeeze(1)
-        drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in matched.tolist()])
+        best = matched[box_iou(boxes[o : o + 1], anchors[matched])[0].argsort(descending=True)[:10]].tolist()
+        drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in best])
         drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
-        titles.append(f"{len(matched)} of {len(anchors)} anchors")
+        shown = f", the best {len(best)} shown" if len(best) < len(matched) else ""
+        titles.append(f"{len(matched)} of {len(anchors)} anchors{shown}")
     title = "An object, and the anchors that stand for it: those it overlaps by an IoU of 0.5, or else the best"
     plots.save(plots.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
 

@@ -132,9 +132,12 @@ def boxes(
         for (x1, y1, x2, y2), text, colour, dashed in drawn[i]:
             outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
             axes.plot(*outline, "--" if dashed else "-", color=colour, linewidth=1.3)
-            above = (y1 > 0.1 * height and not dashed) or y2 > 0.9 * height  # dashed ones below: both may coincide
             paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
-            place = {"x": x1, "y": y1 if above else y2, "va": "bottom" if above else "top", "clip_on": True}
+            place = {"x": max(x1, 0), "y": max(y1, 0), "va": "top", "clip_on": True}
+            if dashed and y2 <= 0.9 * height:  # where boxes of both kinds coincide, so do not their texts
+                place["y"] = y2
+            elif y1 > 0.1 * height:
+                place["va"] = "bottom"
             if text:
                 axes.text(s=text, color=colour, fontsize=7, bbox=paper, **place)
         axes.set(xlim=(0, width), ylim=(height, 0))
