@@ -1,8 +1,10 @@
 """Overfit 32 images with a family of models: the first thing to try on any new network.
 
-A model that cannot learn 32 images by heart has a bug, or an optimizer that does not suit it.
+A model that cannot learn 32 images by heart has a bug, or an optimizer that does not suit it. A detector has to find
+every digit on 8 canvases.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +12,18 @@ from statistics import median
 
 import torch
 
-from experiments import cli, show
-from experiments.registry import MODELS, DatasetName, FamilyName
+from experiments import cli, detecting, show
+from experiments.registry import DETECTORS, MODELS, DatasetName, FamilyName, resolve
 from fn import plots
+from fn.average_precision import summarize
 from fn.data.datasets import take
+from fn.data.scenes import Scenes, digits
+from fn.detection import detector_step, overfit_detector
 from fn.optim import adam
 from fn.train import overfit
 
-IMAGES = 32
+IMAGES, CANVASES = 32, 8
+DETECTOR_LR = 3e-3  # at most, however large --lr is
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,17 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     """Five seeds per family; a check holds if every one of them gets there."""
     if config.steps < 1:
         raise cli.UsageError(f"--steps {config.steps}: at least one is needed")
+    every = [*MODELS, *DETECTORS] if config.family == "all" else [config.family]
+    families = [family for family in every if family in MODELS], [family for family in every if family in DETECTORS]
+    checks = classifiers(config, device, families[0]) if families[0] else []
+    return checks + (detectors(config, device, families[1]) if families[1] else [])
+
+
+def classifiers(config: Config, device: torch.device, families: Sequence[str]) -> list[cli.Check]:
     dataset = cli.load(config.dataset, device, root=config.root)
     images = take(dataset.train, IMAGES)
     rows, checks, losses = [], [], {}
-    for family in MODELS if config.family == "all" else [config.family]:
+    for family in families:
         model = cli.by_name(MODELS, family)(dataset.shape, len(dataset.classes))
         step = cli.classifier_step(config, model, partial(adam, lr=config.lr), IMAGES)
         runs = []
@@ -61,6 +74,31 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     title = f"Overfitting {IMAGES} images of {config.dataset}, seeds {config.seed} to {config.seed + 4}"
     show.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
     plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "loss.png")
+    return checks
+
+
+def detectors(config: Config, device: torch.device, families: Sequence[str]) -> list[cli.Check]:
+    """On canvases, whatever the data set; judged by average precision, every tenth step."""
+    scenes = digits(CANVASES, 1)
+    canvases = Scenes(*(x.to(device) for x in scenes.train))
+    rows, checks, losses = [], [], {}
+    for family in families:
+        detector = resolve(DETECTORS[family])(scenes.shape, len(scenes.classes))
+        step = detector_step(detector, partial(adam, lr=min(config.lr, DETECTOR_LR)))
+        learn = partial(overfit_detector, detector, canvases, len(scenes.classes), step=step, steps=config.steps)
+        learn = partial(learn, enough=detecting.good_enough, every=10)
+        runs = [show.follow(partial(learn, seed=s), config.steps, f"{family}, seed {s}") for s in cli.seeds(config, 5)]
+        counts, scores = [len(history) for _, history in runs], [summarize(ap) for (_, ap), _ in runs]
+        worst = {name: min(score[name] for score in scores) for name in ("AP50", "AP")}
+        rows.append((family, f"{median(counts):g}", f"{max(counts)}", *(f"{value:.3f}" for value in worst.values())))
+        checks += [
+            cli.check(f"{family}: AP50, worst of 5 seeds", worst["AP50"], "==", 1),
+            cli.check(f"{family}: AP50:95, worst of 5 seeds", worst["AP"], ">=", 0.9),
+        ]
+        losses[family] = [m["loss"] for m in runs[0][1]]
+    title = f"Overfitting {CANVASES} canvases, seeds {config.seed} to {config.seed + 4}"
+    show.table(title, ("family", "median steps", "most steps", "worst AP50", "worst AP50:95"), rows)
+    plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "detectors.png")
     return checks
 
 

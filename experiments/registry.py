@@ -3,6 +3,7 @@
 Rows are text, so that `--help` can list the names without importing fn and torch, which takes seconds. The contracts:
 
     MODELS      f(shape, classes, *, options…) -> Model(init, apply)           see fn.models
+    DETECTORS   f(shape, classes, *, options…) -> Detector(model, loss, detect) see fn.models
     DATASETS    f(options…) -> Dataset                                         see fn.data.datasets
     OPTIMIZERS  f(params, grads, state, *, lr, options…) -> (params, state), with f_init(params) -> state beside it
     SCHEDULES   f(step, *, lr, total_steps) -> the rate of that step
@@ -17,6 +18,11 @@ MODELS = {
     "mlp": "fn.models:mlp",
     "cnn": "fn.models:cnn",
     "transformer": "fn.models:transformer",
+    "resnet": "fn.models:resnet",
+}
+DETECTORS = {
+    "ssd": "fn.models.detectors:ssd",
+    "centernet": "fn.models.detectors:centernet",
 }
 DATASETS = {
     "digits": "fn.data.datasets:digits",
@@ -52,7 +58,7 @@ if TYPE_CHECKING:
 else:  # so that --help lists the names, and another one is refused
     ModelName, DatasetName = Literal[tuple(MODELS)], Literal[tuple(DATASETS)]
     OptimizerName, ScheduleName = Literal[tuple(OPTIMIZERS)], Literal[tuple(SCHEDULES)]
-    AugmentName, FamilyName = Literal[tuple(AUGMENTS)], Literal[("all", *MODELS)]
+    AugmentName, FamilyName = Literal[tuple(AUGMENTS)], Literal[("all", *MODELS, *DETECTORS)]
 
 
 def resolve(where: str) -> Callable[..., Any]:

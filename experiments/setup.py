@@ -95,7 +95,7 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
     """Tried on the smallest part of a batch that it will meet, as batch norm wants more than one value a channel."""
     sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
     smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
-    names = ("hidden", "widths", "d_model", "layers", "heads", "patch_size", "dropout_p")
+    names = ("hidden", "widths", "depth", "d_model", "layers", "heads", "patch_size", "dropout_p")
     make = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
     try:
         model = make(dataset.shape, len(dataset.classes))

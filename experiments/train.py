@@ -32,7 +32,9 @@ class Config(cli.Compiled):
     hidden: cli.MaybeSizes = None
     """sizes of the hidden layers of an mlp (128)"""
     widths: cli.MaybeSizes = None
-    """channels of the blocks of a cnn (32 64 64)"""
+    """channels of the blocks of a cnn (32 64 64), of the stages of a resnet (16 32 64)"""
+    depth: cli.MaybeInt = None
+    """layers of a resnet (8)"""
     d_model: cli.MaybeInt = None
     """width of a transformer (64)"""
     layers: cli.MaybeInt = None
@@ -114,6 +116,7 @@ RANGES = {
     "clip_norm": (1e-9, 1e9),
     "label_smoothing": (0.0, 1.0),
     "dropout_p": (0.0, 1.0),
+    "depth": (1, 10**4),
     "d_model": (1, 10**5),
     "layers": (1, 1000),
     "heads": (1, 10**5),

@@ -152,3 +152,8 @@ def batch_norm_init(channels: int) -> tuple[Params, Params]:
     """(params, state): weight 1 and bias 0; running mean 0 and variance 1"""
     params = {"weight": torch.ones(channels), "bias": torch.zeros(channels)}
     return params, {"running_mean": torch.zeros(channels), "running_var": torch.ones(channels)}
+
+
+def norm_modes(state: Params, train: bool) -> Params:
+    """A bool in place of each batch norm's statistics: whether it trains. Here all alike; with `fn.freezing` not."""
+    return {name: train if "running_mean" in branch else norm_modes(branch, train) for name, branch in state.items()}

@@ -40,5 +40,66 @@ def mse_loss(
     return _reduce((input - target).square(), reduction, target.numel())
 
 
+def smooth_l1_loss(
+    input: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    *,
+    reduction: Reduction = "mean",
+    beta: float = 1.0,
+) -> Float[Tensor, "..."]:
+    """d²/2β where d = |input - target| is below β, else d - β/2: square near 0, and of bounded slope. Girshick 2015."""
+    difference = (input - target).abs()
+    near = 0.5 * difference.square() / beta if beta else difference
+    return _reduce(torch.where(difference < beta, near, difference - 0.5 * beta), reduction, target.numel())
+
+
+def _cross_entropies(
+    input: Float[Tensor, "*shape"],
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """(-log p, -log(1 - p)), p = sigmoid(input), for any size of the logits"""
+    zero = torch.zeros_like(input)
+    return torch.logaddexp(zero, -input), torch.logaddexp(zero, input)
+
+
+def sigmoid_focal_loss(
+    inputs: Float[Tensor, "*shape"],
+    targets: Float[Tensor, "*shape"],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: Reduction = "none",
+) -> Float[Tensor, "..."]:
+    """α_t (1 - p_t)^γ · (-log p_t), p_t and α_t being p and α for a target of 1, 1 - p and 1 - α for one of 0.
+
+    What is easy hardly counts, so that the many that are easy do not drown the rest. A negative α weighs nothing. Lin
+    et al. 2017; torchvision's. ValueError for an α beyond 1.
+    """
+    if alpha > 1:
+        raise ValueError(f"sigmoid_focal_loss: alpha is a weight between 0 and 1, or negative for none, not {alpha}")
+    p = torch.sigmoid(inputs)
+    if_one, if_zero = _cross_entropies(inputs)
+    loss = targets * if_one + (1 - targets) * if_zero
+    loss = loss * (1 - (p * targets + (1 - p) * (1 - targets))) ** gamma
+    if alpha >= 0:
+        loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
+    return _reduce(loss, reduction, targets.numel())
+
+
+def penalty_reduced_focal_loss(
+    inputs: Float[Tensor, "*shape"],
+    targets: Float[Tensor, "*shape"],
+    alpha: float = 2.0,
+    beta: float = 4.0,
+    reduction: Reduction = "none",
+) -> Float[Tensor, "..."]:
+    """-(1 - p)^α log p where the target is 1; -(1 - target)^β p^α log(1 - p) elsewhere: near a centre it costs little.
+
+    Law and Deng 2018, equation 1. They divide the sum by the number of centres.
+    """
+    p = torch.sigmoid(inputs)
+    if_one, if_zero = _cross_entropies(inputs)
+    away = (1 - targets) ** beta * p**alpha * if_zero
+    return _reduce(torch.where(targets == 1, (1 - p) ** alpha * if_one, away), reduction, targets.numel())
+
+
 def _reduce(loss: Float[Tensor, "*shape"], reduction: Reduction, count: int | Int[Tensor, ""]) -> Float[Tensor, "..."]:
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / count

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -133,6 +134,72 @@ def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[s
         axes.set(xlabel=xlabel, ylabel=ylabel)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+class Drawn(NamedTuple):
+    """A box over an image."""
+
+    box: Sequence[float]
+    """(x1, y1, x2, y2) in pixels"""
+    text: str
+    colour: str
+    dashed: bool = False
+
+
+def boxes(
+    images: Float[Tensor, "images channels height width"],
+    drawn: Sequence[Sequence[Drawn]],
+    titles: Sequence[str] = (),
+    *,
+    columns: int,
+    title: str = "",
+) -> Figure:
+    """Images in rows, one channel in greys on paper, three in colour, each on its own scale; over each its boxes."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.9 * columns, (2.1 if titles else 1.9) * rows + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    height, width = images.shape[2:]
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
+        shades = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
+        axes.imshow(shades.movedim(0, -1).squeeze(-1).numpy(), cmap="gray_r", extent=(0, width, height, 0))
+        for (x1, y1, x2, y2), text, colour, dashed in drawn[i]:
+            outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
+            axes.plot(*outline, "--" if dashed else "-", color=colour, linewidth=1.3)
+            paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+            place = {"x": max(x1, 0), "y": max(y1, 0), "va": "top", "clip_on": True}
+            if dashed and y2 <= 0.9 * height:  # where boxes of both kinds coincide, so do not their texts
+                place["y"] = y2
+            elif y1 > 0.1 * height:
+                place["va"] = "bottom"
+            if text:
+                axes.text(s=text, color=colour, fontsize=7, bbox=paper, **place)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        if titles:
+            axes.set_title(titles[i], fontsize=8)
+    return figure
+
+
+def heat_over(
+    image: Float[Tensor, "channels height width"], heat: Float[Tensor, "maps rows columns"], titles: Sequence[str]
+) -> Figure:
+    """The image, then each map of heat from 0 to 1 laid over it."""
+    figure = Figure(figsize=(2.6 * (len(heat) + 1), 2.9), layout="constrained")
+    panels = figure.subplots(1, len(heat) + 1)
+    shades = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
+    frame = (0, image.shape[2], image.shape[1], 0)
+    shown = None
+    for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        axes.imshow(shades.movedim(0, -1).squeeze(-1).cpu().numpy(), cmap="gray_r", extent=frame)
+        if i:
+            shown = axes.imshow(heat[i - 1].cpu().numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1, extent=frame)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    if shown:
+        figure.colorbar(shown, ax=panels, shrink=0.8, label="heat")
     return figure
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from fn import tree
-from fn.data.datasets import Split
 from fn.data.loader import batches
-from fn.data.sequences import Sequences
 from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, mean_per_example
@@ -256,26 +254,28 @@ def one_cycle_adamw(*, lr: float, total_steps: int, weight_decay: float = 1e-2) 
 
 def fit(
     model: Model,
-    split: Split | Sequences,
+    split: tuple[Tensor, Tensor],
     *,
     step: Callable,
     epochs: int,
     batch_size: int,
     seed: int,
     augment: Callable | None = None,
+    moves_targets: bool = False,
     each: Callable | None = None,
 ) -> TrainState:
     """A model from its first weights to its last, in a new order every epoch. The optimizer is of Adam's kind."""
     ts = init(model, adam_init, seed=seed, device=split[0].device)
+    vary = {"augment": augment, "moves_targets": moves_targets}
     for epoch in range(epochs):
-        data = batches(split, batch_size, seed=seed, epoch=epoch, augment=augment)
+        data = batches(split, batch_size, seed=seed, epoch=epoch, **vary)
         ts, _ = train_one_epoch(ts, data, step=step, seed=seed, each=each)
     return ts
 
 
 def overfit(
     model: Model,
-    split: Split | Sequences,
+    split: tuple[Tensor, Tensor],
     *,
     step: Callable,
     seed: int,

@@ -4,7 +4,8 @@ Inside the program a tree is nested, `params["fc1"]["weight"]`; at a file's boun
 `{"fc1.weight": …}`, as in a state_dict. No function relies on the order of keys.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,37 @@ def unflatten(flat: dict[str, Any]) -> Params:
             raise ValueError(f"{path!r} is both a leaf and a branch")
         node[name] = leaf
     return tree
+
+
+def split(tree: Params, prefixes: Sequence[str]) -> tuple[Params, Params]:
+    """(what lies at or below the dotted prefixes, the rest); "layer1" takes in layer1.0.weight, but not layer10.
+
+    ValueError for a prefix at which there is nothing; it lists the nearest.
+    """
+    flat = flatten(tree)
+    for prefix in prefixes:
+        if not any(below(name, prefix) for name in flat):
+            known = sorted({name.rsplit(".", n)[0] for name in flat for n in range(name.count(".") + 1)})
+            nearest = difflib.get_close_matches(prefix, known, n=3, cutoff=0.0)
+            raise ValueError(f"nothing lies at or below {prefix!r}; the nearest are {str(nearest)[1:-1]}")
+    chosen = {name: leaf for name, leaf in flat.items() if any(below(name, prefix) for prefix in prefixes)}
+    return unflatten(chosen), unflatten({name: leaf for name, leaf in flat.items() if name not in chosen})
+
+
+def below(name: str, prefix: str) -> bool:
+    """Whether the prefix is the name, or a branch that it lies on."""
+    return f"{name}.".startswith(f"{prefix}.")
+
+
+def merge(*parts: Params) -> Params:
+    """The inverse of `split`; ValueError for a leaf that two parts have."""
+    flat: dict[str, Any] = {}
+    for part in parts:
+        for name, leaf in flatten(part).items():
+            if name in flat:
+                raise ValueError(f"{name!r} is in two of the trees")
+            flat[name] = leaf
+    return unflatten(flat)
 
 
 def leaves(tree: Params) -> list[Any]:

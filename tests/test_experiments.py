@@ -7,14 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from experiments import cli, lab0_mlp, lab1_cnn, lab2_training, lab3_transformer, lab6_data, overfit, train
+from experiments import (
+    cli,
+    lab0_mlp,
+    lab1_cnn,
+    lab2_training,
+    lab3_transformer,
+    lab5_detection,
+    lab6_data,
+    overfit,
+    train,
+)
 from experiments.lab import LABS
+from fn.data import scenes
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error
 
@@ -24,6 +36,7 @@ MODULES = {
     "lab1": lab1_cnn,
     "lab2": lab2_training,
     "lab3": lab3_transformer,
+    "lab5": lab5_detection,
     "lab6": lab6_data,
     "overfit": overfit,
 }
@@ -40,7 +53,7 @@ def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--family", "cnm"], "Expected one of ('all', 'mlp', 'cnn', 'transformer')"),
+        (["--family", "cnm"], "Expected one of ('all', 'mlp', 'cnn', 'transformer', 'resnet', 'ssd', 'centernet')"),
         (["--dataset", "imagenet"], "Expected one of ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'folder')"),
         (["--device", "tpu"], "Expected one of ('auto', 'cpu', 'cuda', 'mps')"),
         (["--stepz", "3"], "Perhaps you meant: --steps"),
@@ -195,6 +208,46 @@ def test_what_lab_3_cannot_do_is_one_line_before_anything_else(monkeypatch, caps
         flags = [*flags, "--file", str(tmp_path / "text.txt")]
     status, out, err = launch(monkeypatch, capsys, "lab3", "--out", str(tmp_path), *flags)
     assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_lab5_on_a_handful_of_canvases_draws_and_judges(monkeypatch, tmp_path):
+    """Its real size takes minutes; here nothing is learned but that every part of it runs."""
+    few = partial(scenes.digits, 32, 20)
+    monkeypatch.setattr(lab5_detection, "digits", few)
+    monkeypatch.setattr(lab5_detection, "STEPS", 2)
+    recipes = {"digits": lab5_detection.RECIPES["digits"]._replace(epochs=1)}
+    monkeypatch.setattr(lab5_detection, "RECIPES", recipes)
+    config = lab5_detection.Config(out=tmp_path, compile=False)
+    checks = {check.name: check for check in lab5_detection.main(config, CPU)}
+    for flavor in ("anchor", "center"):
+        assert not checks[f"{flavor}, held out: AP50"].ok
+        assert not checks[f"{flavor}, 8 images: AP50"].ok
+    assert checks["all background: AP50"].value == 0
+    assert 0 <= checks["random boxes: AP50"].value <= 0.05
+    drawn = list(tmp_path.glob("*.png"))
+    assert len(drawn) == 10
+    for png in drawn:
+        with Image.open(png) as picture:
+            assert len(picture.convert("L").getcolors(256) or []) > 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--flavor", "corner"], "Expected one of ('anchor', 'center', 'both')"),
+        (["--dataset", "voc"], "--dataset voc needs --data"),
+        (["--data", "."], "--dataset digits takes no --data"),
+        (["--dataset", "voc", "--data", "{tmp}"], "annotations holds 0 XML files"),
+    ],
+)
+def test_bad_flags_of_lab5(monkeypatch, capsys, tmp_path, flags, complaint):
+    flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
+    status, _, err = launch(monkeypatch, capsys, "lab5", *flags, "--out", str(tmp_path / "out"))
+    assert status == 2
     assert complaint in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1

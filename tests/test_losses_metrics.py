@@ -9,12 +9,13 @@ import pytest
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
+import torchvision.ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from fn.losses import cross_entropy, mse_loss
+from fn.losses import cross_entropy, mse_loss, penalty_reduced_focal_loss, sigmoid_focal_loss, smooth_l1_loss
 from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
@@ -45,12 +46,75 @@ def test_mse_loss_is_torchs(tensors, reduction):
     agree(partial(mse_loss, reduction=reduction), partial(F.mse_loss, reduction=reduction), *tensors)
 
 
+@given(made_by(lambda t, a, b, c: (t(a, b, c), t(a, b, c))), REDUCTIONS, st.sampled_from([0.0, 0.11, 1.0, 3]))
+def test_smooth_l1_loss_is_torchs(tensors, reduction, beta):
+    options = {"reduction": reduction, "beta": beta}
+    agree(partial(smooth_l1_loss, **options), partial(F.smooth_l1_loss, **options), *tensors)
+
+
+def softly(targets: Tensor) -> Tensor:
+    """N(0, 1) -> targets in [0, 1], a third of each end."""
+    return (targets + 0.5).clamp(0, 1).detach()
+
+
+@given(
+    made_by(lambda t, a, b, c: (10 * t(a, b, c), softly(t(a, b, c)))),
+    REDUCTIONS,
+    st.sampled_from([-1, 0, 0.25, 1]),
+    st.sampled_from([0, 0.5, 2]),
+)
+def test_sigmoid_focal_loss_is_torchvisions(tensors, reduction, alpha, gamma):
+    inputs, targets = tensors
+    ours, theirs = (
+        lambda x, f=f: f(x, targets.to(x.dtype), alpha=alpha, gamma=gamma, reduction=reduction)
+        for f in (sigmoid_focal_loss, torchvision.ops.sigmoid_focal_loss)
+    )
+    # gamma below 1 has a slope of 0 to a negative power where p is exactly the target
+    agree(ours, theirs, inputs, tol={torch.float64: 1e-8})
+
+
+def test_sigmoid_focal_loss_refuses_an_alpha_beyond_one():
+    with pytest.raises(ValueError, match="not 2"):
+        sigmoid_focal_loss(torch.zeros(1), torch.zeros(1), alpha=2)
+
+
+def penalty_reduced(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Equation 1 of CornerNet, its two cases put together by masks."""
+    centre = (targets == 1).to(inputs)
+    at = (1 - inputs.sigmoid()) ** 2 * F.logsigmoid(inputs)
+    away = (1 - targets) ** 4 * inputs.sigmoid() ** 2 * F.logsigmoid(-inputs)
+    return -(centre * at + (1 - centre) * away)
+
+
+@given(made_by(lambda t, a, b, c: (10 * t(a, b, c), softly(t(a, b, c)))), REDUCTIONS)
+def test_penalty_reduced_focal_loss_is_equation_1(tensors, reduction):
+    inputs, targets = tensors
+    reduce = {"none": lambda x: x, "sum": torch.sum, "mean": torch.mean}[reduction]
+    agree(
+        lambda x: penalty_reduced_focal_loss(x, targets.to(x.dtype), reduction=reduction),
+        lambda x: reduce(penalty_reduced(x, targets.to(x.dtype))),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("loss", [sigmoid_focal_loss, penalty_reduced_focal_loss])
+def test_focal_losses_stay_finite_for_logits_of_any_size(loss):
+    inputs, targets = torch.tensor([1e4, -1e4, 1e4, -1e4], requires_grad=True), torch.tensor([0.0, 1, 1, 0])
+    loss(inputs, targets).sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.isfinite().all()
+    torch.testing.assert_close(loss(inputs, targets)[2:], torch.zeros(2))
+
+
 LOSSES: dict[str, tuple[Any, Any]] = {
     "cross_entropy": (
         partial(cross_entropy, ignore_index=1, label_smoothing=0.2),
         lambda t, a, b, c: (t(a, 4, b), t(a, b, below=3)),
     ),
     "mse_loss": (mse_loss, lambda t, a, b, c: (t(a, b), t(a, b))),
+    "smooth_l1_loss": (smooth_l1_loss, lambda t, a, b, c: (t(a, b), t(a, b))),
+    "sigmoid_focal_loss": (sigmoid_focal_loss, lambda t, a, b, c: (t(a, b), t(a, b).clamp(0.1, 0.9))),
+    "penalty_reduced_focal_loss": (penalty_reduced_focal_loss, lambda t, a, b, c: (t(a, b), t(a, b).clamp(0, 1))),
 }
 
 

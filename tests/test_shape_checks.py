@@ -23,17 +23,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
+from fn.detection import Detections
 from fn.ensemble import stack
 from fn.layers import linear_init
 from fn.models.cnn import cnn_apply, cnn_init
+from fn.models.detectors import centernet, squeezenet_trunk, ssd
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.pyramid import Trunk, pyramid_init, trunk_apply, trunk_init
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
 
 Given = dict[str, Any]
+SMALL_TRUNK = Trunk(partial(trunk_init, channels=1, widths=(2,) * 6), trunk_apply, (2, 2, 2))
 
 WEIGHTS = {"w": torch.ones(2)}
 PERCEPTRON = mlp_init(generator(0), (3, 5, 4))[0]
@@ -63,6 +68,23 @@ def vision_given(*shape: int) -> Given:
     return {"params": params, "state": state, "train": True, "patch_size": 1, "heads": 2}
 
 
+def detector_given(make: Callable, channels: int) -> Given:
+    detector = make((channels, 16, 16), 2, width=3)
+    params, state = detector.model.init(generator(0))
+    return {"params": params, "state": state, "train": True} | dict(detector.model.apply.keywords)
+
+
+def trunk_given(channels: int) -> Given:
+    params, state = trunk_init(generator(0), channels, (2,) * 6)
+    return {"params": params, "state": state, "train": True}
+
+
+def pyramid_given(channels: int) -> Given:
+    trunk = SMALL_TRUNK._replace(init=partial(trunk_init, channels=channels, widths=(2,) * 6))
+    params, state = pyramid_init(generator(0), trunk, 3)
+    return {"params": params, "state": state, "train": True, "trunk_apply": trunk_apply, "levels": 2}
+
+
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
 PERCEPTRON_STEP = partial(
     train_step, objective=partial(classification_loss, apply=mlp_apply), optimizer=partial(sgd, lr=0.1)
@@ -85,6 +107,12 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "out_proj": linear_init(generator(0), n["d_model"], n["d_model"]),
     },
     "fn.attention.split_heads": lambda n: {"heads": n["d_model"]},
+    "fn.average_precision.average_precision": lambda n: {"classes": 2},
+    "fn.boxes.batched_nms": lambda n: {"iou_threshold": 0.5},
+    "fn.boxes.box_convert": lambda n: {"in_fmt": "xyxy", "out_fmt": "xywh"},
+    "fn.boxes.clip_boxes_to_image": lambda n: {"size": (5, 5)},
+    "fn.boxes.nms": lambda n: {"iou_threshold": 0.5},
+    "fn.boxes.remove_small_boxes": lambda n: {"min_size": 1},
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
@@ -99,9 +127,26 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.curvature.sharpness": lambda n: {"f": lambda params: params["w"].square().sum(), "params": WEIGHTS},
     "fn.data.sequences.decode": lambda n: {"vocabulary": "a"},
     "fn.data.sequences.next_characters": lambda n: {"seq": 2},
+    "fn.data.scene_transforms.compose": lambda n: {"transforms": [random_flip]},
+    "fn.data.scene_transforms.flip_boxes": lambda n: {"width": 5},
+    "fn.data.scenes.canvas": lambda n: {"rng": generator(0), "size": 40},
     "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
     "fn.data.transforms.cutout": lambda n: {"size": 2},
     "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
+    "fn.detection.detection_loss": lambda n: {
+        "params": WEIGHTS,
+        "state": {},
+        "apply": lambda params, state, x, train, key: ({"x": params["w"]}, state),
+        "loss": lambda x, objects: {"part": x.sum()},
+    },
+    "fn.detection.judge": lambda n: {
+        "detections": Detections(torch.ones(1, 4), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long()),
+        "classes": 2,
+    },
+    "fn.detection.predict": lambda n: (
+        {"detector": ssd((n["channels"], 16, 16), 2, width=3)}
+        | {k: detector_given(ssd, n["channels"])[k] for k in ("params", "state")}
+    ),
     "fn.ensemble.ensemble_eval": lambda n: {
         "params": ensemble_given(3, prod(n["shape"])).params,
         "state": {},
@@ -115,12 +160,26 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.generation.generate": lambda n: (
         language_given(n["seq"]) | {"apply": partial(language_model_apply, heads=2), "tokens": 1, "context": 2}
     ),
+    "fn.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
+    "fn.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
     "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
+    "fn.models.centernet.centernet_apply": lambda n: detector_given(centernet, n["channels"]),
+    "fn.models.centernet.centernet_detect": lambda n: {"image_size": (20, 20)},
+    "fn.models.centernet.centernet_loss": lambda n: {"image_size": (20, 20)},
     "fn.models.cnn.cnn_apply": lambda n: cnn_given(n["channels"], n["height"], n["width"]),
     "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
+    "fn.models.pyramid.pyramid_apply": lambda n: pyramid_given(n["channels"]),
+    "fn.models.pyramid.squeezenet_maps": lambda n: {
+        "params": squeezenet_trunk(n["channels"]).init(generator(0))[0],
+        "state": {},
+        "train": True,
+    },
+    "fn.models.pyramid.trunk_apply": lambda n: trunk_given(n["channels"]),
+    "fn.models.ssd.ssd_apply": lambda n: detector_given(ssd, n["channels"]),
+    "fn.models.ssd.ssd_detect": lambda n: {"image_size": (20, 20)},
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.models.transformer.encoder": lambda n: encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"heads": 2},
     "fn.models.transformer.encoder_layer": lambda n: (
@@ -136,6 +195,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
     "fn.plots.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
+    "fn.plots.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
+    "fn.plots.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
     "fn.plots.spread": lambda n: {
         "x": range(1, n["x"] + 1),
@@ -166,7 +227,16 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
 }
 # Sizes that hang together in a way that no axis name says.
 SIZES: dict[str, Given] = {
+    "fn.data.scenes.canvas": {"digits": 3},
+    "fn.detection.predict": {"height": 16, "width": 16},
     "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
+    "fn.models.centernet.centernet_apply": {"height": 16, "width": 16},
+    "fn.models.pyramid.pyramid_apply": {"height": 16, "width": 17},
+    "fn.models.pyramid.squeezenet_maps": {"height": 31, "width": 33},
+    "fn.models.pyramid.trunk_apply": {"height": 16, "width": 17},
+    "fn.models.ssd.ssd_apply": {"height": 16, "width": 16},
+    "fn.plots.boxes": {"images": 3, "channels": 3},
+    "fn.plots.heat_over": {"channels": 3, "maps": 2},
     "fn.positions.add_positions": {"seq": 3, "longest": 5},
     "fn.train.classification_loss": {"positions": ()},
 }
@@ -191,6 +261,13 @@ TIES = {
     "fn.attention.multi_head_attention": {"batch", "keys", "d_model"},
     "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.weighted_sum": {"batch", "keys"},
+    "fn.anchors.decode": {"boxes"},
+    "fn.anchors.encode": {"boxes"},
+    "fn.anchors.hard_negatives": {"anchors"},
+    "fn.anchors.match_anchors": {"objects"},
+    "fn.average_precision.average_precision": {"detections", "objects"},
+    "fn.boxes.batched_nms": {"boxes"},
+    "fn.boxes.nms": {"boxes"},
     "fn.conv.conv2d": {"channels", "out_channels"},
     "fn.curvature.per_sample_grads": {"batch"},
     "fn.data.transforms.affine": {"batch"},
@@ -202,8 +279,15 @@ TIES = {
     "fn.data.transforms.random_crop": {"batch"},
     "fn.data.transforms.random_cutout": {"batch"},
     "fn.data.transforms.random_horizontal_flip": {"batch"},
+    "fn.data.scene_transforms.compose": {"batch"},
+    "fn.data.scene_transforms.random_flip": {"batch"},
+    "fn.data.scene_transforms.random_zoom": {"batch"},
+    "fn.data.scene_transforms.zoom": {"batch"},
+    "fn.data.scenes.canvas": {"digits"},
+    "fn.detection.detection_loss": {"batch"},
     "fn.ensemble.ensemble_eval": {"examples"},
     "fn.ensemble.ensemble_step": {"examples", "models"},
+    "fn.heatmaps.center_heatmap": {"objects"},
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},
@@ -214,6 +298,13 @@ TIES = {
     "fn.metrics.top_k_accuracy": {"batch", "positions"},
     "fn.models.mlp.two_layer_grads": {"batch"},
     "fn.positions.add_positions": {"d_model"},
+    "fn.losses.penalty_reduced_focal_loss": {"shape"},
+    "fn.losses.sigmoid_focal_loss": {"shape"},
+    "fn.losses.smooth_l1_loss": {"shape"},
+    "fn.models.centernet.centernet_detect": {"batch", "rows", "columns"},
+    "fn.models.centernet.centernet_loss": {"batch", "rows", "columns"},
+    "fn.models.ssd.ssd_detect": {"batch", "anchors"},
+    "fn.models.ssd.ssd_loss": {"batch", "anchors"},
     "fn.rng.fold_in": {"keys"},
     "fn.train.accumulated": {"batch"},
     "fn.train.classification_loss": {"batch"},
@@ -256,10 +347,10 @@ def names(annotation: Any) -> set[str]:
 
 
 def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
-    """Ones where the dtype is floating, and zeros, which are valid as indices, where it is not; or a dtype refused."""
+    """Ones, and of whole numbers zeros, which are valid as indices; or of a dtype that is refused."""
     dtypes = [str(dtype) for name, a in members(f) if name == parameter for dtype in getattr(a, "dtypes", ())]
     kinds = [kind for kind in DTYPES if any(dtype.startswith(kind) for dtype in dtypes) != wrong_dtype]
-    return torch.full(shape, kinds[0] == "float", dtype=DTYPES[kinds[0]])
+    return torch.full(shape, kinds[0] != "int", dtype=DTYPES[kinds[0]])
 
 
 def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> tuple[int, ...]:

@@ -104,3 +104,27 @@ def test_a_name_with_a_dot_is_refused():
 def test_a_leaf_cannot_also_be_a_branch(first, second):
     with pytest.raises(ValueError, match=r"'a\.b(\.c)?' (lies below a leaf|is both a leaf and a branch)"):
         tree.unflatten({first: 0, second: 0})
+
+
+@given(NUMBERS, st.data())
+def test_split_and_merge_are_inverses(t, data):
+    flat = tree.flatten(t)
+    ends = [name.rsplit(".", n)[0] for name in flat for n in range(name.count(".") + 1)]
+    prefixes = data.draw(st.lists(st.sampled_from(ends), max_size=3)) if ends else []
+    chosen, rest = tree.split(t, prefixes)
+    assert tree.merge(chosen, rest) == tree.merge(rest, chosen) == t
+    for name in flat:
+        parts = [name.split(".")[: prefix.count(".") + 1] == prefix.split(".") for prefix in prefixes]
+        assert (name in tree.flatten(chosen)) == any(parts)
+
+
+def test_a_prefix_ends_where_a_name_does():
+    chosen, rest = tree.split({"layer1": {"w": 1}, "layer10": {"w": 2}}, ["layer1"])
+    assert (chosen, rest) == ({"layer1": {"w": 1}}, {"layer10": {"w": 2}})
+
+
+def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"below 'backbone\.layr3'; the nearest are 'backbone\.layer3', 'back"):
+        tree.split({"backbone": {"layer3": {"w": 1}, "conv1": {"w": 1}}, "head": {"w": 2}}, ["head", "backbone.layr3"])
+    with pytest.raises(ValueError, match=r"'a\.b' is in two of the trees"):
+        tree.merge({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}})

@@ -93,15 +93,47 @@ def jax_cnn(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
 
     new_state = {}
     for i in range(1, len(state) + 1):
-        kernel, norm, old = params[f"conv{i}"]["weight"], params[f"bn{i}"], state[f"bn{i}"]
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = _jax_conv(x, params[f"conv{i}"])
         if i < len(state):
             x = jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        n, mean, var = x.size // x.shape[-1], x.mean((0, 1, 2)), x.var((0, 1, 2))
-        now = {"running_mean": mean, "running_var": var * n / (n - 1)}
-        new_state[f"bn{i}"] = {name: 0.9 * old[name] + 0.1 * now[name] for name in now}
-        x = jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5) * norm["weight"] + norm["bias"])
+        x, new_state[f"bn{i}"] = _jax_norm(x, params[f"bn{i}"], state[f"bn{i}"])
+        x = jax.nn.relu(x)
     return x.reshape(len(x), -1) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
+
+
+def _jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
+    import jax
+
+    steps, pads, layout = (stride, stride), [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, params["weight"], steps, pads, dimension_numbers=layout)
+
+
+def _jax_norm(x: Any, params: dict, old: dict) -> tuple[Any, dict]:
+    import jax
+
+    n, mean, var = x.size // x.shape[-1], x.mean((0, 1, 2)), x.var((0, 1, 2))
+    now = {"running_mean": mean, "running_var": var * n / (n - 1)}
+    y = (x - mean) * jax.lax.rsqrt(var + 1e-5) * params["weight"] + params["bias"]
+    return y, {name: 0.9 * old[name] + 0.1 * now[name] for name in now}
+
+
+def jax_resnet(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
+    import jax
+    import jax.numpy as jnp
+
+    x, first = _jax_norm(_jax_conv(x, params["conv1"]), params["bn1"], state["bn1"])
+    x, new_state = jax.nn.relu(x), {"bn1": first}
+    for stage in [name for name in params if name.startswith("layer")]:
+        new_state[stage] = {}
+        for i in range(len(params[stage])):
+            block, old = params[stage][str(i)], state[stage][str(i)]
+            zeros = block["bn1"]["bias"].size - x.shape[-1]
+            stride = 2 if zeros else 1
+            y, bn1 = _jax_norm(_jax_conv(x, block["conv1"], stride), block["bn1"], old["bn1"])
+            y, bn2 = _jax_norm(_jax_conv(jax.nn.relu(y), block["conv2"]), block["bn2"], old["bn2"])
+            short = jnp.pad(x[:, ::stride, ::stride], [(0, 0)] * 3 + [(zeros // 2, zeros - zeros // 2)])
+            x, new_state[stage][str(i)] = jax.nn.relu(short + y), {"bn1": bn1, "bn2": bn2}
+    return x.mean((1, 2)) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
 
 
 def equinox_optax(start: Start) -> Variant:
@@ -159,6 +191,50 @@ def equinox_cnn(params: Params) -> list[Any]:
         layers += [filled(conv, params[f"conv{i}"]), *pool, filled(norm, params[f"bn{i}"]), nn.Lambda(jax.nn.relu)]
     classes, d_in = params["fc"]["weight"].shape
     return [*layers, nn.Lambda(lambda x: x.ravel()), filled(nn.Linear(d_in, classes, key=key), params["fc"])]
+
+
+def equinox_resnet(params: Params) -> list[Any]:
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    from equinox import nn
+
+    key = jax.random.key(0)
+
+    def conv(tensors: dict[str, Any], stride: int = 1) -> Any:
+        out_channels, channels, *kernel = tensors["weight"].shape
+        made = nn.Conv2d(channels, out_channels, kernel, stride, padding=1, use_bias=False, key=key)
+        return filled(made, tensors)
+
+    def norm(tensors: dict[str, Any]) -> Any:
+        return filled(nn.BatchNorm(tensors["bias"].size, "batch", mode="batch"), tensors)
+
+    class Residual(nn.StatefulLayer):
+        conv1: Any
+        bn1: Any
+        conv2: Any
+        bn2: Any
+        zeros: int = eqx.field(static=True)
+
+        def __init__(self, block: Params) -> None:
+            out_channels, channels, *_ = block["conv1"]["weight"].shape
+            self.zeros = out_channels - channels
+            self.conv1, self.conv2 = conv(block["conv1"], 2 if self.zeros else 1), conv(block["conv2"])
+            self.bn1, self.bn2 = norm(block["bn1"]), norm(block["bn2"])
+
+        def __call__(self, x: Any, state: Any, *, key: Any = None) -> tuple[Any, Any]:
+            y, state = self.bn1(self.conv1(x), state)
+            y, state = self.bn2(self.conv2(jax.nn.relu(y)), state)
+            if self.zeros:
+                x = jnp.pad(x[:, ::2, ::2], [(self.zeros // 2, self.zeros - self.zeros // 2), (0, 0), (0, 0)])
+            return jax.nn.relu(x + y), state
+
+    layers = [conv(params["conv1"]), norm(params["bn1"]), nn.Lambda(jax.nn.relu)]
+    for stage in [name for name in params if name.startswith("layer")]:
+        layers += [Residual(params[stage][str(i)]) for i in range(len(params[stage]))]
+    classes, d_in = params["fc"]["weight"].shape
+    mean = nn.Lambda(lambda x: x.mean((1, 2)))
+    return [*layers, mean, filled(nn.Linear(d_in, classes, key=key), params["fc"])]
 
 
 def filled(layer: Any, tensors: dict[str, Any]) -> Any:

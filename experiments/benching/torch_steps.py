@@ -17,10 +17,11 @@ from fn import tree
 from fn.data.datasets import digits
 from fn.data.loader import batches
 from fn.models import Model
+from fn.models.detectors import Detector
 from fn.optim import adam_init, adamw
 from fn.rng import generator
 from fn.trace import trace
-from fn.train import TrainState, classifier_step, init, run_key, several_steps
+from fn.train import TrainState, init, run_key, several_steps
 from fn.tree import Params
 
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-3, (0.9, 0.999), 1e-8, 1e-2
@@ -42,10 +43,14 @@ class Start(NamedTuple):
     """From where every variant of a workload sets out."""
 
     row: Workload
-    model: Model
+    made: Model | Detector
     ts: TrainState
     x: Tensor
     y: Tensor
+
+    @property
+    def model(self) -> Model:
+        return self.made.model if isinstance(self.made, Detector) else self.made
 
 
 class Variant(NamedTuple):
@@ -63,8 +68,9 @@ def begin(task: Task) -> Start:
     row = WORKLOADS[task.workload]
     sizes = [round(size * task.scale) for size in row.sizes]
     x, y = resolve(row.data)(task.batch or row.batch, task.seed)
-    model = resolve(row.model)(x.shape[1:], row.classes, **{row.option: sizes})
-    return Start(row, model, init(model, adam_init, seed=task.seed, device=task.device), *_to(task.device, x, y))
+    made = resolve(row.model)(x.shape[1:], row.classes, **{row.option: sizes})
+    start = Start(row, made, TrainState({}, {}, {}), *_to(task.device, x, y))
+    return start._replace(ts=init(start.model, adam_init, seed=task.seed, device=task.device))
 
 
 def _to(device: str, *tensors: Tensor) -> list[Tensor]:
@@ -75,9 +81,13 @@ def digits_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:
     return next(batches(digits().train, batch, seed=seed))
 
 
-def random_mnist(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_images(batch: int, seed: int, *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     rng = generator(seed)
-    return torch.randn(batch, 1, 28, 28, generator=rng), torch.randint(10, (batch,), generator=rng)
+    return torch.randn(batch, *shape, generator=rng), torch.randint(10, (batch,), generator=rng)
+
+
+random_mnist = partial(random_images, shape=(1, 28, 28))
+random_cifar = partial(random_images, shape=(3, 32, 32))
 
 
 def flop(start: Start) -> int:
@@ -89,8 +99,8 @@ def flop(start: Start) -> int:
 
 
 def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step, steps: int = 1) -> Variant:
-    _, model, ts, x, y = start
-    step = classifier_step(model, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
+    row, made, ts, x, y = start
+    step = resolve(row.step)(made, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
     if steps > 1:
         step, x, y = partial(several_steps, step=step), torch.stack([x] * steps), torch.stack([y] * steps)
     step = partial(wrap(step), x=x, y=y, key=run_key(0))
@@ -119,6 +129,38 @@ def cnn_module(params: Params) -> nn.Module:
     return _sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)})
 
 
+class Residual(nn.Module):
+    """A block of two convolutions; where it changes the shape, zeros fill the shortcut's new channels."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stride = 1 if channels == out_channels else 2
+        self.zeros = (out_channels - channels) // 2
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, self.stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.zeros:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.zeros, self.zeros))
+        return F.relu(x + y)
+
+
+def resnet_module(params: Params) -> nn.Module:
+    out_channels, channels, *_ = params["conv1"]["weight"].shape
+    conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+    layers: dict[str, nn.Module] = {"conv1": conv, "bn1": nn.BatchNorm2d(out_channels), "relu": nn.ReLU()}
+    for stage in [name for name in params if name.startswith("layer")]:
+        blocks = [params[stage][str(i)]["conv1"]["weight"].shape[:2] for i in range(len(params[stage]))]
+        layers[stage] = nn.Sequential(*[Residual(channels, out_channels) for out_channels, channels in blocks])
+    classes, d_in = params["fc"]["weight"].shape
+    return _sequential(
+        layers | {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)}
+    )
+
+
 def _sequential(layers: dict[str, nn.Module]) -> nn.Module:
     module = nn.Sequential()
     for name, layer in layers.items():
@@ -142,10 +184,11 @@ def module(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused or None
     )
+    loss = resolve(row.loss)
     forward = torch.compile(network) if compile == "model" else network
 
     def step() -> None:
-        F.cross_entropy(forward(x), y).backward()
+        loss(forward(x), y).backward()
         optimizer.step()
 
     update = torch.compile(step) if compile == "step" else step

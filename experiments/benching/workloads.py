@@ -11,9 +11,9 @@ class Workload(NamedTuple):
     module: str
     """f(params) -> the same as an nn.Module, its parameters named alike"""
     jax: str
-    """f(params, state, x) -> (logits, state)"""
+    """f(params, state, x) -> (logits, state); empty where it has not been written"""
     equinox: str
-    """f(params) -> the layers of an equinox.nn.Sequential"""
+    """f(params) -> the layers of an equinox.nn.Sequential; likewise"""
     data: str
     """f(batch, seed) -> (x, y)"""
     batch: int
@@ -31,10 +31,14 @@ class Workload(NamedTuple):
     classes: int = 10
     short: bool = False
     """whether a step is so short that the call itself counts, and several are made at once"""
+    step: str = "fn.train:classifier_step"
+    """f(model, optimizer) -> step"""
+    loss: str = "torch.nn.functional:cross_entropy"
+    """f(what the module returns, y)"""
 
 
 TORCH, JAX = "experiments.benching.torch_steps", "experiments.benching.jax_steps"
-GPT = "experiments.benching.gpt"
+GPT, DETECTORS = "experiments.benching.gpt", "experiments.benching.detector_steps"
 WORKLOADS = {
     "mlp": Workload(
         "fn.models:mlp",
@@ -80,6 +84,39 @@ WORKLOADS = {
         module_target=1.0,
         jax_target=1.0,
     ),
+    "resnet20": Workload(
+        "fn.models:resnet20",
+        f"{TORCH}:resnet_module",
+        f"{JAX}:jax_resnet",
+        f"{JAX}:equinox_resnet",
+        f"{TORCH}:random_cifar",
+        batch=128,
+        option="widths",
+        sizes=(16, 32, 64),
+        scales=(0.5, 1, 2),
+        images=True,
+        module_target=1.0,
+        jax_target=1.0,
+    ),
+}
+WORKLOADS |= {
+    name: Workload(
+        f"fn.models.detectors:{name}",
+        f"{DETECTORS}:{name}_module",
+        jax="",
+        equinox="",
+        data=f"{DETECTORS}:canvases",
+        batch=32,
+        option="widths",
+        sizes=(16, 32, 64, 64, 96, 96),
+        scales=(0.5, 1, 2),
+        images=True,
+        module_target=1.0,
+        jax_target=1.0,
+        step="fn.detection:detector_step",
+        loss=f"{DETECTORS}:{name}_module_loss",
+    )
+    for name in ("ssd", "centernet")
 }
 SIDE = 2048  # of the matrices whose product is the peak
 PEAK = ("matrix product", "float32")

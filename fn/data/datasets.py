@@ -18,6 +18,9 @@ from torch import Tensor
 from fn.data.cache import cached, fingerprint, user_cache
 from fn.data.transforms import channel_stats, normalize
 
+Stats = tuple[Sequence[float], Sequence[float]]
+"""(mean, standard deviation) of each channel"""
+
 
 class Split(NamedTuple):
     images: Float[Tensor, "examples channels height width"]
@@ -109,11 +112,12 @@ def _split(dataset: Any) -> Split:
     return Split(rearrange(pixels, layout).float(), labels)
 
 
-def folder(root: Path, *, image_size: int = 64) -> Dataset:
+def folder(root: Path, *, image_size: int = 64, stats: Stats | None = None) -> Dataset:
     """Photographs of any sizes, a directory per class, cut to squares of `image_size` about their centres.
 
     Where `root` has a `train` beside a `test`, or else beside a `val`, these are the splits; otherwise every fifth
-    photograph of each class is held out. Decoded once: the next run takes the squares from the cache.
+    photograph of each class is held out. Decoded once: the next run takes the squares from the cache. `stats`, of
+    pixels from 0 to 255, are what a pretrained network has seen; they stand in for those of `train`.
     """
     parts = [root / part for part in ("test", "val") if (root / part).is_dir() and (root / "train").is_dir()]
     if not parts:
@@ -129,7 +133,7 @@ def folder(root: Path, *, image_size: int = 64) -> Dataset:
             raise DatasetUnavailable(f"folder: {root / 'train'} has the classes {classes}, {parts[0]} has {others}")
         train, test = Split(*train), Split(*test)
     train, test = (Split(split.images.float(), split.labels) for split in (train, test))
-    return _standardised(train, test, classes)
+    return _standardised(train, test, classes, stats)
 
 
 def _photographs(root: Path, image_size: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -170,7 +174,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(":") if str(error).strip() else type(error).__name__
 
 
-def _standardised(train: Split, test: Split, classes: Sequence[str]) -> Dataset:
-    mean, std = channel_stats(train.images)
+def _standardised(train: Split, test: Split, classes: Sequence[str], stats: Stats | None = None) -> Dataset:
+    mean, std = channel_stats(train.images) if stats is None else map(torch.tensor, stats)
     train, test = (Split(normalize(split.images, mean, std), split.labels) for split in (train, test))
     return Dataset(train, test, classes)

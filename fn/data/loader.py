@@ -13,8 +13,6 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fn.data.datasets import Split
-from fn.data.sequences import Sequences
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 
@@ -28,31 +26,35 @@ def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " exam
 class Gather:
     """What torch's DataLoader asks of a data set; here an index is a whole batch of them."""
 
-    split: Split | Sequences
+    split: tuple[Tensor, Tensor]
     augment: Callable | None
     key: Int64[Tensor, ""]
+    moves_targets: bool
 
     def __getitem__(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         x, y = (part[index] for part in self.split)
         if self.augment:
-            x = self.augment(x, fold_in(self.key.expand(len(index)), index).to(x.device))
+            keys = fold_in(self.key.expand(len(index)), index).to(x.device)
+            return self.augment(x, y, keys) if self.moves_targets else (self.augment(x, keys), y)
         return x, y
 
 
 def batches(
-    split: Split | Sequences,
+    split: tuple[Tensor, Tensor],
     batch_size: int,
     *,
     seed: int | None = None,
     epoch: int = 0,
     start: int = 0,
     augment: Callable | None = None,
+    moves_targets: bool = False,
     workers: int = 0,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """One epoch from batch `start` on, in an order drawn from the seed, or in the split's own order without one.
 
-    The last batch holds what is left. `augment(x, key)` varies each batch, a key per image; ValueError without a seed
-    to vary it by. `workers` processes prepare batches ahead; they change neither values nor order.
+    The last batch holds what is left. `augment(x, key)` varies each batch, a key per image; where that moves the
+    targets too, it is augment(x, y, key) -> (x, y). ValueError without a seed to vary it by. `workers` processes
+    prepare batches ahead; they change neither values nor order.
     """
     if seed is None:
         if augment:
@@ -60,7 +62,7 @@ def batches(
         order, key = torch.arange(len(split[0])), rng_key(0)
     else:
         order, key = epoch_order(len(split[0]), seed=seed, epoch=epoch), rng_key(seed, epoch)
-    gather, indices = Gather(split, augment, key), order.split(batch_size)[start:]
+    gather, indices = Gather(split, augment, key, moves_targets), order.split(batch_size)[start:]
     if workers:
         aside = generator(0)  # else it would draw the workers' own seeds from torch's global generator
         yield from DataLoader(gather, None, sampler=indices, num_workers=workers, generator=aside)  # pyright: ignore
@@ -68,7 +70,7 @@ def batches(
         yield from map(gather.__getitem__, indices)
 
 
-def endless(split: Split | Sequences, batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(split: tuple[Tensor, Tensor], batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Epoch after epoch, for a loop that counts steps."""
     for epoch in count():
         yield from batches(split, batch_size, seed=seed, epoch=epoch)

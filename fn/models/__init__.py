@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.resnet import resnet_apply, resnet_init
+from fn.models.squeezenet import squeezenet_apply, squeezenet_init
 from fn.models.transformer import (
     language_model_apply,
     language_model_init,
@@ -22,6 +24,8 @@ from fn.models.transformer import (
     vision_transformer_init,
 )
 from fn.positions import Positions
+
+IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class Model(NamedTuple):
@@ -70,3 +74,38 @@ def _patch_size(height: int, width: int) -> int:
     if not fits:
         raise ValueError(f"transformer: no squares divide an image of {height}×{width} into at most 64 patches")
     return fits[0]
+
+
+def resnet(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    depth: int = 8,
+    widths: Sequence[int] | None = None,
+    groups: int = 1,
+    group_width: int | None = None,
+    dropout_p: float = 0.0,
+) -> Model:
+    """Depth 18, 34, 50, 101 or 152 as for ImageNet; 20, 32, 44, 56, 110 and all else of 6n + 2 as for CIFAR.
+
+    The depth counts the convolutions and the linear layer, with three stages of blocks for CIFAR and four for ImageNet.
+    """
+    made: dict[str, Any] = {"groups": groups, "group_width": group_width}
+    if depth in IMAGENET_BLOCKS:
+        made |= {"style": "imagenet", "blocks": IMAGENET_BLOCKS[depth], "bottleneck": depth >= 50}
+        made |= {"widths": widths or (64, 128, 256, 512)}
+    elif depth >= 8 and depth % 6 == 2:
+        made |= {"style": "cifar", "widths": widths or (16, 32, 64)}
+        made |= {"blocks": [(depth - 2) // 6] * len(made["widths"])}
+    else:
+        raise ValueError(f"resnet: the depth is one of {', '.join(map(str, IMAGENET_BLOCKS))}, or 6n + 2, not {depth}")
+    init = partial(resnet_init, channels=shape[0], classes=classes, **made)
+    return Model(init, partial(resnet_apply, dropout_p=dropout_p, groups=groups))
+
+
+resnet20 = partial(resnet, depth=20)
+
+
+def squeezenet(shape: Sequence[int], classes: int, *, dropout_p: float = 0.5) -> Model:
+    init = partial(squeezenet_init, channels=shape[0], classes=classes)
+    return Model(init, partial(squeezenet_apply, dropout_p=dropout_p))

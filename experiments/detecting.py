@@ -1,0 +1,153 @@
+"""What Lab 5 and `overfit` share: detectors by flavour, what the parts of their losses say, and the pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments import show
+from fn import plots
+from fn.anchors import match_anchors
+from fn.boxes import box_iou
+from fn.data.scenes import Scenes, unpack
+from fn.detection import Detections
+from fn.models.detectors import Detector
+from fn.plots import Drawn
+from fn.train import Metrics, TrainState
+
+FLAVORS = {"anchor": "ssd", "center": "centernet"}
+PARTS = {
+    "class": "cross-entropy of the matched anchors and of three times as many of the background, always the hardest, "
+    "so that it stays high when nearly all anchors are right",
+    "box": "how far the matched anchors still are from their objects, in tenths of their size and in logarithms; it "
+    "needs no class",
+    "center": "heat at the centres against heat elsewhere: the only part that tells classes apart, it starts highest "
+    "and falls longest",
+    "size": "a tenth of the error of width and height, in cells: at 0.05 they are off by half a cell together",
+    "offset": "where in its cell a centre lies: to guess the middle costs 0.5, what is below that has been learned",
+}
+"""of the loss, a sentence on each"""
+SURE = {"anchor": 0.5, "center": 0.3}
+"""a detection with less is not drawn; centres are less sure of themselves at the same average precision"""
+
+
+def good_enough(ap: Tensor) -> bool:
+    """All objects found at an IoU of 0.5, and nine tenths of them over all thresholds."""
+    return bool(ap[0, 0].nanmean() >= 1) and bool(ap[:, 0].nanmean() >= 0.9)
+
+
+def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
+    """The loss in parts: a table, a sentence on each, and the curves."""
+    parts = [name for name in history[0] if name in PARTS]
+    stages = {"first step": 0, "a tenth": len(history) // 10, "half": len(history) // 2, "last": len(history) - 1}
+    rows = [(part, *(f"{history[i][part]:.3f}" for i in stages.values())) for part in parts]
+    show.table(title, ("part of the loss", *stages), rows)
+    for part in parts:
+        show.console.print(f"{part}: {PARTS[part]}.", soft_wrap=True)
+    panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
+    plots.save(plots.curves(panels, log=["loss"]), path)
+
+
+def draw_predictions(
+    scenes: Scenes,
+    detections: Detections,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    least: float,
+    title: str,
+    columns: int = 6,
+) -> None:
+    """The first images that hold an object: above what is there, below what was found, with scores."""
+    chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
+    there = [[_object(row, classes) for row in _present(scenes.objects[i])] for i in chosen]
+    found = [[_detection(detections, n, classes, "tab:blue") for n in _sure(detections, i, least)] for i in chosen]
+    titles = ["there"] * len(chosen) + ["found"] * len(chosen)
+    images = scenes.images[chosen].repeat(2, 1, 1, 1)
+    plots.save(plots.boxes(images, there + found, titles, columns=len(chosen), title=title), path)
+
+
+def _present(objects: Tensor) -> list[list[float]]:
+    return objects[objects[:, 4] >= 0].tolist()
+
+
+def _object(row: Sequence[float], classes: Sequence[str], colour: str = "tab:green") -> Drawn:
+    return Drawn(row[:4], classes[int(row[4])], colour)
+
+
+def _detection(detections: Detections, n: int, classes: Sequence[str], colour: str, *, dashed: bool = False) -> Drawn:
+    text = f"{classes[int(detections.labels[n])]} {float(detections.scores[n]):.2f}"
+    return Drawn(detections.boxes[n].tolist(), text, colour, dashed)
+
+
+def _sure(detections: Detections, image: int, least: float) -> list[int]:
+    """The rows of one image with a score of at least so much"""
+    return ((detections.images == image) & (detections.scores >= least)).nonzero().squeeze(1).tolist()
+
+
+def mistakes(objects: Tensor, detections: Detections, image: int, least: float) -> tuple[list[int], list[int]]:
+    """(rows of detections that find nothing, rows of objects that none finds), of the sure ones at an IoU of 0.5"""
+    rows, (boxes, labels, present) = _sure(detections, image, least), unpack(objects)
+    left = present.nonzero().squeeze(1).tolist()
+    wrong = []
+    for n in rows:
+        overlap = box_iou(detections.boxes[n][None], boxes)[0]
+        fits = [o for o in left if labels[o] == detections.labels[n] and overlap[o] >= 0.5]
+        if fits:
+            left.remove(max(fits, key=lambda o: float(overlap[o])))
+        else:
+            wrong.append(n)
+    return wrong, left
+
+
+def draw_mistakes(
+    scenes: Scenes,
+    detections: Detections,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    least: float,
+    title: str,
+    columns: int = 6,
+) -> tuple[int, int]:
+    """The images with the most mistakes; (false positives, misses) in all of them."""
+    found = {i: mistakes(objects, detections, i, least) for i, objects in enumerate(scenes.objects.cpu())}
+    worst = sorted(found, key=lambda i: -sum(map(len, found[i])))[: 2 * columns]
+    drawn = [
+        [_detection(detections, n, classes, "tab:red", dashed=True) for n in found[i][0]]
+        + [_object(scenes.objects[i, o].tolist(), classes, "tab:orange") for o in found[i][1]]
+        for i in worst
+    ]
+    titles = [f"{len(found[i][0])} false, {len(found[i][1])} missed" for i in worst]
+    plots.save(plots.boxes(scenes.images[worst], drawn, titles, columns=columns, title=title), path)
+    return sum(len(wrong) for wrong, _ in found.values()), sum(len(missed) for _, missed in found.values())
+
+
+def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: Path, *, columns: int = 4) -> None:
+    """One object each of the first images that have any, and the anchors that stand for it, ten at most."""
+    chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
+    drawn, titles = [], []
+    for i in chosen:
+        boxes, _, present = unpack(scenes.objects[i])
+        o = int(present.nonzero()[0])
+        matched = (match_anchors(anchors, boxes, present) == o).nonzero().squeeze(1)
+        best = matched[box_iou(boxes[o : o + 1], anchors[matched])[0].argsort(descending=True)[:10]].tolist()
+        drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in best])
+        drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
+        shown = f", the best {len(best)} shown" if len(best) < len(matched) else ""
+        titles.append(f"{len(matched)} of {len(anchors)} anchors{shown}")
+    title = "An object, and the anchors that stand for it: those it overlaps by an IoU of 0.5, or else the best"
+    plots.save(plots.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
+
+
+@torch.no_grad()
+def draw_heat(detector: Detector, ts: TrainState, scenes: Scenes, classes: Sequence[str], path: Path) -> None:
+    """The heat of the classes in the first image that has two of them, on its own scale of 0 to 1."""
+    kinds = [sorted({int(row[4]) for row in _present(objects)}) for objects in scenes.objects]
+    most = min(2, max(map(len, kinds)))
+    i = next(i for i, some in enumerate(kinds) if len(some) >= most)
+    output, _ = detector.model.apply(ts.params, ts.state, scenes.images[i : i + 1], train=False)
+    heat = output["heat"][0, kinds[i]].sigmoid()
+    titles = ["image", *(f"heat of {classes[c]}" for c in kinds[i])]
+    plots.save(plots.heat_over(scenes.images[i], heat, titles), path)

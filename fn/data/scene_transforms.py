@@ -1,0 +1,89 @@
+"""Images varied together with the boxes in them, as in fn.data.transforms; the random ones are f(x, objects, key)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fn.boxes import box_area, clip_boxes_to_image
+from fn.data.transforms import affine, horizontal_flip
+from fn.rng import fold_in, uniform
+
+
+def flip_boxes(objects: Float[Tensor, "*batch 5"], width: int) -> Float[Tensor, "*batch 5"]:
+    """What a mirrored image of that width has of them: left becomes right"""
+    x1, y1, x2, y2, label = objects.unbind(-1)
+    return torch.stack([width - x2, y1, width - x1, y2, label], dim=-1)
+
+
+def zoom(
+    x: Float[Tensor, "batch channels height width"],
+    objects: Float[Tensor, "batch objects 5"],
+    translate: Float[Tensor, "batch 2"],
+    scale: Float[Tensor, " batch"],
+    *,
+    visible: float = 0.3,
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
+    """Each image scaled about its centre and moved (right, down) by pixels: above 1 the scale crops, below it pads.
+
+    Boxes are cut off at the border; an object of which less than `visible` is left is none any more.
+    """
+    *_, height, width = x.shape
+    middle = torch.tensor([width, height], dtype=x.dtype, device=x.device) / 2
+    shift = rearrange(middle + translate - scale.unsqueeze(1) * middle, "batch xy -> batch 1 xy")
+    moved = objects[..., :4] * rearrange(scale, "batch -> batch 1 1") + shift.repeat(1, 1, 2)
+    boxes = clip_boxes_to_image(moved, (height, width))
+    gone = box_area(boxes) < visible * box_area(moved)
+    return affine(x, torch.zeros_like(scale), translate, scale), _with_boxes(objects, boxes, gone)
+
+
+def _with_boxes(
+    objects: Float[Tensor, "batch objects 5"],
+    boxes: Float[Tensor, "batch objects 4"],
+    gone: Bool[Tensor, "batch objects"],
+) -> Float[Tensor, "batch objects 5"]:
+    """Padding, all of it zeros but for the class of -1, where an object is gone or was none."""
+    padding = torch.tensor([0, 0, 0, 0, -1], dtype=objects.dtype, device=objects.device)
+    none = (gone | (objects[..., 4] < 0)).unsqueeze(-1)
+    return torch.where(none, padding, torch.cat([boxes, objects[..., 4:]], dim=-1))
+
+
+def random_flip(
+    x: Float[Tensor, "batch channels height width"],
+    objects: Float[Tensor, "batch objects 5"],
+    key: Int64[Tensor, " batch"],
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
+    """Each image, with its boxes, mirrored as often as not."""
+    flipped = rearrange(uniform(key, ()) < 0.5, "batch -> batch 1 1 1")
+    mirrored = _with_boxes(objects, flip_boxes(objects, x.shape[-1])[..., :4], objects[..., 4] < 0)
+    return torch.where(flipped, horizontal_flip(x), x), torch.where(flipped.squeeze(1), mirrored, objects)
+
+
+def random_zoom(
+    x: Float[Tensor, "batch channels height width"],
+    objects: Float[Tensor, "batch objects 5"],
+    key: Int64[Tensor, " batch"],
+    *,
+    scale: tuple[float, float] = (0.8, 1.25),
+    translate: float = 0.15,
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
+    """Scaled by a factor within `scale`, and moved by up to ±`translate` of either side."""
+    right, down, size = uniform(key, (3,)).to(x.dtype).unbind(1)
+    *_, height, width = x.shape
+    moves = torch.stack([(2 * right - 1) * translate * width, (2 * down - 1) * translate * height], dim=1)
+    return zoom(x, objects, moves, scale[0] + size * (scale[1] - scale[0]))
+
+
+def compose(
+    x: Float[Tensor, "batch channels height width"],
+    objects: Float[Tensor, "batch objects 5"],
+    key: Int64[Tensor, " batch"],
+    *,
+    transforms: Sequence[Callable],
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
+    """One after the other, each under keys of its own."""
+    for i, transform in enumerate(transforms):
+        x, objects = transform(x, objects, fold_in(key, i))
+    return x, objects

@@ -1,0 +1,427 @@
+"""Scenes and what moves their boxes; the detectors' losses beside loops over anchors and objects; what is bad input."""
+
+import math
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.ops as ops
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torch.func import grad
+
+from fn import tree
+from fn.average_precision import summarize
+from fn.boxes import box_iou
+from fn.data import datasets
+from fn.data.datasets import DatasetUnavailable
+from fn.data.loader import batches
+from fn.data.scene_transforms import compose, flip_boxes, random_flip, random_zoom, zoom
+from fn.data.scenes import Scenes, canvas, object_table, read_voc, voc
+from fn.data.transforms import horizontal_flip
+from fn.detection import Detections, collect, detection_loss, detector_step, judge, predict
+from fn.heatmaps import gaussian_radius
+from fn.jit import jit
+from fn.models.centernet import SIZE_WEIGHT
+from fn.models.detectors import Detector, centernet, ssd
+from fn.optim import adam, adam_init
+from fn.rng import generator, key
+from fn.train import TrainState, fit
+
+CLASSES, SHAPE = 3, (1, 32, 48)
+DETECTORS = {"ssd": ssd, "centernet": centernet}
+each_detector = pytest.mark.parametrize("name", DETECTORS)
+
+
+def detector(name: str) -> Detector:
+    return DETECTORS[name](SHAPE, CLASSES, width=8)
+
+
+def random_objects(seed: int, batch: int, most: int = 3, empty: bool = False) -> Tensor:
+    """Boxes of 6 to 20 pixels in images of SHAPE, some images with fewer than `most`"""
+    rng = generator(seed)
+    size = 6 + 14 * torch.rand(batch, most, 2, generator=rng)
+    corner = torch.rand(batch, most, 2, generator=rng) * (torch.tensor(SHAPE[:0:-1]) - size)
+    label = torch.randint(CLASSES, (batch, most, 1), generator=rng)
+    objects = torch.cat([corner, corner + size, label], dim=2)
+    none = torch.rand(batch, most, generator=rng) < (2 if empty else 0.3)
+    return torch.where(none.unsqueeze(2), torch.tensor([0.0, 0, 0, 0, -1]), objects)
+
+
+# data
+
+
+def test_canvases_are_functions_of_their_generator_and_hold_what_they_say():
+    images, labels = datasets.digits().train
+    ink = (images - images.min()) / (images.max() - images.min())
+    again = [canvas(ink, labels, rng=generator(s), size=64) for s in range(40)]
+    for seed, (image, objects) in enumerate(again):
+        assert torch.equal(image, canvas(ink, labels, rng=generator(seed), size=64)[0])
+        boxes, found, _ = object_table(objects[None])
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2:] <= 64).all()
+        assert (boxes[:, 3] - boxes[:, 1] >= 8).all()
+        overlap = box_iou(boxes, boxes)
+        assert (overlap - torch.eye(len(boxes)) <= 0.2).all()
+        for x1, y1, x2, y2 in boxes.long().tolist():  # tight: there is ink in its outermost rows and columns
+            inside = image[0, y1:y2, x1:x2].float() / 255
+            assert min(inside[0].max(), inside[-1].max(), inside[:, 0].max(), inside[:, -1].max()) > 0.15
+        assert set(found.tolist()) <= set(range(10))
+    counts = torch.stack([objects for _, objects in again])[..., 4].ge(0).sum(dim=1).bincount()
+    assert len(counts) == 6
+    assert counts[0] > 0
+
+
+def drawn(objects: Tensor, height: int, width: int) -> Tensor:
+    """An image per batch, a channel per object: ones inside its box."""
+    y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    x1, y1, x2, y2 = (edge[..., None, None] for edge in objects[..., :4].unbind(-1))
+    inside = (x1 < x) & (x < x2) & (y1 < y[:, None]) & (y[:, None] < y2)
+    return inside.float()
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 1000), st.floats(0.6, 1.6), st.floats(-10, 10), st.floats(-10, 10))
+def test_zoom_moves_boxes_as_it_moves_pixels(seed, scale, right, down):
+    """Masks of the boxes are zoomed as images: their area is the new box's, and so are their outermost pixels."""
+    objects = random_objects(seed, 2)
+    masks = drawn(objects, *SHAPE[1:])
+    masks = F.pad(masks, (0, 0, 0, 0, 0, 1))  # a channel of background, what moves in from outside
+    moved, after = zoom(masks, objects, torch.tensor([[right, down]] * 2), torch.tensor([scale] * 2), visible=0)
+    for i, n in (objects[..., 4] >= 0).nonzero().tolist():
+        mask, (x1, y1, x2, y2, label) = moved[i, n], after[i, n].tolist()
+        assert label in (float(objects[i, n, 4]), -1)
+        assert (x2 - x1) * (y2 - y1) == pytest.approx(float(mask.sum()), abs=3 * (x2 - x1 + y2 - y1) + 4)
+        solid = (mask > 0.5).nonzero()
+        if len(solid):
+            (top, left), (bottom, last) = solid.amin(dim=0).tolist(), (solid.amax(dim=0) + 1).tolist()
+            assert (left, top, last, bottom) == pytest.approx((x1, y1, x2, y2), abs=1.5)
+
+
+def test_zoom_drops_what_is_hardly_left_and_keeps_padding_as_padding():
+    objects = torch.tensor([[[40.0, 10, 48, 20, 2], [0.0, 0, 10, 10, 1], [0.0, 0, 0, 0, -1]]])
+    moved = torch.tensor([[6.0, 0.0]])
+    _, after = zoom(torch.zeros(1, *SHAPE), objects, moved, torch.ones(1), visible=0.3)
+    assert after[0].tolist() == [[0, 0, 0, 0, -1], [6, 0, 16, 10, 1], [0, 0, 0, 0, -1]]
+    _, after = zoom(torch.zeros(1, *SHAPE), objects, moved, torch.ones(1), visible=0.2)
+    assert after[0, 0].tolist() == [46, 10, 48, 20, 2]
+
+
+def test_flip_moves_boxes_as_it_moves_pixels():
+    objects = random_objects(0, 4)
+    objects[..., :4] = objects[..., :4].round()
+    masks = drawn(objects, *SHAPE[1:])
+    assert torch.equal(horizontal_flip(masks), drawn(flip_boxes(objects, SHAPE[2]), *SHAPE[1:]))
+    x, after = random_flip(masks, objects, torch.arange(4))
+    flipped = [not torch.equal(a, b) for a, b in zip(x, masks, strict=True)]
+    assert 0 < sum(flipped) < 4
+    there = objects[..., 4] >= 0
+    assert torch.equal(x[there], drawn(after, *SHAPE[1:])[there])
+    assert torch.equal(after[~there], objects[~there])
+
+
+def test_a_scene_is_varied_by_its_own_key_alone_in_the_loader_too():
+    split = Scenes(torch.randn(6, *SHAPE, generator=generator(0)), random_objects(0, 6))
+    vary = partial(compose, transforms=[random_flip, random_zoom])
+    whole, parts = (list(batches(split, n, seed=3, augment=vary, moves_targets=True)) for n in (6, 4))
+    for together, apart in zip(whole[0], zip(*parts, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(apart))
+    assert not torch.equal(whole[0][1], next(batches(split, 6, seed=3))[1])
+
+
+XML = """<annotation><filename>{name}</filename><size><width>{width}</width><height>40</height></size>{objects}
+</annotation>"""
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def make_voc(root: Path, objects: dict[int, list[tuple]]) -> Path:
+    """Five photographs of 80×40; `objects` are those of some"""
+    for folder in ("annotations", "images"):
+        (root / folder).mkdir()
+    for i in range(5):
+        Image.new("RGB", (80, 40), (50 * i, 0, 0)).save(root / "images" / f"{i}.png")
+        some = "".join(OBJECT.format(*row) for row in objects.get(i, []))
+        (root / "annotations" / f"{i}.xml").write_text(XML.format(name=f"{i}.png", width=80, objects=some))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_voc_scales_clips_drops_and_counts(tmp_path):
+    rows = [("cat", 1, 1, 40, 20), ("dog", 41, 21, 200, 60)]  # the second reaches beyond the image
+    bad = [("cat", 90, 1, 99, 9), ("cat", 11, 5, 10, 9), ("dog", 30, 30, 10, 35)]  # outside, no area, reversed
+    root = make_voc(tmp_path, {0: rows, 1: bad, 4: [("dog", 1, 1, 80, 40)]})
+    made = voc(root, image_size=40, stats=([100.0] * 3, [50.0] * 3))
+    assert made.classes == ["cat", "dog"]
+    assert made.dropped == 3
+    assert made.train.objects[0].tolist() == [[0, 0, 20, 20, 0], [20, 20, 40, 40, 1]]
+    assert (made.train.objects[1:, :, 4] == -1).all()  # XMLs without objects are images of background
+    assert made.test.objects.tolist() == [[[0, 0, 40, 40, 1], [0, 0, 0, 0, -1]]]
+    assert made.shape == (3, 40, 40)
+    assert made.train.images[:, 0].mean(dim=(1, 2)).tolist() == pytest.approx([-2, -1, 0, 1])
+    own = voc(root, image_size=40).train.images[:, 0].mean(dim=(1, 2))
+    assert float(own.mean()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda root: (root / "annotations" / "0.xml").write_text("<annotation>"), "0.xml cannot be read as a VOC"),
+        (lambda root: (root / "annotations" / "0.xml").write_text("<a></a>"), "<a> has no size/height"),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(
+                XML.format(name="0.png", width=80, objects=OBJECT.format("", 1, 1, 2, 2))
+            ),
+            "<object> has no name",
+        ),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(
+                XML.format(name="0.png", width=80, objects=OBJECT.format("cat", 1, "nan", 2, 2))
+            ),
+            "bndbox/ymin is nan",
+        ),
+        (lambda root: (root / "images" / "0.png").unlink(), "0.png: No such file or directory"),
+        (lambda root: (root / "images" / "0.png").write_bytes(b"no png"), "0.png cannot be read as an image"),
+        (lambda root: (root / "annotations" / "4.xml").unlink(), "holds 4 XML files"),
+    ],
+)
+def test_voc_says_in_one_line_what_is_wrong(tmp_path, spoil, complaint):
+    root = make_voc(tmp_path, {0: [("cat", 1, 1, 40, 20)]})
+    spoil(root)
+    with pytest.raises(DatasetUnavailable, match=complaint) as refusal:
+        voc(root)
+    assert "\n" not in str(refusal.value)
+
+
+def test_voc_refuses_a_class_that_was_never_declared_and_a_folder_of_background(tmp_path):
+    root = make_voc(tmp_path, {2: [("cat", 1, 1, 40, 20), ("dog", 1, 1, 40, 20)]})
+    assert voc(root, classes=["dog", "cat", "emu"]).train.objects[2, :, 4].tolist() == [1, 0]
+    with pytest.raises(DatasetUnavailable, match=r"2\.xml has a 'dog', which is not among the classes \['cat'\]"):
+        voc(root, classes=["cat"])
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DatasetUnavailable, match="has an object"):
+        voc(make_voc(tmp_path / "other", {}))
+
+
+RACCOONS = Path(os.environ.get("FN_DATA", "../shared/data")) / "raccoon"
+
+
+@pytest.mark.skipif(not RACCOONS.exists(), reason=f"{RACCOONS} is not there")
+def test_the_raccoons_are_all_there():
+    parsed = [read_voc(file) for file in (RACCOONS / "annotations").glob("*.xml")]
+    assert len(parsed) == 200
+    assert sum(len(annotation.boxes) for annotation in parsed) == 217
+    assert {name for annotation in parsed for name in annotation.names} == {"raccoon"}
+
+
+# detectors
+
+
+@each_detector
+def test_outputs_have_the_shapes_that_the_losses_take(name):
+    model, loss, detect = detector(name)
+    params, state = model.init(generator(0))
+    x = torch.randn(2, *SHAPE, generator=generator(1))
+    output, new_state = model.apply(params, state, x, train=True)
+    assert tree.map(lambda a, b: a.shape == b.shape, state, new_state)
+    assert all(part.isfinite() for part in loss(**output, objects=random_objects(0, 2)).values())
+    boxes, scores, labels = detect(**output)[0]
+    assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    assert set(labels.tolist()) <= set(range(CLASSES))
+    assert len(scores) <= 100
+
+
+def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tensor) -> tuple[float, float]:
+    """One image and one anchor after the other, with torch's and torchvision's functions."""
+    in_class, in_box, matched = 0.0, 0.0, 0
+    centre_size = ops.box_convert(anchors, "xyxy", "cxcywh")
+    for some, moves, rows in zip(logits, offsets, objects, strict=True):
+        rows = rows[rows[:, 4] >= 0]
+        overlap = ops.box_iou(rows[:, :4], anchors)
+        match = [-1] * len(anchors)
+        for a in range(len(anchors)) if len(rows) else []:
+            best = int(overlap[:, a].argmax())
+            match[a] = best if overlap[best, a] >= 0.5 else -1
+        for o in range(len(rows)):
+            match[int(overlap[o].argmax())] = o
+        target = torch.tensor([0 if o < 0 else int(rows[o, 4]) + 1 for o in match])
+        losses = F.cross_entropy(some, target, reduction="none")
+        positive = [a for a, o in enumerate(match) if o >= 0]
+        negative = sorted((a for a in range(len(match)) if match[a] < 0), key=lambda a: -float(losses[a]))
+        mined = negative[: 3 * max(len(positive), 1)]
+        in_class += float(losses[positive + mined].sum())
+        for a in positive:
+            (cx, cy, w, h), (ax, ay, aw, ah) = (
+                ops.box_convert(rows[match[a], :4], "xyxy", "cxcywh").tolist(),
+                centre_size[a].tolist(),
+            )
+            wanted = [(cx - ax) / aw / 0.1, (cy - ay) / ah / 0.1, math.log(w / aw) / 0.2, math.log(h / ah) / 0.2]
+            in_box += float(F.smooth_l1_loss(moves[a].double(), torch.tensor(wanted).double(), reduction="sum"))
+        matched += len(positive)
+    return in_class / max(matched, 1), in_box / max(matched, 1)
+
+
+def centernet_by_loops(heat: Tensor, size: Tensor, offset: Tensor, objects: Tensor) -> tuple[float, float, float]:
+    """One cell and one object after the other."""
+    _, classes, rows, columns = heat.shape
+    in_center, in_size, in_offset, count = 0.0, 0.0, 0.0, 0
+    for b in range(len(heat)):
+        there = []
+        for x1, y1, x2, y2, label in objects[b].double().tolist():
+            if label < 0:
+                continue
+            cx, cy, w, h = (x1 + x2) / 8, (y1 + y2) / 8, (x2 - x1) / 4, (y2 - y1) / 4
+            column, row = math.floor(cx), math.floor(cy)
+            radius = float(gaussian_radius(torch.tensor([w, h], dtype=torch.float64)))
+            there.append((int(label), row, column, (2 * radius + 1) / 6))
+            in_size += abs(float(size[b, 0, row, column]) - w) + abs(float(size[b, 1, row, column]) - h)
+            in_offset += abs(float(offset[b, 0, row, column]) - (cx - column))
+            in_offset += abs(float(offset[b, 1, row, column]) - (cy - row))
+            count += 1
+        for c in range(classes):
+            for i in range(rows):
+                for j in range(columns):
+                    bumps = [math.exp(-((i - r) ** 2 + (j - k) ** 2) / (2 * s**2)) for of, r, k, s in there if of == c]
+                    y, p = max(bumps, default=0.0), 1 / (1 + math.exp(-float(heat[b, c, i, j])))
+                    here = (1 - p) ** 2 * math.log(p) if y == 1 else (1 - y) ** 4 * p**2 * math.log(1 - p)
+                    in_center -= here
+    return in_center / max(count, 1), SIZE_WEIGHT * in_size / max(count, 1), in_offset / max(count, 1)
+
+
+@pytest.mark.parametrize(("name", "by_loops"), [("ssd", ssd_by_loops), ("centernet", centernet_by_loops)])
+def test_losses_are_those_of_loops_over_anchors_and_objects(name, by_loops):
+    model, loss, _ = detector(name)
+    params, state = (tree.to(part, torch.float64) for part in model.init(generator(0)))
+    for seed in range(3):
+        x, objects = torch.randn(3, *SHAPE, generator=generator(seed)).double(), random_objects(seed, 3).double()
+        output, _ = model.apply(params, state, x, train=True)
+        parts = [float(part) for part in loss(**output, objects=objects).values()]
+        assert parts == pytest.approx(by_loops(*(part.detach() for part in output.values()), objects), rel=1e-6)
+
+
+def perfect_ssd(objects: Tensor) -> dict[str, Tensor]:
+    """What an SSD would have to say: a certain class and the exact offset at the anchor nearest to each object."""
+    model, _, _ = detector("ssd")
+    output, _ = model.apply(*model.init(generator(0)), torch.zeros(len(objects), *SHAPE), train=False)
+    anchors = output["anchors"]
+    logits = torch.zeros(len(objects), len(anchors), CLASSES + 1)
+    logits[..., 0], offsets = 20, torch.zeros(len(objects), len(anchors), 4)
+    for b, o in (objects[..., 4] >= 0).nonzero().tolist():
+        a = int(ops.box_iou(objects[b, o : o + 1, :4], anchors).argmax())
+        (cx, cy, w, h), (ax, ay, aw, ah) = (
+            ops.box_convert(box, "xyxy", "cxcywh").tolist() for box in (objects[b, o, :4], anchors[a])
+        )
+        logits[b, a, int(objects[b, o, 4]) + 1] = 40
+        offsets[b, a] = torch.tensor(
+            [(cx - ax) / aw * 10, (cy - ay) / ah * 10, 5 * math.log(w / aw), 5 * math.log(h / ah)]
+        )
+    return {"logits": logits, "offsets": offsets, "anchors": anchors}
+
+
+def perfect_centernet(objects: Tensor) -> dict[str, Tensor]:
+    """Heat at the centres alone, and there the exact size and offset."""
+    rows, columns = SHAPE[1] // 4, SHAPE[2] // 4
+    heat = torch.full((len(objects), CLASSES, rows, columns), -20.0)
+    size, offset = torch.zeros(2, len(objects), 2, rows, columns)
+    for b, o in (objects[..., 4] >= 0).nonzero().tolist():
+        cx, cy, w, h = (ops.box_convert(objects[b, o, :4], "xyxy", "cxcywh") / 4).tolist()
+        heat[b, int(objects[b, o, 4]), int(cy), int(cx)] = 20
+        size[b, :, int(cy), int(cx)] = torch.tensor([w, h])
+        offset[b, :, int(cy), int(cx)] = torch.tensor([cx - int(cx), cy - int(cy)])
+    return {"heat": heat, "size": size, "offset": offset}
+
+
+@pytest.mark.parametrize(("name", "perfect"), [("ssd", perfect_ssd), ("centernet", perfect_centernet)])
+def test_a_perfect_output_costs_nothing_and_is_read_without_a_mistake(name, perfect):
+    _, loss, detect = detector(name)
+    objects = torch.tensor(  # far enough apart that no anchor, and no cell, is wanted by two
+        [
+            [[2.0, 3, 12, 14, 0], [30.0, 8, 44, 30, 2]],
+            [[20.0, 4, 29, 15, 1], [0.0, 0, 0, 0, -1]],
+            [[0.0, 0, 0, 0, -1], [0.0, 0, 0, 0, -1]],
+        ]
+    )
+    output = perfect(objects)
+    ap = judge(collect(detect(**output)), objects, CLASSES)
+    assert summarize(ap) == {"AP": 1, "AP50": 1, "AP75": 1}
+    if name == "centernet":  # other anchors match too, and ought to say so
+        assert all(float(part) < 1e-4 for part in loss(**output, objects=objects).values())
+
+
+@each_detector
+def test_images_without_objects_train_without_nan(name):
+    det = detector(name)
+    params, state = det.model.init(generator(0))
+    objective = partial(detection_loss, apply=det.model.apply, loss=det.loss)
+    x = torch.randn(2, *SHAPE, generator=generator(1))
+    grads, (metrics, _) = grad(objective, has_aux=True)(params, state, x, random_objects(0, 2, empty=True))
+    assert all(g.isfinite().all() for g in tree.leaves(grads))
+    assert all(value.isfinite() for value in metrics.values())
+    assert float(metrics["loss"]) > 0
+    assert all(float(metrics[part]) == 0 for part in ("box", "size", "offset") if part in metrics)
+
+
+@each_detector
+def test_padding_changes_nothing(name):
+    det = detector(name)
+    params, state = det.model.init(generator(0))
+    output, _ = det.model.apply(params, state, torch.randn(2, *SHAPE, generator=generator(1)), train=True)
+    objects = random_objects(1, 2)
+    padded = torch.cat([torch.tensor([7.0, 7, 7, 7, -1]).expand(2, 4, 5), objects], dim=1)
+    for a, b in zip(*(det.loss(**output, objects=some).values() for some in (objects, padded)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each_detector
+def test_predictions_that_are_not_finite_are_refused(name):
+    det = detector(name)
+    params, state = det.model.init(generator(0))
+    with pytest.raises(FloatingPointError, match="prediction: an output of the model is not finite"):
+        predict(det, params, state, torch.full((1, *SHAPE), math.nan))
+
+
+def test_predictions_come_as_one_table():
+    one, two = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[0.0, 0, 2, 2], [0.0, 0, 3, 3]])
+    none = (one[:0], torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    table = collect([(one, torch.ones(1), torch.tensor([2])), none, (two, torch.ones(2), torch.tensor([0, 1]))])
+    assert isinstance(table, Detections)
+    assert table.images.tolist() == [0, 2, 2]
+    assert table.labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.slow
+@each_detector
+def test_a_compiled_step_is_the_step(name):
+    det = detector(name)
+    params, state = (tree.to(part, torch.float64) for part in det.model.init(generator(0)))
+    step = detector_step(det, partial(adam, lr=1e-2))
+    batch: Any = (torch.randn(3, *SHAPE, generator=generator(1)).double(), random_objects(0, 3).double())
+    results = [run(TrainState(params, state, adam_init(params)), *batch, key=key(0)) for run in (step, jit(step))]
+    tree.map(
+        partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9),
+        *({"ts": ts._asdict(), "metrics": metrics} for ts, metrics in results),
+    )
+
+
+@each_detector
+def test_fit_takes_scenes_and_moves_their_boxes(name):
+    det = detector(name)
+    split = Scenes(torch.randn(4, *SHAPE, generator=generator(0)), random_objects(0, 4))
+    seen = []
+    step = detector_step(det, partial(adam, lr=1e-3))
+    fit(
+        det.model, split, step=step, epochs=2, batch_size=2, seed=0, augment=random_zoom, moves_targets=True,
+        each=lambda ts, metrics, totals: seen.append(metrics["loss"]),
+    )  # fmt: skip
+    assert len(seen) == 4
+    assert all(map(math.isfinite, seen))
