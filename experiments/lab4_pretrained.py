@@ -249,15 +249,12 @@ def apart(before: tuple[Params, Params], after: tuple[Params, Params]) -> tuple[
 
 def compare(task: Task, runs: Sequence[Ways]) -> list[cli.Check]:
     """The means of the three ways, and whether each beats the one before on the same images, seed by seed."""
-    ways = {name: [run[i][1] for run in runs if run[i]] for i, name in enumerate(Ways._fields)}
+    ways = {name: [way[1] for run in runs if (way := run[i])] for i, name in enumerate(Ways._fields)}
     found = {name: accuracies for name, accuracies in ways.items() if accuracies}
     show.table(
         f"{task.config.dataset}, {len(task.dataset.test.labels)} held-out images, accuracy",
         ("", "mean", "spread", *(f"seed {seed}" for seed in cli.seeds(task.config, len(runs)))),
-        [
-            (name.replace("_", " "), f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a))
-            for name, a in found.items()
-        ],
+        [(name, f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a)) for name, a in found.items()],
     )
     checks = []
     for (worse, below), (better, above) in pairwise(found.items()):
@@ -277,7 +274,7 @@ def draw_growth(task: Task, runs: Sequence[Ways]) -> None:
     for few, seeds in SHOTS.items():
         these = runs if few == 10 else [learn(task, few, seed) for seed in cli.seeds(task.config, seeds)]
         for line, i in zip(lines.values(), range(3), strict=True):
-            line[few] = mean(run[i][1] for run in these)
+            line[few] = mean(way[1] for run in these if (way := run[i]))
     plots.save(
         plots.curves({"accuracy on held-out digits": lines}, xlabel="labelled images per class"),
         task.config.out / "growth.png",

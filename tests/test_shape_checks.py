@@ -23,10 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.conv import conv2d_init
 from fn.data.transforms import random_horizontal_flip
 from fn.ensemble import stack
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
+from fn.models.resnet import resnet_features, resnet_init
+from fn.models.squeezenet import squeezenet_init
+from fn.models.transfer import head_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
@@ -44,6 +48,23 @@ def mlp_given(d_in: int) -> Given:
 def cnn_given(channels: int, height: int, width: int) -> Given:
     params, state = cnn_init(generator(0), (channels, height, width), 4, (2, 3))
     return {"params": params, "state": state, "train": True}
+
+
+def resnet_given(channels: int) -> Given:
+    params, state = resnet_init(generator(0), channels, 4, blocks=(1, 1), widths=(2, 3), style="cifar")
+    return {"params": params, "state": state, "train": True}
+
+
+def squeezenet_given(channels: int) -> Given:
+    """For large images alone: three times pooled."""
+    params, state = squeezenet_init(generator(0), channels, 4)
+    return {"params": params, "state": state, "train": False}
+
+
+def transfer_given(channels: int) -> Given:
+    backbone, head = resnet_given(channels), head_init(generator(0), 3, 4)
+    params, state = ({"backbone": backbone[k], "head": head[i]} for i, k in enumerate(("params", "state")))
+    return {"params": params, "state": state, "train": True, "features": resnet_features}
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
@@ -93,8 +114,27 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
     "fn.models.cnn.cnn_apply": lambda n: cnn_given(n["channels"], n["height"], n["width"]),
     "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
+    "fn.models.resnet.resnet_apply": lambda n: resnet_given(n["channels"]),
+    "fn.models.resnet.resnet_features": lambda n: resnet_given(n["channels"]),
+    "fn.models.squeezenet.fire": lambda n: {
+        "params": squeezenet_init(generator(0), n["channels"], 4)[0]["features"]["3"]
+        | {"squeeze": conv2d_init(generator(0), n["channels"], 16, 1)}
+    },
+    "fn.models.squeezenet.squeezenet_apply": lambda n: squeezenet_given(n["channels"]),
+    "fn.models.squeezenet.squeezenet_features": lambda n: squeezenet_given(n["channels"]),
+    "fn.models.transfer.head_apply": lambda n: dict(
+        zip(("params", "state"), head_init(generator(0), n["features"], 4), strict=True), train=True
+    ),
+    "fn.models.transfer.transfer_apply": lambda n: transfer_given(n["channels"]),
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.by_prefix": lambda n: {
+        "params": WEIGHTS,
+        "grads": WEIGHTS,
+        "state": sgd_init(WEIGHTS),
+        "update": sgd,
+        "scales": {"w": 0.1},
+    },
     "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.constant_schedule": lambda n: {"total_steps": 5},
     "fn.optim.cosine_schedule": lambda n: {"total_steps": 5},
@@ -102,6 +142,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
+    "fn.plots.photo_grid": lambda n: {"titles": ["?"] * n["images"]},
     "fn.plots.spread": lambda n: {
         "x": range(1, n["x"] + 1),
         "xlabel": "",
@@ -129,7 +170,11 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
 }
 # Sizes that hang together in a way that no axis name says.
-SIZES: dict[str, Given] = {"fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)}}
+SIZES: dict[str, Given] = {
+    "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
+    "fn.models.squeezenet.squeezenet_apply": {"height": 20, "width": 19},
+    "fn.models.squeezenet.squeezenet_features": {"height": 20, "width": 19},
+}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them.
 BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}}
 # What stands between the compiled steps, where a check would cost more than the work.
