@@ -8,7 +8,7 @@ updates were made, from which a schedule gives the next rate:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -135,6 +135,31 @@ def scheduled(
     if clip_norm is not None:
         grads, _ = clip_grad_norm(grads, clip_norm)
     return update(params, grads, state, lr=rate(state["step"]))
+
+
+def by_prefix(
+    params: Params, grads: Params, state: Params, *, update: Callable, lr: Rate, scales: Mapping[str, float]
+) -> tuple[Params, Params]:
+    """`update`, the rate scaled by a factor for what lies at or below a dotted prefix: scales={"backbone": 0.1}.
+
+    Of several prefixes above a leaf the longest counts; under none it has the rate itself. Howard and Ruder 2018.
+    ValueError for a prefix at which there is nothing.
+    """
+    tree.split(params, list(scales))
+    factors = {name: _factor(name, scales) for name in tree.flatten(params)}
+    parts = []
+    for factor in sorted(set(factors.values())):
+        names = {name for name in factors if factors[name] == factor}
+        part = [tree.pick(each, names) for each in (params, grads)]
+        part_state = {k: tree.pick(v, names) if isinstance(v, dict) else v for k, v in state.items()}
+        parts.append(update(*part, part_state, lr=lr * factor))
+    merged = {k: tree.merge(*(s[k] for _, s in parts)) for k, v in state.items() if isinstance(v, dict)}
+    return tree.merge(*(p for p, _ in parts)), parts[0][1] | merged
+
+
+def _factor(name: str, scales: Mapping[str, float]) -> float:
+    above = [prefix for prefix in scales if tree.below(name, prefix)]
+    return scales[max(above, key=len)] if above else 1.0
 
 
 def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor, ""]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -217,4 +218,21 @@ def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str]) ->
     axes.set(xlabel="predicted", ylabel="target", xticks=range(len(classes)), yticks=range(len(classes)))
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
+    return figure
+
+
+def photo_grid(
+    images: Float[Tensor, "images 3 height width"], titles: Sequence[str], *, columns: int = 4, title: str = ""
+) -> Figure:
+    """Photographs in rows, each from its own least value to its greatest."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(columns * 1.9, rows * 2.3 + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, name in zip(grid.flat, images.detach().cpu(), titles, strict=False):
+        scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9)
+        axes.imshow(rearrange(scaled, "channels height width -> height width channels").numpy())
+        axes.set_title(name, fontsize=8)
     return figure

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fn import tree
+from fn.files import write_atomic
 from fn.tree import Params
 
 COUNT = "num_batches_tracked"
@@ -102,3 +103,29 @@ def _require_digest(path: Path) -> None:
             raise PretrainedError(
                 f"{path} is damaged, or only part of its download: its SHA-256 begins with {digest[:8]}, not {named[1]}"
             )
+
+
+def write(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """As safetensors, whole or not at all."""
+    write_atomic(path, save({name: x.contiguous() for name, x in state_dict.items()}))
+
+
+def download(name: str, folder: Path) -> Path:
+    """The file of torchvision's own weights for `name`, fetched into the folder, with progress, if it is not there.
+
+    What was fetched must have the digest in its name; whether a file that was there does, `read` finds out.
+    """
+    from torchvision.models import get_model_weights  # here, not above: it takes seconds to import
+
+    url = get_model_weights(name).DEFAULT.url  # pyright: ignore[reportAttributeAccessIssue]
+    path = folder / url.rpartition("/")[2]
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+        except (OSError, RuntimeError) as error:  # the second for another digest
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise PretrainedError(
+                f"the weights of {name} are not in {path} and could not be downloaded ({reason}): put {url} there"
+            ) from None
+    return path

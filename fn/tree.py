@@ -5,7 +5,7 @@ Inside the program a tree is nested, `params["fc1"]["weight"]`; at a file's boun
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -76,8 +76,13 @@ def split(tree: Params, prefixes: Sequence[str]) -> tuple[Params, Params]:
             known = sorted({name.rsplit(".", n)[0] for name in flat for n in range(name.count(".") + 1)})
             nearest = difflib.get_close_matches(prefix, known, n=3, cutoff=0.0)
             raise ValueError(f"nothing lies at or below {prefix!r}; the nearest are {str(nearest)[1:-1]}")
-    chosen = {name: leaf for name, leaf in flat.items() if any(below(name, prefix) for prefix in prefixes)}
-    return unflatten(chosen), unflatten({name: leaf for name, leaf in flat.items() if name not in chosen})
+    chosen = {name for name in flat if any(below(name, prefix) for prefix in prefixes)}
+    return pick(tree, chosen), pick(tree, flat.keys() - chosen)
+
+
+def pick(tree: Params, names: Collection[str]) -> Params:
+    """The leaves of these dotted names, in the tree's own order."""
+    return unflatten({name: leaf for name, leaf in flatten(tree).items() if name in names})
 
 
 def below(name: str, prefix: str) -> bool:

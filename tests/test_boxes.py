@@ -125,7 +125,7 @@ def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch):
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_nms_refuses_nan(bad):
-    given = [torch.ones(2, 4), torch.ones(2)]
+    given = torch.ones(2, 4), torch.ones(2)
     given[bad][0] = math.nan
     with pytest.raises(ValueError, match="a box or a score is NaN"):
         nms(*given, 0.5)
@@ -336,7 +336,12 @@ def test_of_equal_overlaps_the_later_object_is_found():
     """The first detection overlaps both objects alike; the second fits the first object alone, which is left for it."""
     truth = torch.tensor([[0.0, 0, 10, 10], [2.0, 0, 12, 10]]).double()
     some, zeros = torch.tensor([[1.0, 0, 11, 10], [0.0, 0, 10, 10]]).double(), torch.zeros(2, dtype=torch.int64)
-    case = {"boxes": some, "scores": torch.tensor([0.9, 0.8]).double(), "labels": zeros, "images": zeros}
+    case: dict[str, Any] = {
+        "boxes": some,
+        "scores": torch.tensor([0.9, 0.8]).double(),
+        "labels": zeros,
+        "images": zeros,
+    }
     case |= {"object_boxes": truth, "object_labels": zeros, "object_images": zeros, "crowd": zeros.bool()}
     ap = average_precision(**case, classes=1)
     torch.testing.assert_close(ap, pycocotools_ap(case | {"classes": 1, "max_detections": 100}), equal_nan=True)
@@ -344,7 +349,7 @@ def test_of_equal_overlaps_the_later_object_is_found():
 
 
 def test_the_perfect_and_the_empty_detector():
-    case = random_case(7) | {"crowd": torch.zeros(len(random_case(7)["crowd"]), dtype=torch.bool)}
+    case: dict[str, Any] = random_case(7) | {"crowd": torch.zeros(len(random_case(7)["crowd"]), dtype=torch.bool)}
     truth: dict[str, Any] = {
         "boxes": case["object_boxes"],
         "labels": case["object_labels"],

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.conv import conv2d_init
 from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
 from fn.detection import Detections
@@ -32,6 +33,9 @@ from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.detectors import centernet, squeezenet_trunk, ssd
 from fn.models.mlp import mlp_apply, mlp_init
 from fn.models.pyramid import Trunk, pyramid_init, trunk_apply, trunk_init
+from fn.models.resnet import resnet_features, resnet_init
+from fn.models.squeezenet import squeezenet_init
+from fn.models.transfer import head_init
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
@@ -83,6 +87,23 @@ def pyramid_given(channels: int) -> Given:
     trunk = SMALL_TRUNK._replace(init=partial(trunk_init, channels=channels, widths=(2,) * 6))
     params, state = pyramid_init(generator(0), trunk, 3)
     return {"params": params, "state": state, "train": True, "trunk_apply": trunk_apply, "levels": 2}
+
+
+def resnet_given(channels: int) -> Given:
+    params, state = resnet_init(generator(0), channels, 4, blocks=(1, 1), widths=(2, 3), style="cifar")
+    return {"params": params, "state": state, "train": True}
+
+
+def squeezenet_given(channels: int) -> Given:
+    """For large images alone: three times pooled."""
+    params, state = squeezenet_init(generator(0), channels, 4)
+    return {"params": params, "state": state, "train": False}
+
+
+def transfer_given(channels: int) -> Given:
+    backbone, head = resnet_given(channels), head_init(generator(0), 3, 4)
+    params, state = ({"backbone": backbone[k], "head": head[i]} for i, k in enumerate(("params", "state")))
+    return {"params": params, "state": state, "train": True, "features": resnet_features}
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
@@ -180,6 +201,18 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.pyramid.trunk_apply": lambda n: trunk_given(n["channels"]),
     "fn.models.ssd.ssd_apply": lambda n: detector_given(ssd, n["channels"]),
     "fn.models.ssd.ssd_detect": lambda n: {"image_size": (20, 20)},
+    "fn.models.resnet.resnet_apply": lambda n: resnet_given(n["channels"]),
+    "fn.models.resnet.resnet_features": lambda n: resnet_given(n["channels"]),
+    "fn.models.squeezenet.fire": lambda n: {
+        "params": squeezenet_init(generator(0), n["channels"], 4)[0]["features"]["3"]
+        | {"squeeze": conv2d_init(generator(0), n["channels"], 16, 1)}
+    },
+    "fn.models.squeezenet.squeezenet_apply": lambda n: squeezenet_given(n["channels"]),
+    "fn.models.squeezenet.squeezenet_features": lambda n: squeezenet_given(n["channels"]),
+    "fn.models.transfer.head_apply": lambda n: dict(
+        zip(("params", "state"), head_init(generator(0), n["features"], 4), strict=True), train=True
+    ),
+    "fn.models.transfer.transfer_apply": lambda n: transfer_given(n["channels"]),
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.models.transformer.encoder": lambda n: encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"heads": 2},
     "fn.models.transformer.encoder_layer": lambda n: (
@@ -188,6 +221,13 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.transformer.language_model_apply": lambda n: language_given(n["seq"]) | {"train": True, "heads": 2},
     "fn.models.transformer.vision_transformer_apply": lambda n: vision_given(n["channels"], n["height"], n["width"]),
     "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.by_prefix": lambda n: {
+        "params": WEIGHTS,
+        "grads": WEIGHTS,
+        "state": sgd_init(WEIGHTS),
+        "update": sgd,
+        "scales": {"w": 0.1},
+    },
     "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.constant_schedule": lambda n: {"total_steps": 5},
     "fn.optim.cosine_schedule": lambda n: {"total_steps": 5},
@@ -198,6 +238,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.plots.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
     "fn.plots.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},
     "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
+    "fn.plots.photo_grid": lambda n: {"titles": ["?"] * n["images"]},
     "fn.plots.spread": lambda n: {
         "x": range(1, n["x"] + 1),
         "xlabel": "",
@@ -235,6 +276,8 @@ SIZES: dict[str, Given] = {
     "fn.models.pyramid.squeezenet_maps": {"height": 31, "width": 33},
     "fn.models.pyramid.trunk_apply": {"height": 16, "width": 17},
     "fn.models.ssd.ssd_apply": {"height": 16, "width": 16},
+    "fn.models.squeezenet.squeezenet_apply": {"height": 20, "width": 19},
+    "fn.models.squeezenet.squeezenet_features": {"height": 20, "width": 19},
     "fn.plots.boxes": {"images": 3, "channels": 3},
     "fn.plots.heat_over": {"channels": 3, "maps": 2},
     "fn.positions.add_positions": {"seq": 3, "longest": 5},

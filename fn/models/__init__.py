@@ -3,7 +3,8 @@
     init(rng) -> (params, state)
     apply(params, state, x, *, train, key=None) -> (output, state)
 
-`params` is what is differentiated; `state` is what is not, such as batch norm's statistics. A new family is one file,
+`params` is what is differentiated; `state` is what is not, such as batch norm's statistics. A family that has such
+statistics takes `modes` too, for parts of it to be frozen: see `fn.layers.norm_modes`. A new family is one file,
 one function of an example's shape and the number of classes, and one row in experiments.registry. ValueError for a
 shape that a family cannot take.
 """

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, relu
+from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.tree import Params
 
 
@@ -36,19 +36,21 @@ def cnn_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    modes: Params | None = None,
     dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits, with dropout before the last layer.
+    """Logits, with dropout before the last layer. `modes`: see `norm_modes`.
 
     Pooling stands before batch norm and relu, which then have a quarter of the work.
     """
+    modes = norm_modes(state, train) if modes is None else modes
     new_state: Params = {}
     blocks = len(state)
     for i in range(1, blocks + 1):
         x = conv2d(x, **params[f"conv{i}"], padding="same")
         if i < blocks:
             x = max_pool2d(x, 2)
-        x, new_state[f"bn{i}"] = batch_norm(x, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
+        x, new_state[f"bn{i}"] = batch_norm(x, **params[f"bn{i}"], **state[f"bn{i}"], training=modes[f"bn{i}"])
         x = relu(x)
     x = dropout(flatten(x), dropout_p, train, key=key)
     return linear(x, **params["fc"]), new_state

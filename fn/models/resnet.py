@@ -6,7 +6,7 @@ projection `downsample` (the paper's option B), or, without one, every other pix
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -140,10 +140,11 @@ def resnet_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    modes: Params | None = None,
+    groups: int = 1,
     dropout_p: float = 0.0,
-    **options: Any,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Logits: the features' means over the image, dropout, and a linear layer"""
-    x, state = resnet_features(params, state, x, train=train, **options)
+    x, state = resnet_features(params, state, x, train=train, modes=modes, groups=groups)
     x = dropout(flatten(adaptive_avg_pool2d(x, 1)), dropout_p, train, key=key)
     return linear(x, **params["fc"]), state

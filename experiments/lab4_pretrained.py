@@ -1,0 +1,198 @@
+"""Lab 4: a pretrained backbone under a new head: the head alone, then the rest, frozen and thawed on purpose.
+
+By default a small network that knows clothes, experiments/pretrain.py's, learns digits from ten of each. Photographs of
+your own: --dataset folder --data PATH --backbone resnet18 --weights imagenet
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
+
+import torch
+
+from experiments import cli, show
+from experiments.backbones import BACKBONES, branches, load, prefixes, transfer
+from experiments.transferring import Recipe, Task, Ways, apart, extract, head_model, labelled, learn, train
+from fn import plots, tree
+from fn.data.datasets import Split
+from fn.freezing import freeze, thaw
+from fn.gradcheck import relative_error
+from fn.layers import softmax
+from fn.rng import generator
+from fn.train import TrainState
+
+RECIPES = {
+    "digits": Recipe(
+        seeds=5, epochs=30, fine_epochs=30, both_epochs=30, batch_share=1 / 4, lr=3e-3, fine_lr=3e-3, scratch=True
+    ),
+    "folder": Recipe(
+        seeds=5, epochs=30, fine_epochs=3, both_epochs=5, batch_share=1 / 8, lr=3e-3, fine_lr=2e-4, scratch=False
+    ),
+}
+SHOTS = {3: 3, 10: 5, 30: 3}  # labelled images per class, and how many seeds learn from them
+BackboneName = Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"]
+
+
+@dataclass(frozen=True)
+class Config(cli.Config):
+    out: Path = Path("runs/lab4")
+    """the folder for pictures and summary.json"""
+    backbone: BackboneName = "resnet8"
+    """the network that was pretrained"""
+    weights: str = ""
+    """imagenet, for torchvision's, or a .pth or .safetensors file; resnet8 has its own"""
+    train: tuple[str, ...] = ("all",)
+    """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2"""
+    rates: dict[str, float] = field(default_factory=dict)
+    """factors of the learning rate by dotted prefix, then: backbone 0.1"""
+    dataset: Literal["digits", "folder"] = "digits"
+    """what it learns"""
+    data: cli.MaybePath = None
+    """the directory of photographs, a sub-directory per class, of --dataset folder"""
+    target_accuracy: float = 0.0
+    """exit 1 if the head alone stays below"""
+
+
+def main(config: Config, device: torch.device) -> list[cli.Check]:
+    task = setup(config, device)
+    few = len(task.dataset.train.labels) if config.dataset == "folder" else 10
+    print_tree(config, task)
+    checks = [*freeze_and_cache(config, task, few)]
+    runs = [learn(task, few, seed) for seed in cli.seeds(config, task.recipe.seeds)]
+    checks += [*compare(config, task, runs)]
+    if config.dataset == "digits":
+        draw_growth(config, task, runs)
+    draw_mistakes(config, task, runs[0].fine[0])
+    return checks
+
+
+def setup(config: Config, device: torch.device) -> Task:
+    """UsageError for parts that do not go together."""
+    row = BACKBONES[config.backbone]
+    if (config.dataset == "digits") != (config.backbone == "resnet8"):
+        raise cli.UsageError(
+            f"--backbone {config.backbone} does not suit --dataset {config.dataset}: resnet8 reads grey images of 8×8, "
+            "the others photographs"
+        )
+    if (config.dataset == "folder") != (config.data is not None):
+        raise cli.UsageError("--dataset folder and --data PATH, its directory of photographs, go together")
+    options = {"root": config.data, "image_size": row.shape[1], "stats": row.stats} if config.data else {}
+    params, state = (tree.to(part, device) for part in load(config.backbone, config.weights))
+    dataset = cli.load(config.dataset, device, **options)
+    try:
+        params_of_all, _ = transfer(row, 2, weights=(params, state), dropout_p=0.0).init(generator(0))
+        chosen, _ = tree.split(params_of_all, prefixes(row, config.train))
+        tree.split(chosen, list(config.rates))
+    except ValueError as error:
+        raise cli.UsageError(f"--train or --rates: {error}") from None
+    features = [extract(row, params, state, split.images) for split in (dataset.train, dataset.test)]
+    trained = prefixes(row, config.train)
+    return Task(
+        row, (params, state), dataset, (features[0], features[1]), trained, config.rates, RECIPES[config.dataset]
+    )
+
+
+def print_tree(config: Config, task: Task) -> None:
+    """What trains once the head has, and what is frozen."""
+    params, _ = task.model().init(generator(config.seed))
+    chosen, frozen = tree.split(params, task.trained)
+    said = f"--train {' '.join(config.train)}"
+    show.table(
+        f"{config.backbone} and its new head, {said}",
+        ("branch", "parameters", ""),
+        [(name, f"{size:,}", "frozen" if still else "trains") for name, size, still in branches(params, frozen)],
+    )
+    show.console.print(
+        f"Of {tree.size(params):,} parameters the head alone trains {tree.size(params['head']):,}, {said} "
+        f"{tree.size(chosen):,}",
+        soft_wrap=True,
+    )
+
+
+def freeze_and_cache(config: Config, task: Task, few: int) -> list[cli.Check]:
+    """The head under the frozen backbone, and on features computed once: what moves, what does not, and how fast."""
+    index, (images, labels) = labelled(task, few, config.seed), task.dataset.train
+    teach = partial(train, task, seed=config.seed, epochs=task.recipe.both_epochs, lr=task.recipe.lr)
+    model = freeze(task.model(), ["head"])
+    before = thaw(*model.init(generator(config.seed)))
+
+    began = time.perf_counter()
+    ts = teach(model, Split(images[index], labels[index]))
+    whole = time.perf_counter() - began
+    began = time.perf_counter()
+    cached = teach(head_model(task), Split(extract(task.row, *task.weights, images[index]), labels[index]))
+    ratio = whole / (time.perf_counter() - began)
+
+    moved, still = apart(before, thaw(*ts[:2]))
+    wrong = [*(name for name in moved if not name.startswith("head")), *(n for n in still if n.startswith("head"))]
+    if wrong:
+        show.log.print(f"should have stayed, or moved: {', '.join(wrong)}", soft_wrap=True)
+    held = tree.size(ts.opt_state["mean"]) - tree.size(ts.params)
+    gap = relative_error(ts.params["head"], cached.params)
+    return [
+        cli.check("head only: leaves that moved and should not, or the other way", len(wrong), "==", 0),
+        cli.check("head only: numbers the optimizer holds for frozen leaves", held, "==", 0),
+        cli.check("cached features: relative gap of the head", gap, "<=", 1e-3),
+        cli.check("cached features: how many times faster", ratio, ">=", 2),
+    ]
+
+
+def compare(config: Config, task: Task, runs: Sequence[Ways]) -> list[cli.Check]:
+    """The means of the three ways, and whether each beats the one before on the same images, seed by seed."""
+    ways = {name: [way[1] for run in runs if (way := run[i])] for i, name in enumerate(Ways._fields)}
+    found = {name: accuracies for name, accuracies in ways.items() if accuracies}
+    show.table(
+        f"{config.dataset}: accuracy on all images that were not labelled",
+        ("", "mean", "spread", *(f"seed {seed}" for seed in cli.seeds(config, len(runs)))),
+        [(name, f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a)) for name, a in found.items()],
+    )
+    checks = []
+    for (worse, below), (better, above) in pairwise(found.items()):
+        gains = [b - a for a, b in zip(below, above, strict=True)]
+        checks += [
+            cli.check_mean(f"{better} − {worse}: accuracy", gains, ">", 0),
+            cli.check(f"{better} − {worse}: mean over spread", mean(gains) / max(stdev(gains), 1e-9), ">=", 2),
+        ]
+    if config.dataset == "folder":
+        checks = [cli.check_mean("head: accuracy", found["head"], ">=", config.target_accuracy), checks[0]]
+    return checks
+
+
+def draw_growth(config: Config, task: Task, runs: Sequence[Ways]) -> None:
+    """Accuracy against labelled images per class."""
+    lines: dict[str, dict[int, float]] = {"from scratch": {}, "head only": {}, "fine-tuned": {}}
+    for few, seeds in SHOTS.items():
+        these = runs if few == 10 else [learn(task, few, seed) for seed in cli.seeds(config, seeds)]
+        for line, i in zip(lines.values(), range(3), strict=True):
+            line[few] = mean(way[1] for run in these if (way := run[i]))
+    plots.save(
+        plots.curves({"accuracy on held-out digits": lines}, xlabel="labelled images per class"),
+        config.out / "growth.png",
+    )
+
+
+@torch.no_grad()
+def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
+    """The held-out images whose target was given the least probability by the first seed's fine-tuned network."""
+    images, labels = task.dataset.test
+    model = task.model()
+    logits = torch.cat([model.apply(ts.params, ts.state, x, train=False)[0] for x in images.split(100)])
+    p, name = softmax(logits, dim=1), task.dataset.classes
+    worst = p[torch.arange(len(labels)), labels].argsort()[:16]
+    read = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
+    title = "the held-out images with the least probability for their class"
+    shown = (
+        plots.photo_grid(images[worst], read, title=title)
+        if images.shape[1] == 3
+        else plots.image_grid(images[worst, 0], read, title=title)
+    )
+    plots.save(shown, config.out / "mistakes.png")
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

@@ -1,0 +1,215 @@
+"""What is frozen stays to the bit, what trains moves, and everything else is as it would be unfrozen."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from fn import tree
+from fn.data.datasets import Split
+from fn.freezing import freeze, thaw, trained_modes
+from fn.jit import jit
+from fn.layers import norm_modes
+from fn.models import Model, cnn, mlp, resnet
+from fn.models.resnet import resnet_features
+from fn.models.transfer import head_apply, head_init, transfer_apply
+from fn.optim import adam_init, adamw, by_prefix, sgd, sgd_init
+from fn.rng import generator
+from fn.train import TrainState, classifier_step, fit, init, run_key
+from fn.tree import Params
+
+CLASSES, SHAPE, WIDTHS, CELLS = 5, (2, 8, 8), (4, 6), 2
+
+
+def transfer_init(rng: torch.Generator) -> tuple[Params, Params]:
+    params, state = resnet(SHAPE, CLASSES, widths=WIDTHS).init(rng)
+    head, statistics = head_init(rng, WIDTHS[-1], CLASSES, cells=CELLS)
+    return {"backbone": params, "head": head}, {"backbone": state, "head": statistics}
+
+
+TRANSFER = Model(transfer_init, partial(transfer_apply, features=resnet_features, cells=CELLS, dropout_p=0.3))
+UPDATE = partial(adamw, lr=1e-2)
+
+
+def examples(n: int = 24) -> Split:
+    rng = generator(7)
+    return Split(torch.randn(n, *SHAPE, generator=rng), torch.randint(CLASSES, (n,), generator=rng))
+
+
+def trained(model: Model, epochs: int = 1) -> tuple[TrainState, TrainState]:
+    """(before, after)"""
+    before = init(model, adam_init, seed=0)
+    step = classifier_step(model, UPDATE)
+    return before, fit(model, examples(), step=step, epochs=epochs, batch_size=8, seed=0)
+
+
+def leaves(ts: TrainState) -> dict[str, Tensor]:
+    """Of a frozen model: parameters and statistics by name."""
+    params, state = thaw(ts.params, ts.state)
+    return tree.flatten({"params": params, "state": state})
+
+
+PREFIXES = [
+    ["head"],
+    ["head", "backbone.layer2"],
+    ["backbone.layer1", "head.fc.bias"],
+    ["backbone.bn1", "head"],
+    ["backbone", "head"],
+]
+each_choice = pytest.mark.parametrize("prefixes", PREFIXES, ids=" ".join)
+
+
+@each_choice
+def test_frozen_leaves_stay_and_trained_ones_move(prefixes):
+    before, after = (leaves(ts) for ts in trained(freeze(TRANSFER, prefixes)))
+    assert (
+        before.keys()
+        == after.keys()
+        == tree.flatten(dict(zip(("params", "state"), TRANSFER.init(generator(0)), strict=True))).keys()
+    )
+    for name, old in before.items():
+        part, _, inner = name.partition(".")
+        branch = inner if part == "params" else inner.rpartition(".")[0]
+        chosen = any(
+            tree.below(branch, prefix) or (part == "state" and tree.below(prefix, branch)) for prefix in prefixes
+        )
+        unused = branch == "backbone.fc.bias"  # no gradient, and as it is zero, no decay
+        assert torch.equal(old, after[name]) == (unused or not chosen), f"{name} {'stayed' if chosen else 'moved'}"
+
+
+def test_frozen_statistics_move_when_asked_to():
+    before, after = (leaves(ts) for ts in trained(freeze(TRANSFER, ["head"], keep_statistics=False)))
+    for name, old in before.items():
+        if not name.startswith("params.head"):
+            assert torch.equal(old, after[name]) == name.startswith("params"), name
+
+
+def test_frozen_batch_norm_normalises_with_its_running_statistics():
+    """In training the features under a frozen backbone are those of evaluation; under one that is not, they are not."""
+    (x, _), (params, state) = examples(), TRANSFER.init(generator(0))
+    params["backbone"]["layer1"]["0"]["bn1"]["weight"] += 1.0
+    expected, _ = resnet_features(params["backbone"], state["backbone"], x, train=False)
+    modes = trained_modes(state["backbone"], {})
+    kept, same = resnet_features(params["backbone"], state["backbone"], x, train=True, modes=modes)
+    assert torch.equal(kept, expected)
+    assert all(a is b for a, b in zip(tree.leaves(same), tree.leaves(state["backbone"]), strict=True))
+    moved, _ = resnet_features(params["backbone"], state["backbone"], x, train=True)
+    assert not torch.allclose(moved, expected)
+    assert norm_modes(state["backbone"], True) == trained_modes(state["backbone"], params["backbone"])
+
+
+@each_choice
+def test_the_optimizer_holds_nothing_for_frozen_leaves(prefixes):
+    _, after = trained(freeze(TRANSFER, prefixes))
+    names = tree.flatten(TRANSFER.init(generator(0))[0]).keys()
+    wanted = {name for name in names if any(tree.below(name, prefix) for prefix in prefixes)}
+    for moments in ("mean", "square"):
+        assert tree.flatten(after.opt_state[moments]).keys() == wanted
+
+
+def test_the_gradient_is_that_of_the_whole_at_the_trained_leaves():
+    model, (x, y) = freeze(TRANSFER, ["head", "backbone.layer2"], keep_statistics=False), examples()
+    ts = init(model, sgd_init, seed=0)
+    after, _ = classifier_step(model, partial(sgd, lr=1.0))(ts, x, y, key=run_key(0))
+    whole = init(TRANSFER, sgd_init, seed=0)
+    expected, _ = classifier_step(TRANSFER, partial(sgd, lr=1.0))(whole, x, y, key=run_key(0))
+    flat = tree.flatten(expected.params)
+    for name, leaf in tree.flatten(after.params).items():
+        torch.testing.assert_close(leaf, flat[name], msg=name)
+
+
+@pytest.mark.parametrize("model", [mlp(SHAPE, CLASSES), cnn(SHAPE, CLASSES, widths=(3, 4))], ids=["mlp", "cnn"])
+def test_every_family_can_be_frozen(model):
+    before, after = trained(freeze(model, [next(iter(model.init(generator(0))[0]))]))
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(tree.leaves(ts.state["frozen"]) for ts in (before, after)), strict=True)
+    )
+    assert not any(torch.equal(a, b) for a, b in zip(*(tree.leaves(ts.params) for ts in (before, after)), strict=True))
+
+
+@pytest.mark.slow
+def test_a_frozen_model_compiles_to_the_same_step():
+    model, (x, y) = freeze(cnn(SHAPE, CLASSES, widths=(3,)), ["fc"]), examples(8)
+    ts, step = init(model, adam_init, seed=0), classifier_step(model, UPDATE)
+    expected, _ = step(ts, x, y, key=run_key(0))
+    found, _ = jit(step)(ts, x, y, key=run_key(0))
+    for name, leaf in leaves(found).items():
+        torch.testing.assert_close(leaf, leaves(expected)[name], msg=name)
+
+
+def test_a_prefix_that_matches_nothing_lists_the_nearest():
+    with pytest.raises(ValueError, match=r"'backbone\.layer3'; the nearest are 'backbone\.layer[12]'"):
+        freeze(TRANSFER, ["head", "backbone.layer3"]).init(generator(0))
+
+
+# Rates by prefix.
+
+
+def random_like(params: Params, seed: int) -> Params:
+    rng = generator(seed)
+    return tree.map(lambda p: torch.randn(p.shape, generator=rng), params)
+
+
+@pytest.mark.parametrize(("update", "start"), [(sgd, sgd_init), (adamw, adam_init)], ids=["sgd", "adamw"])
+def test_each_part_is_updated_at_its_own_rate(update, start):
+    """As it would be on its own; the longest prefix counts, and the moments do not know of rates."""
+    params, _ = TRANSFER.init(generator(0))
+    scales = {"backbone": 0.1, "backbone.layer2": 0.5}
+    new, state = params, start(params)
+    alone = {factor: (params, start(params)) for factor in (0.1, 0.5, 1.0)}
+    for seed in range(3):
+        grads = random_like(params, seed)
+        new, state = by_prefix(new, grads, state, update=update, lr=0.3, scales=scales)
+        alone = {factor: update(*alone[factor][:1], grads, alone[factor][1], lr=0.3 * factor) for factor in alone}
+    for name, leaf in tree.flatten(new).items():
+        factor = 0.5 if name.startswith("backbone.layer2.") else 0.1 if name.startswith("backbone.") else 1.0
+        assert torch.equal(leaf, tree.flatten(alone[factor][0])[name]), name
+    for moments in (key for key, value in state.items() if isinstance(value, dict)):
+        tree.map(torch.testing.assert_close, state[moments], alone[1.0][1][moments])
+    assert int(state["step"]) == 3
+
+
+def test_a_rate_of_nothing_is_refused():
+    params, _ = TRANSFER.init(generator(0))
+    with pytest.raises(ValueError, match="nothing lies at or below 'backbon'; the nearest are 'backbone'"):
+        by_prefix(params, params, sgd_init(params), update=sgd, lr=0.1, scales={"backbon": 0.1})
+
+
+# The head.
+
+
+def test_the_head_is_pool_norm_dropout_linear():
+    params, state = head_init(generator(0), 6, CLASSES, cells=CELLS)
+    params["norm"] = random_like(params["norm"], 1)
+    x = torch.randn(9, 6, 4, 4, generator=generator(2))
+    theirs = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(CELLS), torch.nn.Flatten(), torch.nn.BatchNorm1d(24), torch.nn.Linear(24, CLASSES)
+    )
+    flat = {f"2.{k}": v for k, v in (params["norm"] | state["norm"]).items()} | {
+        f"3.{k}": v for k, v in params["fc"].items()
+    }
+    theirs.load_state_dict(flat, strict=False)
+    for train in (False, True):
+        logits, _ = head_apply(params, state, x, train=train, cells=CELLS)
+        torch.testing.assert_close(logits, theirs.train(train)(x))
+    torch.testing.assert_close(
+        head_apply(params, state, x, train=True, cells=CELLS)[1]["norm"]["running_var"], theirs[2].running_var
+    )
+    dropped, _ = head_apply(params, state, x, train=True, cells=CELLS, dropout_p=1.0, key=run_key(0))
+    torch.testing.assert_close(dropped, params["fc"]["bias"].expand(9, CLASSES))
+
+
+def test_cached_features_train_the_same_head():
+    split, whole = examples(), freeze(TRANSFER, ["head"])
+    ts = init(whole, adam_init, seed=3)
+    frozen, statistics = ts.state["frozen"]["backbone"], ts.state["state"]["backbone"]
+    features, _ = resnet_features(frozen, statistics, split.images, train=False)
+    head = Model(
+        lambda rng: (ts.params["head"], ts.state["state"]["head"]), partial(head_apply, cells=CELLS, dropout_p=0.3)
+    )
+    teach = partial(fit, epochs=3, batch_size=8, seed=3)
+    slow = teach(whole, split, step=classifier_step(whole, UPDATE))
+    fast = teach(head, Split(features, split.labels), step=classifier_step(head, UPDATE))
+    tree.map(partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5), fast.params, slow.params["head"])
+    tree.map(partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5), fast.state, slow.state["state"]["head"])
