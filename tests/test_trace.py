@@ -9,14 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fn import tree
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
-from fn.models import cnn, mlp
+from fn.models import cnn, mlp, resnet
 from fn.rng import generator
 from fn.trace import trace
 
 SHAPE = (3, 19, 14)
 
 
-FAMILIES = {"mlp": mlp, "cnn": cnn}
+FAMILIES = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
 
 
 def run(family: str):
