@@ -60,7 +60,7 @@ def redraw(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         if isinstance(norm, nn.BatchNorm2d):
             bias = torch.randn(norm.num_features, generator=rng)
             weight, var = torch.rand(2, norm.num_features, generator=rng) + 0.5
-            bias = bias.sign() * (3 + bias.abs()) if dtype == torch.float32 else bias
+            bias = bias.sign() * (4 + bias.abs()) if dtype == torch.float32 else bias
             values = {"weight": weight, "bias": bias, "running_mean": bias / 2, "running_var": var}
             norm.load_state_dict(values | {"num_batches_tracked": torch.tensor(3)})
     return module.to(dtype)

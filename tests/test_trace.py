@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fn import tree
 from fn.attention import scaled_dot_product_attention
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
-from fn.models import cnn, mlp, transformer
+from fn.models import cnn, mlp, resnet, transformer
 from fn.rng import generator
 from fn.trace import trace
 
@@ -18,6 +18,7 @@ SHAPE, EVEN = (3, 19, 14), (3, 20, 12)
 FAMILIES = {
     "mlp": mlp(SHAPE, 10),
     "cnn": cnn(SHAPE, 10),
+    "resnet": resnet(SHAPE, 10),
     "transformer": transformer(EVEN, 10, patch_size=4),
     "transformer, rotary": transformer(EVEN, 10, patch_size=4, positions="rotary"),
     "language model": transformer((9,), 10, layers=3),

@@ -88,7 +88,7 @@ def test_every_model_trains_an_epoch_on_every_dataset(go, monkeypatch, tmp_path,
     root = ["--root", str(photographs(tmp_path / "photographs")), "--image-size", "16"] if dataset == "folder" else []
     status, out, err = go("--model", model, "--dataset", dataset, "--epochs", "1", "--limit", "40", *root)
     assert status == 0, err
-    assert f"{model} on {dataset} after 1 epochs" in out
+    assert f"{model} on {dataset} after 1 epochs" in " ".join(out.split())
     assert {entry["event"] for entry in read(tmp_path / "run")} == {"step", "epoch", "end"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *(".lock", "config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
@@ -288,7 +288,7 @@ def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> Non
     ("flags", "complaint"),
     [
         (["--config", "/nowhere.json"], "/nowhere.json is not a readable JSON file (No such file or directory"),
-        (["--model", "rnn"], "Expected one of ('mlp', 'cnn', 'resnet')"),
+        (["--model", "rnn"], "Expected one of ('mlp', 'cnn', 'transformer', 'resnet')"),
         (["--epochs", "0"], "--epochs 0 is not between 1 and 1000000000"),
         (["--accumulate", "65"], "--accumulate 65 cannot part a batch of 64"),
         (["--hidden", "0"], "--hidden takes one size or more, each at least 1"),
