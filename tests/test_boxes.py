@@ -125,10 +125,10 @@ def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch):
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_nms_refuses_nan(bad):
-    given = torch.ones(2, 4), torch.ones(2)
+    boxes, scores = given = torch.ones(2, 4), torch.ones(2)
     given[bad][0] = math.nan
     with pytest.raises(ValueError, match="a box or a score is NaN"):
-        nms(*given, 0.5)
+        nms(boxes, scores, 0.5)
 
 
 def test_boxes_without_an_area_strike_nobody_out():
@@ -349,20 +349,17 @@ def test_of_equal_overlaps_the_later_object_is_found():
 
 
 def test_the_perfect_and_the_empty_detector():
-    case: dict[str, Any] = random_case(7) | {"crowd": torch.zeros(len(random_case(7)["crowd"]), dtype=torch.bool)}
-    truth: dict[str, Any] = {
-        "boxes": case["object_boxes"],
-        "labels": case["object_labels"],
-        "images": case["object_images"],
-    }
-    truth["scores"] = torch.linspace(0.1, 1, len(truth["boxes"]), dtype=torch.float64)
-    assert summarize(average_precision(**case | truth)) == {"AP": 1, "AP50": 1, "AP75": 1}
-    nothing: dict[str, Any] = {name: case[name][:0] for name in truth}
-    assert summarize(average_precision(**case | nothing)) == {"AP": 0, "AP50": 0, "AP75": 0}
-    no_objects: dict[str, Any] = {
-        name: case[name][:0] for name in ("object_boxes", "object_labels", "object_images", "crowd")
-    }
-    assert average_precision(**case | no_objects).isnan().all()
+    case = random_case(7)
+    case["crowd"] = torch.zeros_like(case["crowd"])
+    perfect, nothing, no_objects = case.copy(), case.copy(), case.copy()
+    perfect["scores"] = torch.linspace(0.1, 1, len(case["object_boxes"]), dtype=torch.float64)
+    for name in ("boxes", "labels", "images"):
+        perfect[name] = case[f"object_{name}"]
+        nothing[name], no_objects[f"object_{name}"] = case[name][:0], case[f"object_{name}"][:0]
+    nothing["scores"], no_objects["crowd"] = case["scores"][:0], case["crowd"][:0]
+    assert summarize(average_precision(**perfect)) == {"AP": 1, "AP50": 1, "AP75": 1}
+    assert summarize(average_precision(**nothing)) == {"AP": 0, "AP50": 0, "AP75": 0}
+    assert average_precision(**no_objects).isnan().all()
 
 
 def test_average_precision_by_hand():

@@ -241,6 +241,26 @@ def test_outputs_have_the_shapes_that_the_losses_take(name):
     assert len(scores) <= 100
 
 
+def test_an_anchor_is_judged_by_what_is_around_it():
+    """What moves an anchor's logits lies, on average, on its side of the image; its kind is the one its head gives."""
+    model, _, _ = detector("ssd")
+    params, state = model.init(generator(0))
+    x = torch.randn(1, *SHAPE, generator=generator(1))
+    anchors = model.apply(params, state, x, train=False)[0]["anchors"]
+    middle = torch.tensor([SHAPE[2], SHAPE[1]]) / 2
+    for corner in ([0.0, 0.0], [SHAPE[2], 0.0], [0.0, SHAPE[1]], [SHAPE[2], SHAPE[1]]):
+        a = int((ops.box_convert(anchors, "xyxy", "cxcywh")[:, :2] - torch.tensor(corner)).norm(dim=1).argmin())
+        effect = grad(lambda x, a=a: model.apply(params, state, x, train=False)[0]["logits"][0, a].norm())(x).abs()
+        down, along = (effect[0, 0].sum(dim=d) for d in (1, 0))
+        centre = [float((part * torch.arange(len(part))).sum() / part.sum()) for part in (along, down)]
+        assert [c > m for c, m in zip(centre, middle.tolist(), strict=True)] == [c > 0 for c in corner]
+
+    bias = torch.arange(4.0 * (CLASSES + 1))
+    kinds = params | {f"class{i}": {"weight": 0 * params[f"class{i}"]["weight"], "bias": bias} for i in (0, 1)}
+    logits = model.apply(kinds, state, x, train=False)[0]["logits"][0]
+    torch.testing.assert_close(logits, bias.reshape(4, CLASSES + 1).repeat(len(logits) // 4, 1))
+
+
 def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tensor) -> tuple[float, float]:
     """One image and one anchor after the other, with torch's and torchvision's functions."""
     in_class, in_box, matched = 0.0, 0.0, 0
@@ -400,9 +420,9 @@ def test_predictions_come_as_one_table():
 
 
 @pytest.mark.slow
-@each_detector
-def test_a_compiled_step_is_the_step(name):
-    det = detector(name)
+def test_a_compiled_step_is_the_step():
+    """Of the flavour that sorts, scatters and matches; compiling the other takes as long again."""
+    det = detector("ssd")
     params, state = (tree.to(part, torch.float64) for part in det.model.init(generator(0)))
     step = detector_step(det, partial(adam, lr=1e-2))
     batch: Any = (torch.randn(3, *SHAPE, generator=generator(1)).double(), random_objects(0, 3).double())
