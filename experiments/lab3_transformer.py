@@ -81,17 +81,17 @@ class Config(cli.Compiled):
     positions: Positions = "learned"
     """how it is told where a token stands"""
     layers: cli.MaybeInt = None
-    """(1 or 2 for the toys, 4 for text)"""
+    """how many blocks of attention and perceptron (each task has its own)"""
     heads: cli.MaybeInt = None
-    """of each layer (2 or 4)"""
+    """of each layer (the task's own)"""
     d_model: cli.MaybeInt = None
-    """width (64 for the toys, 128 for text)"""
+    """width of the residual stream (the task's own)"""
     batch_size: cli.MaybeInt = None
-    """examples per step (64, 12 for text)"""
+    """examples per step (the task's own)"""
     steps: cli.MaybeInt = None
-    """updates (200 to reverse or copy, 2000 for the rest)"""
+    """updates (the task's own)"""
     lr: cli.MaybeFloat = None
-    """the highest learning rate (1e-2, 3e-3 or 4e-3)"""
+    """the highest learning rate (the task's own)"""
     file: cli.MaybePath = None
     """what --task text reads, in UTF-8 (the topics of Python's help)"""
     block: int = BLOCK
@@ -128,14 +128,12 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     checks = beside_torch(config, device)
     checks += [shapes(config, recipe, lesson), guess_evenly(config, lesson)]
     runs = [fit(config, recipe, lesson, seed) for seed in cli.seeds(config, recipe.seeds)]
-    history = {"loss": {"": [metrics["loss"] for metrics in runs[0][1]]}}
-    plots.save(plots.curves(history, log=["loss"]), config.out / "training.png")
+    losses = {f"seed {config.seed + i}": [m["loss"] for m in history] for i, (_, history) in enumerate(runs)}
+    plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "training.png")
     trained = [ts for ts, _ in runs]
     judge = judge_text if config.task == "text" else judge_toy
     checks += judge(config, lesson, trained)
-    draw_positions(
-        trained[0].params, lesson.seen.inputs.shape[1], recipe.d_model, recipe.heads, config.out / "positions.png"
-    )
+    draw_positions(trained[0].params, lesson.seen.inputs.shape[1], config.out / "positions.png")
     return checks + sanity(lesson, trained)
 
 
@@ -143,12 +141,16 @@ def settle(config: Config) -> Recipe:
     """The task's recipe, with what the flags say instead; UsageError for what cannot be."""
     given = {name: getattr(config, name) for name in Recipe._fields if getattr(config, name, None) is not None}
     recipe = RECIPES[config.task]._replace(**given)
-    least = recipe._asdict() | {"block": config.block, "length": config.length, "top_k": config.top_k or 1}
+    least = recipe._asdict() | {
+        "block": config.block,
+        "length": config.length,
+        "top_k": 1 if config.top_k is None else config.top_k,
+    }
     for name in ("layers", "heads", "d_model", "batch_size", "steps", "block", "length", "top_k"):
         if least[name] < 1:
             raise cli.UsageError(f"--{name.replace('_', '-')} {least[name]}: at least 1 is needed")
-    if config.temperature < 0:
-        raise cli.UsageError(f"--temperature {config.temperature} is negative")
+    if not 0 <= config.temperature < math.inf:
+        raise cli.UsageError(f"--temperature {config.temperature} is negative or not a number")
     defaults = Config()
     for name in ("file", "block", "prompt", "length", "temperature", "top_k"):
         if config.task != "text" and getattr(config, name) != getattr(defaults, name):
@@ -251,7 +253,7 @@ def judge_toy(config: Config, lesson: Lesson, trained: Sequence[TrainState]) -> 
     weights = look(lesson, trained[0], lesson.unseen.inputs[:1])[:, 0]
     characters = decode(lesson.unseen.inputs[0], lesson.vocabulary)
     draw_attention(weights, characters, f"{config.task}: what each token looks at", config.out / "attention.png")
-    print_attention(weights, characters)
+    print_attention(weights, characters, first=asked - 1)
     name = f"{config.task}: {UNSEEN:,} unseen problems solved, worst of {len(trained)} seeds"
     checks = [cli.check(name, min(exact), ">=" if recipe.exact < 1 else "==", recipe.exact)]
     if config.task == "reverse":
@@ -315,10 +317,12 @@ def judge_text(config: Config, lesson: Lesson, trained: Sequence[TrainState]) ->
     for name, (temperature, top_k) in ways.items():
         how = {"temperature": temperature, "top_k": top_k, "seed": config.seed}
         written = go_on(lesson, ts, prompt, tokens=config.length, **how)
-        show.console.print(f"\n--- {name} ---\n{config.prompt}{decode(written, lesson.vocabulary)}", markup=False)
-    stretch = unseen.inputs[:1, :32]
+        text = f"{config.prompt}{decode(written, lesson.vocabulary)}"
+        show.console.print(f"\n--- {name} ---\n{text}", markup=False, soft_wrap=True)
+    stretch = unseen.inputs[:1, :24]
     weights, characters = look(lesson, ts, stretch)[:, 0], decode(stretch[0], lesson.vocabulary)
     draw_attention(weights, characters, "what each character looks at", config.out / "attention.png")
+    print_attention(weights, characters)
     loss, pairs = evaluate(lesson, ts, unseen)["loss"], bigram_loss(lesson)
     show.console.print(f"\nValidation loss {loss:.3f}; of a table of pairs {pairs:.3f}")
     checks = [cli.check("validation loss / that of a table of pairs", loss / pairs, "<", 1)]

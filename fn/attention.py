@@ -102,13 +102,23 @@ def scaled_dot_product_attention(
     return y
 
 
-def _tile_scores(query: Any, key: Any, mask: Any, is_causal: bool, scale: float, i: int, j: int) -> Tensor:
-    """The scores of a tile whose first query is number i and whose first key is number j, not above the diagonal."""
+def _tile_scores(
+    query: Float[Tensor, "*batch queries d_head"],
+    key: Float[Tensor, "*batch keys d_head"],
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+    is_causal: bool,
+    scale: float,
+    first_query: int,
+    first_key: int,
+) -> Float[Tensor, "*batch queries keys"]:
+    """The scores of one tile, at or below the diagonal if causal; `mask` is that of all queries and keys."""
     queries, keys = query.shape[-2], key.shape[-2]
     if is_causal:
-        tile = causal_mask(queries, keys, query.device) if i == j else None
+        tile = causal_mask(queries, keys, query.device) if first_query == first_key else None
+    elif mask is None:
+        tile = None
     else:
-        tile = None if mask is None else mask[..., i : i + queries, j : j + keys]
+        tile = mask[..., first_query : first_query + queries, first_key : first_key + keys]
     return attention_scores(query, key, tile, scale)
 
 
@@ -150,7 +160,9 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_y, *_):  # pyright: ignore
         gradients = _TiledGradient.apply(*ctx.saved_tensors, d_y, ctx.needs_input_grad[3], *ctx.options)
-        return (*gradients, *[None] * (7 - len(gradients)))  # pyright: ignore
+        d_query, d_key, d_value, *d_mask = gradients  # pyright: ignore
+        not_differentiable = (None, None, None)  # is_causal, scale, size
+        return d_query, d_key, d_value, *(d_mask or [None]), *not_differentiable
 
 
 class _TiledGradient(torch.autograd.Function):
@@ -159,7 +171,7 @@ class _TiledGradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(query, key, value, mask, y, top, total, d_y, with_mask, is_causal, scale, size):  # pyright: ignore
+    def forward(query, key, value, mask, y, top, total, d_y, mask_needs_grad, is_causal, scale, size):  # pyright: ignore
         """P = exp(S - m) / s;  dV = Pᵀ dY,  dS = P · (dY Vᵀ - Σ dY · Y),  dQ = dS K · scale,  dK = dSᵀ Q · scale"""
         shift = (d_y * y).sum(dim=-1, keepdim=True)
         by_row = zip(*(x.split(size, dim=-2) for x in (query, d_y, shift, top, total)), strict=True)
@@ -176,28 +188,29 @@ class _TiledGradient(torch.autograd.Function):
                 d_q = d_q + d_scores @ k * scale
                 d_keys[j] = d_keys[j] + d_scores.mT @ q * scale
                 d_values[j] = d_values[j] + weights.mT @ d_out
-                if with_mask:
+                if mask_needs_grad:
                     d_tiles.append(d_scores.sum_to_size(*mask.shape[:-2], *d_scores.shape[-2:]))
             d_queries.append(d_q)
-            d_masks += [torch.cat(d_tiles, dim=-1)] if with_mask else []
-        parts = (d_queries, d_keys, d_values, d_masks) if with_mask else (d_queries, d_keys, d_values)
+            d_masks += [torch.cat(d_tiles, dim=-1)] if mask_needs_grad else []
+        parts = (d_queries, d_keys, d_values, d_masks) if mask_needs_grad else (d_queries, d_keys, d_values)
         return tuple(torch.cat(part, dim=-2) for part in parts)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # pyright: ignore
-        query, key, value, mask, *_, d_y, with_mask, is_causal, scale, _ = inputs
+        query, key, value, mask, *_, d_y, mask_needs_grad, is_causal, scale, _ = inputs
         ctx.save_for_backward(query, key, value, d_y, mask)
-        ctx.options = with_mask, {"is_causal": is_causal, "scale": scale}
+        ctx.options = mask_needs_grad, {"is_causal": is_causal, "scale": scale}
 
     @staticmethod
     def backward(ctx, *cotangents):  # pyright: ignore
         """Of the plain path, whole: a second derivative is not lean."""
         *inputs, mask = ctx.saved_tensors
-        with_mask, options = ctx.options
-        given = (*inputs, mask) if with_mask else inputs
-        f = partial(_plain_gradient, **options) if with_mask else partial(_plain_gradient, mask=mask, **options)
+        mask_needs_grad, how = ctx.options
+        given = (*inputs, mask) if mask_needs_grad else inputs
+        f = partial(_plain_gradient, **how) if mask_needs_grad else partial(_plain_gradient, mask=mask, **how)
         d_query, d_key, d_value, d_y, *d_mask = vjp(f, *given)[1](cotangents)
-        return d_query, d_key, d_value, *(d_mask or [None]), None, None, None, d_y, None, None, None, None
+        y_top_total, options = (None, None, None), (None, None, None, None)  # of which y is a function, as m and s are
+        return d_query, d_key, d_value, *(d_mask or [None]), *y_top_total, d_y, *options
 
 
 def _plain_gradient(query: Any, key: Any, value: Any, d_y: Any, mask: Any, **options: Any) -> tuple[Tensor, ...]:
@@ -227,7 +240,7 @@ def multi_head_attention(
     in_proj_weight: Float[Tensor, "3*d_model d_model"],
     in_proj_bias: Float[Tensor, " 3*d_model"],
     out_proj: Params,
-    attn_mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    attn_mask: Bool[Tensor, "... #queries #keys"] | Float[Tensor, "... #queries #keys"] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,

@@ -117,8 +117,8 @@ def attention_maps(
             axes.set_xticks(range(len(keys)), keys, fontsize=7, family="monospace")
             axes.set_yticks(range(len(queries)), queries, fontsize=7, family="monospace")
             axes.tick_params(length=0)
-    figure.supxlabel("looked at", fontsize=8)
-    figure.supylabel("looking", fontsize=8)
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("looking", fontsize=9)
     return figure
 
 
@@ -129,7 +129,9 @@ def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[s
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), xlabels, ylabels, strict=True
     ):
         limit = float(matrix.abs().max()) or 1.0
-        drawn = axes.imshow(matrix.detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        scale = ("RdBu_r", -limit) if matrix.min() < 0 else ("Reds", 0.0)
+        shades = dict(zip(("cmap", "vmin"), scale, strict=True))
+        drawn = axes.imshow(matrix.detach().cpu().numpy(), vmax=limit, aspect="auto", **shades)
         figure.colorbar(drawn, ax=axes, shrink=0.8)
         axes.set_title(title, fontsize=9)
         axes.set(xlabel=xlabel, ylabel=ylabel)

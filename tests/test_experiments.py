@@ -181,38 +181,6 @@ def test_labs_hold(capsys, tmp_path, name, where, pictures):
             assert len(picture.convert("L").getcolors(256) or []) > 2
 
 
-ALPHABET = "abcdefghij\n" * 80
-
-
-@pytest.mark.parametrize(
-    ("text", "flags", "complaint"),
-    [
-        (None, ["--heads", "3"], "3 heads do not divide a width of 64"),
-        (None, ["--positions", "rotary", "--d-model", "6"], "a width of 3 does not divide into pairs"),
-        (None, ["--task", "sort", "--prompt", "12"], "--prompt is for --task text, not for sort"),
-        (None, ["--steps", "0"], "--steps 0: at least 1 is needed"),
-        (None, ["--task", "text", "--file", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
-        (b"", ["--task", "text"], "is empty"),
-        (b"\xff\xfe\x00", ["--task", "text"], "is no text in UTF-8"),
-        (b"too short", ["--task", "text", "--prompt", "s"], "--block 64 does not fit into a tenth of a text of 9"),
-        (ALPHABET.encode(), ["--task", "text", "--prompt", "xyz"], "--prompt: not in the vocabulary: 'x' 'y' 'z'"),
-        (ALPHABET.encode(), ["--task", "text", "--prompt", "a" * 65], "positions for 1 to 64"),
-        (ALPHABET.encode(), ["--task", "text", "--top-k", "12"], "only 11 different characters"),
-        (ALPHABET.encode(), ["--task", "text", "--heads", "5"], "5 heads do not divide a width of 128"),
-        (ALPHABET.encode(), ["--task", "text", "--temperature", "-1"], "--temperature -1.0 is negative"),
-    ],
-)
-def test_what_lab_3_cannot_do_is_one_line_before_anything_else(monkeypatch, capsys, tmp_path, text, flags, complaint):
-    if text is not None:
-        (tmp_path / "text.txt").write_bytes(text)
-        flags = [*flags, "--file", str(tmp_path / "text.txt")]
-    status, out, err = launch(monkeypatch, capsys, "lab3", "--out", str(tmp_path), *flags)
-    assert (status, out) == (2, "")
-    assert complaint in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_lab5_on_a_handful_of_canvases_draws_and_judges(monkeypatch, tmp_path):
     """Its real size takes minutes; here nothing is learned but that every part of it runs."""
@@ -251,27 +219,6 @@ def test_bad_flags_of_lab5(monkeypatch, capsys, tmp_path, flags, complaint):
     assert complaint in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_lab_3_learns_a_text_by_heart_and_goes_on_with_it(monkeypatch, capsys, tmp_path):
-    (tmp_path / "text.txt").write_text(ALPHABET)
-    sizes = ["--layers", "1", "--heads", "2", "--d-model", "32", "--block", "16", "--steps", "60", "--no-compile"]
-    wanted = ["--prompt", "fgh", "--length", "19", "--temperature", "0.01", "--top-k", "3", "--out", str(tmp_path)]
-    flags = ["--task", "text", "--file", str(tmp_path / "text.txt"), *sizes, *wanted, "--lr", "1e-2"]
-    status, out, _ = launch(monkeypatch, capsys, "lab3", *flags)
-    assert status == 0, out
-    assert out.count("fghij\nabcdefghij\nabcde\n") == 2  # the likeliest, and drawn
-
-
-@pytest.mark.parametrize(("keys", "share"), [((1, 0), 1.0), ((0, 1), 0.5), ((0, 0), 0.5)])
-def test_mirrored_share_is_that_of_the_best_head(keys, share):
-    """Of two digits, queries 2 and 3 write the answer and want digits 1 and 0; head 0 looks at digit 0 always."""
-    looks = torch.zeros(1, 1, 2, 4, 4)
-    looks[:, :, 0, :, 0] = 1
-    for query, key in zip((2, 3), keys, strict=True):
-        looks[0, 0, 1, query, key] = 1
-    assert lab3_transformer.mirrored_share(looks, 2) == share
 
 
 def test_which_line_became_which_names_real_lines():

@@ -26,6 +26,15 @@ def test_sinusoidal_is_its_formula(length, d_model, base):
     torch.testing.assert_close(sinusoidal(length, d_model, base), torch.tensor(expected, dtype=torch.float64))
 
 
+def test_the_clocks_are_those_of_the_paper():
+    """Of a base of 10,000: a pair in four has a hundredth of the first one's speed."""
+    p = [[math.sin(t), math.cos(t), math.sin(t / 100), math.cos(t / 100)] for t in range(3)]
+    torch.testing.assert_close(sinusoidal(3, 4), torch.tensor(p, dtype=torch.float64))
+    x = torch.tensor([1.0, 0, 1, 0], dtype=torch.float64).expand(3, 4)
+    turned = [[math.cos(t), math.sin(t), math.cos(t / 100), math.sin(t / 100)] for t in range(3)]
+    torch.testing.assert_close(rotary_encoding(x), torch.tensor(turned, dtype=torch.float64))
+
+
 @settings(max_examples=50)
 @given(widths, bases, st.integers(0, 30))
 def test_a_shift_of_sinusoidal_positions_turns_each_pair(d_model, base, k):

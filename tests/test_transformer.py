@@ -329,6 +329,15 @@ def test_an_untrained_model_finds_all_tokens_about_as_likely(seed):
     assert float(loss) == pytest.approx(math.log(65), abs=0.1)
 
 
+def test_tokens_and_positions_start_small():
+    params, _ = transformer((64,), 64, d_model=64).init(generator(0))
+    for name in ("embedding", "positions"):
+        assert float(params[name]["weight"].std()) == pytest.approx(0.02, rel=0.1)
+        assert abs(float(params[name]["weight"].mean())) < 0.002
+    params, _ = transformer((1, 16, 16), 10, d_model=64, patch_size=2).init(generator(0))
+    assert float(params["positions"]["weight"].std()) == pytest.approx(0.02, rel=0.1)
+
+
 def test_what_is_added_to_the_residual_stream_starts_smaller_the_deeper_it_is():
     """The same draws, times 1 / √(2 · layers); nothing else depends on the depth."""
     one, nine = (tree.flatten(encoder_init(generator(0), 8, n, 2, 16)["layers"]["0"]) for n in (1, 9))

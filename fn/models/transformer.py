@@ -31,7 +31,7 @@ def encoder_layer(
     dropout_p: float = 0.0,
     norm_first: bool = True,
     activation: Callable = gelu,
-    attn_mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    attn_mask: Bool[Tensor, "... #seq #seq"] | Float[Tensor, "... #seq #seq"] | None = None,
     **attention: Any,
 ) -> tuple[Float[Tensor, "*batch seq d_model"], Float[Tensor, "*batch heads seq seq"] | None]:
     """Pre-norm: x ← x + attention(norm₁(x)), x ← x + linear₂(activation(linear₁(norm₂(x)))); and the weights.

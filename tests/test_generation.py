@@ -1,0 +1,95 @@
+"""What is drawn has the distribution that the logits say, and what is written saw what it should."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.func import vmap
+
+from fn.generation import generate, sample
+from fn.rng import fold_in, key
+
+LOGITS = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.2])
+BY_RANK = [2, 4, 0, 3, 1]
+
+
+def shares(draws: int, **options) -> torch.Tensor:
+    """How often each class is drawn, under as many keys."""
+    keys = fold_in(key(3).expand(draws), torch.arange(draws))
+    return vmap(partial(sample, LOGITS, **options))(keys).bincount(minlength=len(LOGITS)) / draws
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_classes_are_drawn_as_often_as_they_are_likely(temperature, top_k):
+    draws, kept = 20_000, BY_RANK[:top_k]
+    expected = torch.zeros(len(LOGITS))
+    expected[kept] = torch.softmax(LOGITS[kept] / temperature, dim=0)
+    spread = (expected * (1 - expected) / draws).sqrt()
+    assert ((shares(draws, temperature=temperature, top_k=top_k) - expected).abs() <= 5 * spread).all()
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_the_k_most_likely_are_drawn_and_no_others(k):
+    assert shares(5000, top_k=k, temperature=3.0).nonzero().flatten().tolist() == sorted(BY_RANK[:k])
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 5])
+def test_at_temperature_0_the_most_likely_is_drawn(top_k):
+    assert shares(100, temperature=0.0, top_k=top_k).tolist() == [0, 0, 1, 0, 0]
+    assert shares(100, temperature=1e-3, top_k=top_k).tolist() == [0, 0, 1, 0, 0]
+
+
+def test_what_cannot_be_drawn_is_refused():
+    for top_k in (0, -1, 6):
+        with pytest.raises(ValueError, match=f"top_k {top_k} is not between 1 and 5, the number of classes"):
+            sample(LOGITS, key(0), top_k=top_k)
+    with pytest.raises(ValueError, match=r"temperature -0\.5 is negative"):
+        sample(LOGITS, key(0), temperature=-0.5)
+
+
+CLASSES = 20
+
+
+class Counter:
+    """A model that finds the number after the last of those it sees likely, by `certainty`; it remembers what it saw."""
+
+    def __init__(self, certainty: float) -> None:
+        self.certainty = certainty
+        self.seen: list[list[int]] = []
+
+    def __call__(self, params, state, x, *, train):
+        assert (params, state, train, torch.is_grad_enabled()) == ({"w": {}}, {"s": {}}, False, False)
+        self.seen.extend(x.tolist())
+        logits = self.certainty * torch.nn.functional.one_hot((x + 1) % CLASSES, CLASSES).float()
+        return logits.mT, state
+
+
+def write(model: Counter, prompt: list[int], **options) -> list[int]:
+    options = {"key": key(1), "context": 3, **options}
+    return generate({"w": {}}, {"s": {}}, torch.tensor(prompt), apply=model, **options).tolist()
+
+
+@pytest.mark.parametrize("prompt", [[4], [7, 4], [0, 9, 4], [8, 2, 0, 9, 4]])
+@pytest.mark.parametrize("context", [1, 3])
+def test_each_token_follows_the_context_and_the_prompt_is_not_repeated(prompt, context):
+    model = Counter(certainty=1.0)
+    assert write(model, prompt, tokens=5, context=context, temperature=0.0) == [5, 6, 7, 8, 9]
+    whole = [*prompt, 5, 6, 7, 8, 9]
+    assert model.seen == [whole[:end][-context:] for end in range(len(prompt), len(whole))]
+    assert write(model, prompt, tokens=0) == []
+
+
+def test_each_token_is_drawn_under_a_key_of_its_own():
+    """Where all are as likely, the noise alone decides."""
+    written = write(Counter(certainty=0.0), [0, 1], tokens=30, temperature=0.7)
+    assert written == [int(sample(torch.zeros(CLASSES), fold_in(key(1), t))) for t in range(30)]
+    assert len(set(written)) > 10
+    assert written != write(Counter(certainty=0.0), [0, 1], tokens=30, key=key(2))
+
+
+def test_temperature_and_top_k_reach_the_draw():
+    model = Counter(certainty=1.0)
+    assert write(model, [4], tokens=5, top_k=1) == [5, 6, 7, 8, 9]
+    assert write(model, [4], tokens=5, temperature=1e-3) == [5, 6, 7, 8, 9]
+    assert write(model, [4], tokens=5) != [5, 6, 7, 8, 9]

@@ -1,0 +1,216 @@
+"""Lab 3 from end to end, what it refuses, what it holds back to judge by, and that its checks can fail."""
+
+import math
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments import lab3_transformer as lab3
+from experiments.attention_pictures import print_attention
+from experiments.lab3_transformer import Config, Lesson, settle
+from fn.data.sequences import TOY_VOCABULARY, TOYS, next_characters
+from fn.models import Model
+from fn.optim import adam_init
+from fn.train import TrainState, init
+from tests.test_experiments import launch
+
+CPU = torch.device("cpu")
+SMALL = {"layers": 1, "heads": 2, "d_model": 8, "block": 16}
+
+ALPHABET = "abcdefghij\n" * 80
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "complaint"),
+    [
+        (None, ["--heads", "3"], "3 heads do not divide a width of 64"),
+        (None, ["--positions", "rotary", "--d-model", "6"], "a width of 3 does not divide into pairs"),
+        (None, ["--task", "sort", "--prompt", "12"], "--prompt is for --task text, not for sort"),
+        (None, ["--steps", "0"], "--steps 0: at least 1 is needed"),
+        (None, ["--task", "text", "--file", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
+        (b"", ["--task", "text"], "is empty"),
+        (b"\xff\xfe\x00", ["--task", "text"], "is no text in UTF-8"),
+        (b"too short", ["--task", "text", "--prompt", "s"], "--block 64 does not fit into a tenth of a text of 9"),
+        (ALPHABET.encode(), ["--task", "text", "--prompt", "xyz"], "--prompt: not in the vocabulary: 'x' 'y' 'z'"),
+        (ALPHABET.encode(), ["--task", "text", "--prompt", "a" * 65], "positions for 1 to 64"),
+        (ALPHABET.encode(), ["--task", "text", "--temperature", "nan"], "is negative or not a number"),
+        (ALPHABET.encode(), ["--task", "text", "--top-k", "0"], "--top-k 0: at least 1 is needed"),
+        (ALPHABET.encode(), ["--task", "text", "--top-k", "12"], "only 11 different characters"),
+        (ALPHABET.encode(), ["--task", "text", "--heads", "5"], "5 heads do not divide a width of 128"),
+        (
+            ALPHABET.encode(),
+            ["--task", "text", "--temperature", "-1"],
+            "--temperature -1.0 is negative or not a number",
+        ),
+    ],
+)
+def test_what_lab_3_cannot_do_is_one_line_before_anything_else(monkeypatch, capsys, tmp_path, text, flags, complaint):
+    if text is not None:
+        (tmp_path / "text.txt").write_bytes(text)
+        flags = [*flags, "--file", str(tmp_path / "text.txt")]
+    status, out, err = launch(monkeypatch, capsys, "lab3", "--out", str(tmp_path), *flags)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_lab_3_learns_a_text_by_heart_and_goes_on_with_it(monkeypatch, capsys, tmp_path):
+    (tmp_path / "text.txt").write_text(ALPHABET)
+    sizes = ["--layers", "1", "--heads", "2", "--d-model", "32", "--block", "16", "--steps", "60", "--no-compile"]
+    wanted = ["--prompt", "fgh", "--length", "19", "--temperature", "0.01", "--top-k", "3", "--out", str(tmp_path)]
+    flags = ["--task", "text", "--file", str(tmp_path / "text.txt"), *sizes, *wanted, "--lr", "1e-2"]
+    status, out, _ = launch(monkeypatch, capsys, "lab3", *flags)
+    assert status == 0, out
+    assert out.count("fghij\nabcdefghij\nabcde\n") == 2  # the likeliest, and drawn
+
+
+@pytest.mark.parametrize("task", TOYS)
+def test_no_problem_that_judges_a_toy_was_seen(task):
+    config, digits = Config(task=task), TOYS[task].digits + (task == "add")
+    lesson = lab3.a_toy(config, settle(config), CPU)
+    seen, unseen = ({tuple(x) for x in part.inputs[:, :digits].tolist()} for part in (lesson.seen, lesson.unseen))
+    assert (len(seen), len(unseen)) == (5000 if task == "add" else 50_000, 5000)
+    assert not seen & unseen
+
+
+def a_text(folder: Path, text: str) -> tuple[Config, Lesson]:
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    config = Config(task="text", file=folder / "text.txt", prompt=text[0], length=5, out=folder, **SMALL)
+    return config, lab3.a_text(config, settle(config), CPU)
+
+
+def test_the_last_tenth_of_a_text_is_not_seen(tmp_path):
+    """Where no character comes twice, a token is its place in the text."""
+    _, lesson = a_text(tmp_path, "".join(chr(0x4E00 + i) for i in range(1000)))
+    assert torch.equal(lesson.seen.inputs[:, 0], torch.arange(900 - 16))
+    assert torch.equal(lesson.unseen.inputs.flatten(), torch.arange(900, 900 + 6 * 16))
+    for inputs, targets in (lesson.seen, lesson.unseen):
+        assert torch.equal(inputs, inputs[:, :1] + torch.arange(16))
+        assert torch.equal(targets, inputs + 1)
+    assert lesson.seen.targets.max() == 899
+
+
+def test_what_others_published_of_a_text_is_asked_of_that_text_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(lab3, "draw_attention", lambda *_: None)
+    monkeypatch.setattr(lab3, "PUBLISHED", {sha256(ALPHABET.encode()).hexdigest(): 0.125})
+    for text, published in ((ALPHABET, [(False, "<= 0.125")]), (ALPHABET + "a", [])):
+        config, lesson = a_text(tmp_path, text)
+        ts = init(lesson.model, adam_init, seed=0)
+        checks = lab3.judge_text(config, lesson, [ts])
+        assert [(check.ok, check.target) for check in checks if check.name == "validation loss"] == published
+        assert [check.ok for check in checks if "table of pairs" in check.name] == [False]
+
+
+def the_future_is_mixed_in(params, state, x, *, train, need_weights=False):
+    """As much as `params` say of the last token for the one before it; else the counts of those before, and evenly."""
+    seq = x.shape[1]
+    seen = torch.ones(seq, seq).tril()
+    weights = seen / seen.sum(dim=-1, keepdim=True) * params["total"]
+    seen[-2, -1] = params["leak"]
+    logits = (seen @ F.one_hot(x, len(TOY_VOCABULARY)).float()).mT
+    return ((logits, weights.expand(2, len(x), 3, seq, seq)) if need_weights else logits), state
+
+
+def trained(total: float = 1.0, leak: float = 0.0) -> TrainState:
+    return TrainState({"total": torch.tensor(total), "leak": torch.tensor(leak)}, {}, {})
+
+
+COUNTING = next_characters(torch.arange(100) % len(TOY_VOCABULARY), 8)
+
+
+@pytest.mark.parametrize(
+    ("models", "ok"),
+    [
+        ([trained(), trained()], [True, True]),
+        ([trained(0.99)], [False, True]),
+        ([trained(), trained(1.01)], [False, True]),
+        ([trained(leak=1e-3)], [True, False]),
+    ],
+)
+def test_attention_that_is_not_causal_or_no_average_is_found_out(models, ok):
+    lesson = Lesson(Model(lambda _: None, the_future_is_mixed_in), TOY_VOCABULARY, COUNTING, COUNTING)
+    checks = lab3.sanity(lesson, models)
+    assert [check.ok for check in checks] == ok
+    assert checks[1].value == (not ok[1])
+
+
+@pytest.mark.parametrize(("certainty", "ok"), [(0.0, True), (0.01, True), (8.0, False), (-3.0, False)])
+def test_an_untrained_model_that_is_sure_of_something_is_found_out(certainty, ok):
+    """Right or wrong: it says that the next token is one more than this one, which is so."""
+
+    def apply(params, state, x, *, train):
+        return (params["certainty"] * F.one_hot((x + 1) % 12, 12)).mT, state
+
+    model = Model(lambda _: ({"certainty": torch.tensor(certainty)}, {}), apply)
+    assert lab3.guess_evenly(Config(), Lesson(model, TOY_VOCABULARY, COUNTING, COUNTING)).ok == ok
+
+
+def test_the_loss_of_a_table_of_pairs_by_hand():
+    """Of aabaabaab, read in blocks of 4: aa and ab three times, ba twice, bb never; one more of each, for safety."""
+    seen, unseen = (next_characters(torch.tensor(tokens), 4) for tokens in ([0, 0, 1] * 3, [0, 1, 1, 0, 1]))
+    p = {"ab": 4 / 8, "bb": 1 / 4, "ba": 3 / 4}
+    expected = -sum(math.log(p[pair]) for pair in ("ab", "bb", "ba", "ab")) / 4
+    model = Model(lambda _: None, lambda *_: None)
+    assert lab3.bigram_loss(Lesson(model, "ab", seen, unseen)) == pytest.approx(expected)
+
+
+def looks(*answers: tuple[int, ...]) -> Tensor:
+    """(layers, heads, queries, keys) of a head that looks at digit 0 always, and of one whose answers look there."""
+    weights = torch.zeros(1, 2, 2 * len(answers), 2 * len(answers))
+    weights[..., 0] = 0.1
+    weights[0, 1, torch.arange(len(answers), 2 * len(answers)), torch.tensor(answers)] = 1
+    return weights
+
+
+@pytest.mark.parametrize(("keys", "share"), [((1, 0), 1.0), ((0, 1), 0.5), ((0, 0), 0.5)])
+def test_mirrored_share_is_that_of_the_best_head(keys, share):
+    """Of two digits, queries 2 and 3 write the answer and want digits 1 and 0; head 0 looks at digit 0 always."""
+    assert lab3.mirrored_share(looks(*keys)[:, None], 2) == share
+
+
+def test_mirrored_share_is_the_mean_of_the_examples():
+    both = torch.stack([looks(2, 1, 0), looks(1, 1, 1)], dim=1)
+    assert lab3.mirrored_share(both, 3) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_a_toy_is_judged_by_the_worst_of_its_seeds(monkeypatch, tmp_path):
+    weights = []
+
+    def evaluate(lesson: Lesson, ts: TrainState, _):
+        if not ts.opt_state["step"]:
+            return {"loss": math.log(len(lesson.vocabulary))}
+        weights.append(ts.params["embedding"]["weight"])
+        return {"exact": [1.0, 0.75, 0.875][len(weights) - 1]}
+
+    shares = iter([0.95, 0.5, 1.0])
+    monkeypatch.setattr(lab3, "evaluate", evaluate)
+    monkeypatch.setattr(lab3, "mirrored_share", lambda *_: next(shares))
+    for drawn in ("draw_attention", "draw_positions"):
+        monkeypatch.setattr(lab3, drawn, lambda *_: None)
+    monkeypatch.setattr(lab3, "RECIPES", {"reverse": lab3.RECIPES["reverse"]._replace(seeds=3, steps=2, d_model=8)})
+    failed = {check.name: check.value for check in lab3.main(Config(out=tmp_path), CPU) if not check.ok}
+    assert failed == {
+        "reverse: 5,000 unseen problems solved, worst of 3 seeds": 0.75,
+        "reverse: queries that look at the mirrored digit, best head": 0.5,
+    }
+    assert not any(torch.equal(weights[i], weights[i - 1]) for i in range(3))
+
+
+def test_attention_is_printed_row_by_row_of_the_head_that_is_surest_of_the_answer(capsys):
+    """Three other heads are surer of the question than that of layer 1 and head 0."""
+    sure_of_the_question = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0.3, 0.2, 0.5]])
+    shown = torch.tensor([[1.0, 0, 0], [0.6, 0.4, 0], [0.1, 0.04, 0.86]])
+    others = sure_of_the_question.expand(2, 2, 3, 3).clone()
+    others[1, 0] = shown
+    print_attention(others, "1=\n", first=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Layer 1, head 0") for line in lines)
+    assert lines[-4:] == ["  1 = ↵", "1 █", "= ▓ ▒", "↵ ░   █"]
+    print_attention(others, "1=\n")
+    assert "Layer 0, head 0" in capsys.readouterr().out
