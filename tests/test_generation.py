@@ -52,7 +52,7 @@ CLASSES = 20
 
 
 class Counter:
-    """A model that finds the number after the last of those it sees likely, by `certainty`; it remembers what it saw."""
+    """A model to which the next number is likelier than the others, by `certainty`; it remembers what it saw."""
 
     def __init__(self, certainty: float) -> None:
         self.certainty = certainty

@@ -1,6 +1,7 @@
 """Lab 3 from end to end, what it refuses, what it holds back to judge by, and that its checks can fail."""
 
 import math
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fn.train import TrainState, init
 from tests.test_experiments import launch
 
 CPU = torch.device("cpu")
-SMALL = {"layers": 1, "heads": 2, "d_model": 8, "block": 16}
+SMALL = Config(task="text", layers=1, heads=2, d_model=8, block=16, length=5)
 
 ALPHABET = "abcdefghij\n" * 80
 
@@ -81,7 +82,7 @@ def test_no_problem_that_judges_a_toy_was_seen(task):
 
 def a_text(folder: Path, text: str) -> tuple[Config, Lesson]:
     (folder / "text.txt").write_text(text, encoding="utf-8")
-    config = Config(task="text", file=folder / "text.txt", prompt=text[0], length=5, out=folder, **SMALL)
+    config = replace(SMALL, file=folder / "text.txt", prompt=text[0], out=folder)
     return config, lab3.a_text(config, settle(config), CPU)
 
 
@@ -160,7 +161,7 @@ def test_the_loss_of_a_table_of_pairs_by_hand():
     assert lab3.bigram_loss(Lesson(model, "ab", seen, unseen)) == pytest.approx(expected)
 
 
-def looks(*answers: tuple[int, ...]) -> Tensor:
+def looks(*answers: int) -> Tensor:
     """(layers, heads, queries, keys) of a head that looks at digit 0 always, and of one whose answers look there."""
     weights = torch.zeros(1, 2, 2 * len(answers), 2 * len(answers))
     weights[..., 0] = 0.1
