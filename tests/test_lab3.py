@@ -181,7 +181,11 @@ def test_mirrored_share_is_the_mean_of_the_examples():
 
 
 def test_a_toy_is_judged_by_the_worst_of_its_seeds(monkeypatch, tmp_path):
-    weights = []
+    weights, seeds = [], []
+
+    def first(*model, seed: int, device: torch.device) -> TrainState:
+        seeds.append(seed)
+        return init(*model, seed=seed, device=device)
 
     def evaluate(lesson: Lesson, ts: TrainState, _):
         if not ts.opt_state["step"]:
@@ -190,16 +194,18 @@ def test_a_toy_is_judged_by_the_worst_of_its_seeds(monkeypatch, tmp_path):
         return {"exact": [1.0, 0.75, 0.875][len(weights) - 1]}
 
     shares = iter([0.95, 0.5, 1.0])
+    monkeypatch.setattr(lab3, "init", first)
     monkeypatch.setattr(lab3, "evaluate", evaluate)
     monkeypatch.setattr(lab3, "mirrored_share", lambda *_: next(shares))
     for drawn in ("draw_attention", "draw_positions"):
         monkeypatch.setattr(lab3, drawn, lambda *_: None)
     monkeypatch.setattr(lab3, "RECIPES", {"reverse": lab3.RECIPES["reverse"]._replace(seeds=3, steps=2, d_model=8)})
-    failed = {check.name: check.value for check in lab3.main(Config(out=tmp_path), CPU) if not check.ok}
+    failed = {check.name: check.value for check in lab3.main(Config(seed=5, out=tmp_path), CPU) if not check.ok}
     assert failed == {
         "reverse: 5,000 unseen problems solved, worst of 3 seeds": 0.75,
         "reverse: queries that look at the mirrored digit, best head": 0.5,
     }
+    assert seeds == [5, 5, 6, 7]  # that of the untrained model, and of the three
     assert not any(torch.equal(weights[i], weights[i - 1]) for i in range(3))
 
 
