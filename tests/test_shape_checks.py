@@ -301,7 +301,7 @@ UNHOOKED = {
 TIES = {
     "fn.attention.attention_scores": {"batch", "queries", "keys", "d_head"},
     "fn.attention.attention_weights": {"batch", "queries", "keys", "d_head"},
-    "fn.attention.multi_head_attention": {"batch", "keys", "d_model"},
+    "fn.attention.multi_head_attention": {"batch", "queries", "keys", "d_model"},
     "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.weighted_sum": {"batch", "keys"},
     "fn.anchors.decode": {"boxes"},
