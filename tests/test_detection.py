@@ -445,3 +445,9 @@ def test_fit_takes_scenes_and_moves_their_boxes(name):
     )  # fmt: skip
     assert len(seen) == 4
     assert all(map(math.isfinite, seen))
+
+
+def test_what_is_moved_out_of_the_image_is_no_object_however_little_may_be_visible():
+    objects = torch.tensor([[[1.0, 2.0, 4.0, 10.0, 1.0], [20.0, 2.0, 24.0, 10.0, 2.0]]])
+    moved = zoom(torch.zeros(1, 1, 32, 32), objects, torch.tensor([[-10.0, 0.0]]), torch.ones(1), visible=0.0)[1]
+    assert moved.tolist() == [[[0, 0, 0, 0, -1], [10, 2, 14, 10, 2]]]

@@ -35,7 +35,7 @@ def zoom(
     shift = rearrange(middle + translate - scale.unsqueeze(1) * middle, "batch xy -> batch 1 xy")
     moved = objects[..., :4] * rearrange(scale, "batch -> batch 1 1") + shift.repeat(1, 1, 2)
     boxes = clip_boxes_to_image(moved, (height, width))
-    gone = box_area(boxes) < visible * box_area(moved)
+    gone = (box_area(boxes) <= 0) | (box_area(boxes) < visible * box_area(moved))
     return affine(x, torch.zeros_like(scale), translate, scale), _with_boxes(objects, boxes, gone)
 
 
