@@ -66,7 +66,7 @@ WORKLOADS = {
         sizes=(128,),
         scales=(0.25, 1, 2),
         images=False,
-        module_target=1.0,
+        module_target=1.1,
         jax_target=1.0,
         classes=65,
     ),
