@@ -6,8 +6,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -140,6 +140,12 @@ def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[s
     return figure
 
 
+def _pixels(image: Float[Tensor, "channels height width"]) -> numpy.ndarray:
+    """From 0, its least value, to 1, its greatest; rows of grey or colour, as imshow takes them."""
+    scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
+    return scaled.detach().cpu().movedim(0, -1).squeeze(-1).numpy()
+
+
 class Drawn(NamedTuple):
     """A box over an image."""
 
@@ -167,8 +173,7 @@ def boxes(
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
-        shades = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
-        axes.imshow(shades.movedim(0, -1).squeeze(-1).numpy(), cmap="gray_r", extent=(0, width, height, 0))
+        axes.imshow(_pixels(image), cmap="gray_r", extent=(0, width, height, 0))
         for (x1, y1, x2, y2), text, colour, dashed in drawn[i]:
             outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
             axes.plot(*outline, "--" if dashed else "-", color=colour, linewidth=1.3)
@@ -192,11 +197,10 @@ def heat_over(
     """The image, then each map of heat from 0 to 1 laid over it."""
     figure = Figure(figsize=(2.6 * (len(heat) + 1), 2.9), layout="constrained")
     panels = figure.subplots(1, len(heat) + 1)
-    shades = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
     frame = (0, image.shape[2], image.shape[1], 0)
     shown = None
     for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        axes.imshow(shades.movedim(0, -1).squeeze(-1).cpu().numpy(), cmap="gray_r", extent=frame)
+        axes.imshow(_pixels(image), cmap="gray_r", extent=frame)
         if i:
             shown = axes.imshow(heat[i - 1].cpu().numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1, extent=frame)
         axes.set_title(title, fontsize=9)
@@ -234,7 +238,6 @@ def photo_grid(
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, name in zip(grid.flat, images.detach().cpu(), titles, strict=False):
-        scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9)
-        axes.imshow(rearrange(scaled, "channels height width -> height width channels").numpy())
+        axes.imshow(_pixels(image))
         axes.set_title(name, fontsize=8)
     return figure
