@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -83,23 +84,41 @@ def scaled_dot_product_attention(
     *,
     dropout_key: Int64[Tensor, ""] | None = None,
     block_size: int | None = None,
+    native: bool = False,
 ) -> Float[Tensor, "*batch queries d_value"]:
     """softmax(Q Kᵀ / √d_head + mask) V, with dropout of the weights. Vaswani et al. 2017, section 3.2.1.
 
     With `block_size` the weights are made in tiles of that many queries and keys, forward and backward, and never all
-    there at once. ValueError for a mask beside `is_causal`, or dropout in tiles.
+    there at once; so too with `native`, by torch's kernel. ValueError for a mask beside `is_causal`, both ways at once,
+    or dropout in either.
     """
-    if block_size is None:
+    if block_size is None and not native:
         weights = attention_weights(query, key, attn_mask, is_causal, scale)
         return weighted_sum(dropout(weights, dropout_p, key=dropout_key), value)
-    if dropout_p or block_size < 1:
+    if dropout_p or (block_size is not None and block_size < 1):
         raise ValueError("attention: in tiles there is no dropout of weights, and block_size is at least 1")
+    if native and block_size is not None:
+        raise ValueError("attention: native and block_size exclude each other; torch chooses its own tiles")
     _require_one_mask(attn_mask, is_causal)
+    if native:
+        return native_attention(query, key, value, attn_mask, is_causal, scale)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     y, *_ = _Tiled.apply(query, key, value, attn_mask, is_causal, scale, block_size)  # pyright: ignore
     return y
+
+
+def native_attention(
+    query: Float[Tensor, "*batch queries d_head"],
+    key: Float[Tensor, "*batch keys d_head"],
+    value: Float[Tensor, "*batch keys d_value"],
+    attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "*batch queries d_value"]:
+    """torch's own: in tiles, once and not twice differentiable, and under vmap one example after the other"""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 
 
 def _tile_scores(
@@ -248,6 +267,7 @@ def multi_head_attention(
     need_weights: bool = False,
     dropout_key: Int64[Tensor, ""] | None = None,
     block_size: int | None = None,
+    native: bool = False,
 ) -> tuple[Float[Tensor, "*batch queries d_model"], Float[Tensor, "*batch heads queries keys"] | None]:
     """(concat_h(attention(Q W_qʰ, K W_kʰ, V W_vʰ)) W_o, the weights of every head if asked for)
 
@@ -264,7 +284,7 @@ def multi_head_attention(
     if rotary:
         q, k = rotary_encoding(q), rotary_encoding(k)
     y = scaled_dot_product_attention(
-        q, k, v, attn_mask, dropout_p, is_causal, dropout_key=dropout_key, block_size=block_size
+        q, k, v, attn_mask, dropout_p, is_causal, dropout_key=dropout_key, block_size=block_size, native=native
     )
     weights = attention_weights(q, k, attn_mask, is_causal) if need_weights else None
     return linear(merge_heads(y), **out_proj), weights

@@ -172,6 +172,10 @@ def _arithmetic_of_attention(op: str, x: Tensor, arguments: dict[str, Any]) -> t
     if op == "weighted_sum":
         shape = (*batch[1:], rows, arguments["value"].shape[-1])
         return "a mean of values a query", shape, prod(shape) * width
+    if op == "native_attention":
+        shape = (*batch[1:], rows, arguments["value"].shape[-1])
+        products = prod(shape[:-1]) * arguments["key"].shape[-2] * (width + shape[-1])
+        return "a mean of values a query", shape, products
     return "", None, 0
 
 

@@ -1,4 +1,4 @@
-"""Attention beside torch's, plain and in tiles: values, gradients, every kind of mask; and the laws of what it adds."""
+"""Attention beside torch's: values, gradients, every kind of mask, every way to compute it; and its laws."""
 
 import math
 from functools import partial
@@ -29,8 +29,9 @@ from tests.strategies import Case, agree, lifts, tensor
 from tests.test_positions import by_complex_numbers
 
 MASKS = ["none", "causal", "boolean", "additive", "additive, some -∞"]
-ways = st.none() | st.integers(1, 8)
-"""of block_size: plain, or tiles from one query and one key to more than there are"""
+ways = st.sampled_from([{}, {"native": True}]) | st.builds(dict, block_size=st.integers(1, 8))
+"""to compute it: plain, by torch's kernel, or in tiles from one query and one key to more than there are"""
+WAYS = [{}, {"native": True}, {"block_size": 2}]
 
 
 @st.composite
@@ -61,21 +62,20 @@ def attentions(draw: st.DrawFn, *kinds: str) -> Case:
 
 @settings(max_examples=300)
 @given(attentions(), ways)
-def test_attention_is_torchs(case: Case, block_size):
+def test_attention_is_torchs(case: Case, way):
     """torch's too gives zeros to a query that may look nowhere."""
-    ours = partial(scaled_dot_product_attention, block_size=block_size, **case.options)
+    ours = partial(scaled_dot_product_attention, **way, **case.options)
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's kernel, one example after the other
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive, some -∞"])
 @settings(max_examples=2)
 @given(data=st.data())
-def test_lifts(kind, block_size, data):
+def test_lifts(kind, way, data):
     tensors, options = data.draw(attentions(kind))
-    lifts(
-        partial(scaled_dot_product_attention, block_size=block_size, **options), *(t for t in tensors if t is not None)
-    )
+    lifts(partial(scaled_dot_product_attention, **way, **options), *(t for t in tensors if t is not None))
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -94,13 +94,13 @@ def test_tiles_can_be_differentiated_twice(kind, data):
     agree(gradient(2), gradient(None), *present)
 
 
-@pytest.mark.parametrize("block_size", [None, 1, 2, 9])
+@pytest.mark.parametrize("way", [*WAYS, {"block_size": 1}, {"block_size": 9}], ids=str)
 @pytest.mark.parametrize("mask", [torch.tensor([[True, False], [False, False]]), torch.tensor([[0, -math.inf]] * 2)])
-def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, block_size):
+def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, way):
     if mask.is_floating_point():
         mask[1] = -math.inf
     q, k, v = torch.randn(3, 2, 4, generator=generator(0)).unbind()
-    attend = partial(scaled_dot_product_attention, block_size=block_size)
+    attend = partial(scaled_dot_product_attention, **way)
     y = attend(q, k, v, mask)
     assert torch.equal(y[1], torch.zeros(4))
     torch.testing.assert_close(y[0], v[0])
@@ -110,10 +110,10 @@ def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, block_si
         assert grad(lambda m: attend(q, k, v, m).square().sum())(mask).isfinite().all()
 
 
-@pytest.mark.parametrize("block_size", [None, 3])
-def test_large_scores_do_not_overflow(block_size):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_large_scores_do_not_overflow(way):
     q, k, v = torch.randn(3, 7, 4, generator=generator(0), dtype=torch.float64).unbind()
-    attend = partial(scaled_dot_product_attention, block_size=block_size, is_causal=True)
+    attend = partial(scaled_dot_product_attention, is_causal=True, **way)
     torchs = partial(F.scaled_dot_product_attention, is_causal=True)
     agree(attend, torchs, 100 * q, 100 * k, v, tol={torch.float64: 1e-10})
 
@@ -121,17 +121,22 @@ def test_large_scores_do_not_overflow(block_size):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_in_tiles_the_weights_are_never_all_there(backward, masked):
-    """Beyond its inputs the plain path holds several bytes for each of them, the tiles less than one."""
-    q, k, v = torch.randn(3, 512, 8, generator=generator(0)).unbind()
+    """Beyond its inputs the plain path holds several bytes for each of them, the tiles less than one.
+
+    The kernel makes floats of a boolean mask, for all heads together.
+    """
+    q, k, v = torch.randn(3, 1, 4, 512, 8, generator=generator(0)).unbind()
     mask = torch.ones(512, 512, dtype=torch.bool) if masked else None
     attend = partial(scaled_dot_product_attention, attn_mask=mask, is_causal=not masked)
     loss = lambda *x, **options: attend(*x, **options).square().sum()  # noqa: E731
     step = grad(loss, argnums=(0, 1, 2)) if backward else attend
-    step(q, k, v, block_size=32)
-    ways = (lambda: None, partial(step, q, k, v), partial(step, q, k, v, block_size=32))
-    before, plain, tiled = (peak_bytes(way, "cpu") for way in ways)
-    assert plain - before > 8 * 512 * 512
-    assert tiled - before < 512 * 512
+    lean = [partial(step, q, k, v, block_size=32), partial(step, q, k, v, native=True)]
+    lean[0]()
+    before, *ways = (peak_bytes(way, "cpu") for way in (lambda: None, partial(step, q, k, v), *lean))
+    plain, tiled, native = ((way - before) / (4 * 512 * 512) for way in ways)
+    assert plain > 8
+    assert tiled < 1
+    assert native < 1 + masked
 
 
 @settings(max_examples=60)
@@ -174,15 +179,18 @@ def test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key(p):
 
 def test_what_attention_refuses():
     q, mask = torch.ones(3, 4), causal_mask(3, 3)
-    for block_size in (None, 2):
+    for way in WAYS:
         with pytest.raises(ValueError, match="is_causal and attn_mask exclude each other"):
-            scaled_dot_product_attention(q, q, q, mask, is_causal=True, block_size=block_size)
+            scaled_dot_product_attention(q, q, q, mask, is_causal=True, **way)
     with pytest.raises(ValueError, match="exclude each other"):
         attention_weights(q, q, mask, is_causal=True)
-    impossible: list[dict[str, Any]] = [{"block_size": 0}, {"block_size": 2, "dropout_p": 0.1, "dropout_key": key(0)}]
-    for options in impossible:
+    dropped = {"dropout_p": 0.1, "dropout_key": key(0)}
+    impossible: list[dict[str, Any]] = [{"block_size": 2} | dropped, {"native": True} | dropped]
+    for options in [*impossible, {"block_size": 0}]:
         with pytest.raises(ValueError, match="in tiles there is no dropout of weights, and block_size is at least 1"):
             scaled_dot_product_attention(q, q, q, **options)
+    with pytest.raises(ValueError, match="native and block_size exclude each other"):
+        scaled_dot_product_attention(q, q, q, block_size=2, native=True)
     params = multi_head_attention_init(generator(0), 4)
     for refused in (partial(split_heads, q, 3), partial(multi_head_attention, q, q, q, 3, **params)):
         with pytest.raises(ValueError, match="3 heads do not divide a width of 4"):
@@ -226,7 +234,7 @@ def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
 
 @settings(max_examples=150)
 @given(multi_head(), st.booleans(), ways)
-def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights, block_size):
+def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights, way):
     (tensors, options), module = case
     kind, heads = options["kind"], options["heads"]
     names = [name for name, _ in module.named_parameters()]
@@ -234,7 +242,7 @@ def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights
     def ours(*given: Any):
         *inputs, mask, params = given
         q, k, v = inputs * 3 if len(inputs) == 1 else inputs
-        options = {"is_causal": kind == "causal", "need_weights": need_weights, "block_size": block_size}
+        options = {"is_causal": kind == "causal", "need_weights": need_weights, **way}
         y, weights = multi_head_attention(q, k, v, heads, **tree.unflatten(params), attn_mask=mask, **options)
         assert (weights is None) == (not need_weights)
         return (y, weights) if need_weights else y
@@ -256,15 +264,15 @@ def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights
     agree(with_parameters(ours, names), with_parameters(torchs, names), *tensors)
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
-def test_rotary_turns_queries_and_keys_of_every_head(block_size):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_rotary_turns_queries_and_keys_of_every_head(way):
     rng = generator(0)
     params = tree.flatten(multi_head_attention_init(rng, 8))
     x, bias = torch.randn(2, 5, 8, generator=rng, dtype=torch.float64), torch.randn(24, generator=rng)
 
     def ours(x: Tensor, bias: Tensor, params: dict[str, Tensor]):
         own = tree.unflatten(params | {"in_proj_bias": bias})
-        options = {"is_causal": True, "rotary": True, "need_weights": True, "block_size": block_size}
+        options = {"is_causal": True, "rotary": True, "need_weights": True, **way}
         return multi_head_attention(x, x, x, 2, **own, **options)
 
     def reference(x: Tensor, bias: Tensor, params: dict[str, Tensor]):

@@ -302,6 +302,7 @@ TIES = {
     "fn.attention.attention_scores": {"batch", "queries", "keys", "d_head"},
     "fn.attention.attention_weights": {"batch", "queries", "keys", "d_head"},
     "fn.attention.multi_head_attention": {"batch", "queries", "keys", "d_model"},
+    "fn.attention.native_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.weighted_sum": {"batch", "keys"},
     "fn.anchors.decode": {"boxes"},

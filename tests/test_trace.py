@@ -80,6 +80,9 @@ def test_attention_by_hand():
     _, across = trace({}, scaled_dot_product_attention, query, key, value)
     assert [call.multiply_adds for call in across] == [2 * 3 * 5 * 4, 2 * 3 * 5 * 7]
     assert [call.expected for call in across] == [call.result.shape for call in across]
+    _, [native] = trace({}, scaled_dot_product_attention, query, key, value, native=True)
+    assert native.multiply_adds == sum(call.multiply_adds for call in across)
+    assert native.expected == native.result.shape
     patches = run("transformer")[2][0]
     assert patches.by_hand == "(20/4)·(12/4) of 3·4·4"
     assert patches.output == (("batch", 4), ("patches", 15), ("d_patch", 48))

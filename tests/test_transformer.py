@@ -24,6 +24,7 @@ from fn.models.transformer import encoder, encoder_init, encoder_layer
 from fn.positions import sinusoidal_encoding
 from fn.rng import generator, key
 from tests.strategies import agree, tensor
+from tests.test_attention import WAYS
 
 POSITIONS = ["learned", "sinusoidal", "rotary", "none"]
 BLIND = {"dropout": 0.0, "batch_first": True, "dtype": torch.float64}
@@ -130,15 +131,15 @@ class LanguageModel(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal", "none"])
-@pytest.mark.parametrize("block_size", [None, 2])
-def test_language_model_is_one_of_torchs_parts(kind, block_size):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_language_model_is_one_of_torchs_parts(kind, way):
     module = LanguageModel(7, 11, 8, 2, 4, kind)
     model = transformer((7,), 11, d_model=8, layers=2, heads=4, positions=kind)
     initial = tree.flatten(model.init(generator(0))[0])
     assert {name: p.shape for name, p in initial.items()} == {name: p.shape for name, p in module.named_parameters()}
 
     def ours(x: Tensor, **params: Any) -> Tensor:
-        return model.apply(params, {}, x, train=True, block_size=block_size)[0]
+        return model.apply(params, {}, x, train=True, **way)[0]
 
     x = torch.randint(11, (3, 5), generator=generator(1))
     agree_on_parameters(ours, module, x, lambda x, params: functional_call(module, params, (x,)), seed=0)
@@ -191,20 +192,20 @@ def sequence_model(positions: str = "learned", seed: int = 0, **options: Any):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("block_size", [None, 2])
-def test_the_future_leaves_the_past_as_it_was_to_the_bit(positions, block_size):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_future_leaves_the_past_as_it_was_to_the_bit(positions, way):
     params, apply = sequence_model(positions)
     x = torch.randint(9, (4, 6), generator=generator(1))
-    before = apply(params, x, block_size=block_size)
+    before = apply(params, x, **way)
     for t in range(1, 6):
         changed = x.clone()
         changed[:, t:] += 1
-        after = apply(params, changed, block_size=block_size)
+        after = apply(params, changed, **way)
         assert torch.equal(after[..., :t], before[..., :t])
         assert (after[..., t] != before[..., t]).any(dim=1).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"norm_first": False}, {"block_size": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"norm_first": False}, *WAYS[1:]], ids=str)
 def test_no_gradient_reaches_the_future(options):
     params = tree.to(encoder_init(generator(0), 8, 2, 2, 16), torch.float64)
     x = torch.randn(5, 8, generator=generator(1), dtype=torch.float64)
@@ -302,12 +303,13 @@ def test_what_drops_everything_passes_the_residual_alone():
     assert torch.equal(y, x)
 
 
-@pytest.mark.parametrize("block_size", [None, 4])
-def test_vmap_over_stacked_parameters_is_a_loop(block_size):
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_vmap_over_stacked_parameters_is_a_loop(way):
     members, apply = zip(*(sequence_model("rotary", seed, dropout_p=0.1) for seed in range(3)), strict=True)
     x = torch.randint(10, (2, 6), generator=generator(1))
-    train = {"train": True, "key": key(0)} if block_size is None else {}
-    loss = lambda params: cross_entropy(apply[0](params, x[:, :-1], block_size=block_size, **train), x[:, 1:])  # noqa: E731
+    train = way or {"train": True, "key": key(0)}
+    loss = lambda params: cross_entropy(apply[0](params, x[:, :-1], **train), x[:, 1:])  # noqa: E731
     together = vmap(grad(loss))(tree.stack(*members))
     for k, params in enumerate(members):
         tree.map(lambda one, all, k=k: torch.testing.assert_close(all[k], one), grad(loss)(params), together)

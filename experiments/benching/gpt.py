@@ -1,6 +1,6 @@
 """nanoGPT's recipe for a CPU, four ways: a causal transformer of 4 layers and 4 heads that reads 64 of 65 characters.
 
-The last layer is the embedding again, in all of them.
+The last layer is the embedding again, in all of them. Ours and nn.Module's share torch's attention kernel.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ CLASSES, SEQ, LAYERS, HEADS = 65, 64, 4, 4
 
 def model(shape: Sequence[int], classes: int, *, d_model: Sequence[int]) -> Model:
     [width] = d_model
-    return transformer(shape, classes, d_model=width, layers=LAYERS, heads=HEADS)
+    return transformer(shape, classes, d_model=width, layers=LAYERS, heads=HEADS, native=True)
 
 
 def random_text(batch: int, seed: int) -> tuple[Tensor, Tensor]:

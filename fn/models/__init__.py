@@ -54,13 +54,15 @@ def transformer(
     positions: Positions = "learned",
     patch_size: int | None = None,
     dropout_p: float = 0.0,
+    native: bool = False,
 ) -> Model:
     """Of images (channels, height, width), or, for a shape (seq,), of sequences: a language model of `classes` tokens.
 
-    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64.
+    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64. `native` is the
+    attention's.
     """
     sizes = {"d_model": d_model, "layers": layers, "heads": heads, "d_ff": 4 * d_model, "positions": positions}
-    options: dict[str, Any] = {"heads": heads, "positions": positions, "dropout_p": dropout_p}
+    options: dict[str, Any] = {"heads": heads, "positions": positions, "dropout_p": dropout_p, "native": native}
     if len(shape) == 1:
         init = partial(language_model_init, length=shape[0], classes=classes, **sizes)
         return Model(init, partial(language_model_apply, **options))
