@@ -71,13 +71,14 @@ def squeezenet_maps(
     return [maps[-1], x], state
 
 
-def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int) -> tuple[Params, Params]:
-    """Every level has `width` channels."""
+def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int, levels: int) -> tuple[Params, Params]:
+    """Every map is brought to `width` channels; the `levels` finest are looked at once more, merged."""
     trunk_params, trunk_state = trunk.init(rng)
     params: Params = {"trunk": trunk_params}
     state: Params = {"trunk": trunk_state}
     for i, channels in enumerate(trunk.channels):
         params[f"lateral{i}"] = conv2d_init(rng, channels, width, 1)
+    for i in range(levels):
         params[f"conv{i}"] = conv2d_init(rng, width, width, 3, bias=False)
         params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(width)
     return params, state
