@@ -20,7 +20,8 @@ from experiments.registry import DETECTORS, resolve
 from fn.average_precision import summarize
 from fn.data.datasets import DatasetUnavailable
 from fn.data.scene_transforms import compose, random_flip, random_zoom
-from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes, voc
+from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes
+from fn.data.voc import voc
 from fn.detection import Detections, detector_step, judge, overfit_detector, predict
 from fn.models import squeezenet
 from fn.models.detectors import Detector, squeezenet_trunk

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,21 @@ from torch import Tensor
 from torch.func import grad
 
 from fn import tree
+from fn.anchors import anchor_grid
 from fn.average_precision import summarize
 from fn.boxes import box_iou
 from fn.data import datasets
 from fn.data.datasets import DatasetUnavailable
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, flip_boxes, random_flip, random_zoom, zoom
-from fn.data.scenes import Scenes, canvas, object_table, read_voc, voc
+from fn.data.scenes import Scenes, canvas, object_table
 from fn.data.transforms import horizontal_flip
+from fn.data.voc import first_copies, read_voc, voc
 from fn.detection import Detections, collect, detection_loss, detector_step, judge, predict
 from fn.heatmaps import gaussian_radius
 from fn.jit import jit
 from fn.models.centernet import SIZE_WEIGHT
-from fn.models.detectors import Detector, centernet, ssd
+from fn.models.detectors import Detector, centernet, squeezenet_trunk, ssd
 from fn.optim import adam, adam_init
 from fn.rng import generator, key
 from fn.train import TrainState, fit
@@ -135,16 +138,24 @@ def test_a_scene_is_varied_by_its_own_key_alone_in_the_loader_too():
     assert not torch.equal(whole[0][1], next(batches(split, 6, seed=3))[1])
 
 
+def turn(path: Path) -> None:
+    """Say of a photograph, as cameras do, that it is to be turned by a quarter to be seen upright."""
+    with Image.open(path) as photograph:
+        exif = photograph.getexif()
+        exif[0x0112] = 6
+        photograph.save(path, exif=exif)
+
+
 XML = """<annotation><filename>{name}</filename><size><width>{width}</width><height>40</height></size>{objects}
 </annotation>"""
 OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
-def make_voc(root: Path, objects: dict[int, list[tuple]]) -> Path:
-    """Five photographs of 80×40; `objects` are those of some"""
+def make_voc(root: Path, objects: dict[int, list[tuple]], photographs: int = 5) -> Path:
+    """Photographs of 80×40; `objects` are those of some"""
     for folder in ("annotations", "images"):
         (root / folder).mkdir()
-    for i in range(5):
+    for i in range(photographs):
         Image.new("RGB", (80, 40), (50 * i, 0, 0)).save(root / "images" / f"{i}.png")
         some = "".join(OBJECT.format(*row) for row in objects.get(i, []))
         (root / "annotations" / f"{i}.xml").write_text(XML.format(name=f"{i}.png", width=80, objects=some))
@@ -172,6 +183,35 @@ def test_voc_scales_clips_drops_and_counts(tmp_path):
     assert float(own.mean()) == pytest.approx(0, abs=1e-6)
 
 
+def test_copies_are_not_torn_apart_by_the_split(tmp_path):
+    """Of ten photographs the fifth and the tenth are held out, and with the fifth the one that was scaled from it."""
+    root, rng = make_voc(tmp_path, {i: [("cat", 1 + i, 1, 80, 40)] for i in range(10)}, 10), generator(0)
+    for i in range(10):
+        pixels = torch.randint(256, (5, 10, 3), generator=rng, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).resize((80, 40), Image.Resampling.BICUBIC).save(root / "images" / f"{i}.png")
+    whole = voc(root, image_size=32)
+    with Image.open(root / "images" / "4.png") as fifth:
+        fifth.resize((120, 60), Image.Resampling.BICUBIC).save(root / "images" / "6.png")
+    (root / "annotations" / "6.xml").write_text(
+        XML.format(name="6.png", width=120, objects=OBJECT.format("cat", 1, 1, 60, 20)).replace(">40<", ">60<")
+    )
+    (root / "images" / "9.png").write_bytes((root / "images" / "0.png").read_bytes())  # is held out no more
+    split = voc(root, image_size=32)
+    assert [len(part.images) for part in whole[:2] + split[:2]] == [8, 2, 8, 2]
+    left = split.test.objects[:, 0, 0].tolist()  # told apart by their left edges
+    assert left == pytest.approx([4 * 32 / 80, 0])
+    assert split.train.objects[-1, 0, 0] == pytest.approx(9 * 32 / 80)
+
+
+def test_the_first_like_it_is_the_first_of_all():
+    rng = generator(0)
+    images = torch.randint(256, (6, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    images[3], images[5] = images[1], images[3]
+    images[4] = (images[0].float() + 3).clamp(0, 255).byte()
+    assert first_copies(images).tolist() == [0, 1, 2, 1, 0, 1]
+    assert first_copies(images[:0]).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
@@ -189,6 +229,29 @@ def test_voc_scales_clips_drops_and_counts(tmp_path):
             ),
             "bndbox/ymin is nan",
         ),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(XML.format(name="/0.png", width=80, objects="")),
+            "filename /0.png is none within images/",
+        ),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(
+                XML.format(name="../images/0.png", width=80, objects="")
+            ),
+            "filename ../images/0.png is none within images/",
+        ),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(
+                '<?xml version="1.0" encoding="klingon"?>' + XML.format(name="0.png", width=80, objects="")
+            ),
+            r"0.xml cannot be read as a VOC annotation \(unknown encoding",
+        ),
+        (
+            lambda root: (root / "annotations" / "0.xml").write_text(
+                XML.format(name="0.png", width=79, objects=OBJECT.format("cat", 1, 1, 40, 20))
+            ),
+            "0.xml is of 40×79 pixels, but .*0.png of 40×80",
+        ),
+        (lambda root: turn(root / "images" / "0.png"), "0.xml is of 40×80 pixels, but .*0.png of 80×40"),
         (lambda root: (root / "images" / "0.png").unlink(), "0.png: No such file or directory"),
         (lambda root: (root / "images" / "0.png").write_bytes(b"no png"), "0.png cannot be read as an image"),
         (lambda root: (root / "annotations" / "4.xml").unlink(), "holds 4 XML files"),
@@ -212,6 +275,21 @@ def test_voc_refuses_a_class_that_was_never_declared_and_a_folder_of_background(
         voc(make_voc(tmp_path / "other", {}))
 
 
+def test_a_photograph_is_read_as_it_is_shown(tmp_path):
+    root = make_voc(tmp_path, {0: [("cat", 1, 1, 20, 40)]})
+    image = Image.new("RGB", (80, 40))
+    image.paste((255, 255, 255), (0, 0, 40, 40))  # white on the left, which is shown at the top
+    image.save(root / "images" / "0.png")
+    turn(root / "images" / "0.png")
+    upright = XML.format(name="0.png", width=40, objects=OBJECT.format("cat", 1, 1, 40, 40)).replace(
+        "<height>40", "<height>80"
+    )
+    (root / "annotations" / "0.xml").write_text(upright)
+    x, objects = (part[0] for part in voc(root, image_size=32).train)
+    assert objects.tolist() == [[0, 0, 32, 16, 0]]
+    assert x[:, :14].min() > x[:, 18:].max()
+
+
 RACCOONS = Path(os.environ.get("FN_DATA", "../shared/data")) / "raccoon"
 
 
@@ -221,6 +299,15 @@ def test_the_raccoons_are_all_there():
     assert len(parsed) == 200
     assert sum(len(annotation.boxes) for annotation in parsed) == 217
     assert {name for annotation in parsed for name in annotation.names} == {"raccoon"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RACCOONS.exists(), reason=f"{RACCOONS} is not there")
+def test_no_raccoon_is_on_both_sides_of_the_split():
+    train, test = (part.images for part in voc(RACCOONS, image_size=32)[:2])
+    assert [len(train), len(test)] == [159, 41]
+    apart = torch.cdist(test.flatten(1), train.flatten(1)) / math.sqrt(train[0].numel())
+    assert float(apart.min()) > 0.2  # of a standard deviation
 
 
 # detectors
@@ -376,6 +463,31 @@ def test_a_perfect_output_costs_nothing_and_is_read_without_a_mistake(name, perf
     assert summarize(ap) == {"AP": 1, "AP50": 1, "AP75": 1}
     if name == "centernet":  # other anchors match too, and ought to say so
         assert all(float(part) < 1e-4 for part in loss(**output, objects=objects).values())
+
+
+def a_cell(x: Tensor, *, maps_of: Callable, at: tuple[int, int, int]) -> Tensor:
+    level, row, column = at
+    return maps_of(x)[level][0, :, row, column].sum()
+
+
+def test_cells_of_squeezenet_look_where_their_anchors_are():
+    """The middle of the pixels that move a cell is the centre of its anchors, but for half a pixel: of the cells that
+    are far enough from the border to see no end of the image, the first and the last of each level."""
+    trunk, height, width = squeezenet_trunk(1), 320, 352
+    params, state = trunk.init(generator(0))
+    maps_of = lambda x: trunk.apply(params, state, x, train=False)[0]  # noqa: E731
+    x = torch.rand(1, 1, height, width, generator=generator(1))
+    maps = maps_of(x)
+    assert [tuple(m.shape[2:]) for m in maps] == [(height // 8, width // 8), (height // 16, width // 16)]
+    for level, margin in ((0, 4), (1, 7)):
+        rows, columns = maps[level].shape[2:]
+        anchors = anchor_grid((height, width), (rows, columns), (8,), (1,)).reshape(rows, columns, 4)
+        for row, column in ((margin, margin), (rows - 1 - margin, columns - 1 - margin)):
+            seen = grad(partial(a_cell, maps_of=maps_of, at=(level, row, column)))(x)[0, 0].nonzero().double()
+            top, left, bottom, right = *seen.amin(dim=0).tolist(), *(seen.amax(dim=0) + 1).tolist()
+            assert min(top, left, height - bottom, width - right) > 0
+            x1, y1, x2, y2 = anchors[row, column].tolist()
+            assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.5)
 
 
 @each_detector

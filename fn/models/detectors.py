@@ -35,7 +35,8 @@ def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
 
 
 def squeezenet_trunk(channels: int, *, weights: Params | None = None) -> Trunk:
-    """Maps of an eighth and a sixteenth of the image's side; from published `weights`, or else from scratch."""
+    """Maps of an eighth and a sixteenth of the image's side, if 16 divides it; from published `weights`, or else from
+    scratch."""
     fresh = partial(squeezenet_init, channels=channels, classes=1)
     return Trunk(partial(_from_weights, weights=weights, fresh=fresh), squeezenet_maps, (256, 512))
 

@@ -61,12 +61,16 @@ def trunk_apply(
 def squeezenet_maps(
     params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
 ) -> tuple[list[Tensor], Params]:
-    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it"""
-    x, maps = relu(conv2d(x, **params["0"], stride=2)), []
+    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it.
+
+    Padded, and at last pooled by 2×2, so that a cell looks at what an even grid over the image has in its place, but
+    for half a pixel. As published, without padding, the cells at the border look 3 to 4 pixels further inwards.
+    """
+    x, maps = relu(conv2d(x, **params["0"], stride=2, padding=3)), []
     for name in FIRES:
         if name in POOLED:
             maps.append(x)
-            x = max_pool2d(x, 3, 2, ceil_mode=True)
+            x = max_pool2d(x, 2) if name == POOLED[-1] else max_pool2d(x, 3, 2, ceil_mode=True)
         x = fire(x, params[name])
     return [maps[-1], x], state
 
