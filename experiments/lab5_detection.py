@@ -22,20 +22,21 @@ from fn.data.datasets import DatasetUnavailable
 from fn.data.scene_transforms import compose, random_flip, random_zoom
 from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes
 from fn.data.voc import voc
-from fn.detection import Detections, detector_step, judge, overfit_detector, predict
+from fn.detection import Detections, detector_step, fit_detector, judge, overfit_detector, predict
 from fn.models import squeezenet
 from fn.models.detectors import Detector, squeezenet_trunk
 from fn.optim import adam
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read
 from fn.rng import generator
-from fn.train import TrainState, compiled, count_steps, fit, one_cycle_adamw
+from fn.train import TrainState, compiled, count_steps, one_cycle_adamw
 
 IMAGES, STEPS = 8, 500
 WEIGHTS = "squeezenet1_1_onnxzoo.pt"
 
 
 class Recipe(NamedTuple):
-    epochs: int
+    epochs: dict[str, int]
+    """of each flavour"""
     batch_size: int
     lr: float
     augment: Callable
@@ -47,7 +48,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "digits": Recipe(
-        epochs=15,
+        epochs={"anchor": 10, "center": 15},
         batch_size=32,
         lr=4e-3,
         augment=random_zoom,
@@ -55,7 +56,7 @@ RECIPES = {
         sizes={"all": (0, 1e10), "small": (0, 14**2), "medium": (14**2, 20**2), "large": (20**2, 1e10)},
     ),
     "voc": Recipe(
-        epochs=20,
+        epochs={"anchor": 20, "center": 20},
         batch_size=16,
         lr=1e-3,
         augment=partial(compose, transforms=[random_flip, partial(random_zoom, scale=(0.7, 1.4))]),
@@ -136,7 +137,6 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
         overfit_detector,
         detector,
         images,
-        len(scenes.classes),
         step=detector_step(detector, partial(adam, lr=3e-3)),
         seed=config.seed,
         steps=STEPS,
@@ -155,18 +155,18 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
 def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
     """All the training images; average precision on the held-out ones."""
     recipe, began, busy = RECIPES[config.dataset], time.perf_counter(), time.process_time()
-    total = count_steps(len(scenes.train.images), epochs=recipe.epochs, batch_size=recipe.batch_size)
+    epochs = recipe.epochs[flavor]
+    total = count_steps(len(scenes.train.images), epochs=epochs, batch_size=recipe.batch_size)
     step = detector_step(detector, one_cycle_adamw(lr=recipe.lr, total_steps=total))
     run = partial(
-        fit,
-        detector.model,
+        fit_detector,
+        detector,
         scenes.train,
         step=compiled(step, recipe.batch_size) if config.compile else step,
-        epochs=recipe.epochs,
+        epochs=epochs,
         batch_size=recipe.batch_size,
         seed=config.seed,
         augment=recipe.augment,
-        moves_targets=True,
     )
     ts, history = show.follow(run, total, f"{flavor}: {len(scenes.train.images)} images")
     seconds, busy = time.perf_counter() - began, time.process_time() - busy

@@ -85,7 +85,7 @@ def detectors(config: Config, device: torch.device, families: Sequence[str]) -> 
     for family in families:
         detector = resolve(DETECTORS[family])(scenes.shape, len(scenes.classes))
         step = detector_step(detector, partial(adam, lr=min(config.lr, DETECTOR_LR)))
-        learn = partial(overfit_detector, detector, canvases, len(scenes.classes), step=step, steps=config.steps)
+        learn = partial(overfit_detector, detector, canvases, step=step, steps=config.steps)
         learn = partial(learn, enough=detecting.good_enough, every=10)
         runs = [show.follow(partial(learn, seed=s), config.steps, f"{family}, seed {s}") for s in cli.seeds(config, 5)]
         counts, scores = [len(history) for _, history in runs], [summarize(ap) for (_, ap), _ in runs]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,17 +26,26 @@ from fn.data import datasets
 from fn.data.datasets import DatasetUnavailable
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, flip_boxes, random_flip, random_zoom, zoom
-from fn.data.scenes import Scenes, canvas, object_table
+from fn.data.scenes import Scenes, canvas, object_table, require_sound
 from fn.data.transforms import horizontal_flip
 from fn.data.voc import first_copies, read_voc, voc
-from fn.detection import Detections, collect, detection_loss, detector_step, judge, predict
+from fn.detection import (
+    Detections,
+    collect,
+    detection_loss,
+    detector_step,
+    fit_detector,
+    judge,
+    overfit_detector,
+    predict,
+)
 from fn.heatmaps import gaussian_radius
 from fn.jit import jit
 from fn.models.centernet import SIZE_WEIGHT
 from fn.models.detectors import Detector, centernet, squeezenet_trunk, ssd
 from fn.optim import adam, adam_init
 from fn.rng import generator, key
-from fn.train import TrainState, fit
+from fn.train import TrainState
 
 CLASSES, SHAPE = 3, (1, 32, 48)
 DETECTORS = {"ssd": ssd, "centernet": centernet}
@@ -315,7 +325,7 @@ def test_no_raccoon_is_on_both_sides_of_the_split():
 
 @each_detector
 def test_outputs_have_the_shapes_that_the_losses_take(name):
-    model, loss, detect = detector(name)
+    model, loss, detect, _ = detector(name)
     params, state = model.init(generator(0))
     x = torch.randn(2, *SHAPE, generator=generator(1))
     output, new_state = model.apply(params, state, x, train=True)
@@ -330,7 +340,7 @@ def test_outputs_have_the_shapes_that_the_losses_take(name):
 
 def test_an_anchor_is_judged_by_what_is_around_it():
     """What moves an anchor's logits lies, on average, on its side of the image; its kind is the one its head gives."""
-    model, _, _ = detector("ssd")
+    model, _, _, _ = detector("ssd")
     params, state = model.init(generator(0))
     x = torch.randn(1, *SHAPE, generator=generator(1))
     anchors = model.apply(params, state, x, train=False)[0]["anchors"]
@@ -407,7 +417,7 @@ def centernet_by_loops(heat: Tensor, size: Tensor, offset: Tensor, objects: Tens
 
 @pytest.mark.parametrize(("name", "by_loops"), [("ssd", ssd_by_loops), ("centernet", centernet_by_loops)])
 def test_losses_are_those_of_loops_over_anchors_and_objects(name, by_loops):
-    model, loss, _ = detector(name)
+    model, loss, _, _ = detector(name)
     params, state = (tree.to(part, torch.float64) for part in model.init(generator(0)))
     for seed in range(3):
         x, objects = torch.randn(3, *SHAPE, generator=generator(seed)).double(), random_objects(seed, 3).double()
@@ -418,7 +428,7 @@ def test_losses_are_those_of_loops_over_anchors_and_objects(name, by_loops):
 
 def perfect_ssd(objects: Tensor) -> dict[str, Tensor]:
     """What an SSD would have to say: a certain class and the exact offset at the anchor nearest to each object."""
-    model, _, _ = detector("ssd")
+    model, _, _, _ = detector("ssd")
     output, _ = model.apply(*model.init(generator(0)), torch.zeros(len(objects), *SHAPE), train=False)
     anchors = output["anchors"]
     logits = torch.zeros(len(objects), len(anchors), CLASSES + 1)
@@ -450,7 +460,7 @@ def perfect_centernet(objects: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("name", "perfect"), [("ssd", perfect_ssd), ("centernet", perfect_centernet)])
 def test_a_perfect_output_costs_nothing_and_is_read_without_a_mistake(name, perfect):
-    _, loss, detect = detector(name)
+    _, loss, detect, _ = detector(name)
     objects = torch.tensor(  # far enough apart that no anchor, and no cell, is wanted by two
         [
             [[2.0, 3, 12, 14, 0], [30.0, 8, 44, 30, 2]],
@@ -545,14 +555,72 @@ def test_a_compiled_step_is_the_step():
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ([5, 5, 5, 20, 0], "has reversed corners or no area"),
+        ([5, 20, 15, 10, 0], "has reversed corners or no area"),
+        ([40, 5, 60, 15, 0], "is not within the image of 32×48 pixels"),
+        ([-1, 5, 10, 15, 0], "is not within the image of 32×48 pixels"),
+        ([5, 25, 10, 33, 0], "is not within the image of 32×48 pixels"),
+        ([5, 5, math.nan, 15, 0], "is not of finite numbers"),
+        ([5, 5, 10, 15, math.nan], "is not of finite numbers"),
+        ([5, 5, 10, 15, 3], "is of a class that is not among the 3"),
+        ([5, 5, 10, 15, 0.5], "is of a class that is not among the 3"),
+    ],
+)
+@each_detector
+def test_objects_that_no_detector_can_learn_are_refused_before_the_first_step(name, row, complaint):
+    det, objects = detector(name), random_objects(0, 4)
+    objects[2, 1] = torch.tensor(row)
+    split, step = Scenes(torch.zeros(4, *SHAPE), objects), lambda *_, **__: pytest.fail("a step was made")
+    message = "image 2, object 1: (" + ", ".join(f"{value:g}" for value in row) + f") {complaint}"
+    for run in (
+        partial(fit_detector, epochs=1, batch_size=2),
+        partial(overfit_detector, steps=1, enough=lambda ap: True),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            run(det, split, step=step, seed=0)
+
+
+def test_whatever_padding_says_and_a_rounding_error_at_the_border_is_sound():
+    objects = torch.tensor([[[0, 0, 48.0001, 32, 2], [9, 9, 3, 3, -1], [math.inf, 0, 0, 99, -1]]])
+    require_sound(Scenes(torch.zeros(1, *SHAPE), objects), CLASSES)
+    require_sound(Scenes(torch.zeros(1, *SHAPE), objects[:, :0]), CLASSES)
+
+
+@pytest.mark.parametrize("box", [[5.0, 5, 5, 20], [15.0, 5, 5, 20], [15.0, 20, 5, 5], [90.0, 90, 99, 99]])
+@each_detector
+def test_a_box_that_nothing_overlaps_leaves_the_loss_finite(name, box):
+    """Who steps past the door's refusal gets no NaN in the weights: no anchor stands for it."""
+    det = detector(name)
+    params, state = det.model.init(generator(0))
+    objective = partial(detection_loss, apply=det.model.apply, loss=det.loss)
+    objects = torch.tensor([[[*box, 1.0], [2, 3, 12, 14, 0]]])
+    x = torch.randn(1, *SHAPE, generator=generator(1))
+    grads, (metrics, _) = grad(objective, has_aux=True)(params, state, x, objects)
+    assert all(value.isfinite() for value in [*metrics.values(), *(g.sum() for g in tree.leaves(grads))])
+
+
+@each_detector
+def test_of_no_images_there_are_no_predictions(name):
+    det = detector(name)
+    params, state = det.model.init(generator(0))
+    found = predict(det, params, state, torch.zeros(0, *SHAPE))
+    assert [tuple(column.shape) for column in found] == [(0, 4), (0,), (0,), (0,)]
+    assert found.labels.dtype == found.images.dtype == torch.int64
+    ap = judge(found, random_objects(0, 2), CLASSES)
+    assert ap.nan_to_num(0).eq(0).all()
+
+
 @each_detector
 def test_fit_takes_scenes_and_moves_their_boxes(name):
     det = detector(name)
     split = Scenes(torch.randn(4, *SHAPE, generator=generator(0)), random_objects(0, 4))
     seen = []
     step = detector_step(det, partial(adam, lr=1e-3))
-    fit(
-        det.model, split, step=step, epochs=2, batch_size=2, seed=0, augment=random_zoom, moves_targets=True,
+    fit_detector(
+        det, split, step=step, epochs=2, batch_size=2, seed=0, augment=random_zoom,
         each=lambda ts, metrics, totals: seen.append(metrics["loss"]),
     )  # fmt: skip
     assert len(seen) == 4
