@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,8 @@ def load(config: Config, device: torch.device) -> SceneSet:
             scenes = voc(config.data, classes=config.classes, stats=IMAGENET_STATS)
         except DatasetUnavailable as error:
             raise cli.UsageError(str(error)) from None
-        show.console.print(f"{scenes.dropped} boxes dropped, as none of their area is in the image")
+        if scenes.dropped:
+            show.console.print(f"{scenes.dropped} boxes dropped, as none of their area is in the image")
     train, test = (Scenes(*(x.to(device) for x in part)) for part in (scenes.train, scenes.test))
     return scenes._replace(train=train, test=test)
 
@@ -174,7 +175,7 @@ def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet
     detecting.show_parts(f"{flavor}: all images, {total} steps", history, config.out / f"{flavor}_training.png")
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
     ap = judge(detections, scenes.test.objects, len(scenes.classes), sizes=recipe.sizes)
-    show_ap(f"{flavor}: {len(scenes.test.images)} held-out images", ap, scenes, list(recipe.sizes))
+    show_ap(f"{flavor}: {len(scenes.test.images)} held-out images", ap, scenes, recipe.sizes)
     draw(config, flavor, detector, ts, scenes, detections)
     scores, names = summarize(ap), {"AP50": "AP50", "AP": "AP50:95"}
     checks = [
@@ -186,17 +187,23 @@ def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet
     return checks
 
 
-def show_ap(title: str, ap: Tensor, scenes: SceneSet, sizes: Sequence[str]) -> None:
+def show_ap(title: str, ap: Tensor, scenes: SceneSet, sizes: dict[str, tuple[float, float]]) -> None:
     """AP50, AP75 and AP50:95, of all objects, by size and by class."""
     _, labels, _ = object_table(scenes.test.objects)
     counts = labels.bincount(minlength=len(scenes.classes)).tolist()
-    parts = {name: ap[:, i] for i, name in enumerate(sizes)}
-    parts |= {f"{c} ({n} of them)": ap[:, 0, i] for i, (c, n) in enumerate(zip(scenes.classes, counts, strict=True))}
-    rows = []
-    for name, some in parts.items():
-        values = (some[0], some[5], some)
-        rows.append((name, *(f"{float(value.nanmean()):.3f}" for value in values)))
+    parts = {_band(name, *sizes[name]): ap[:, i : i + 1] for i, name in enumerate(sizes)}
+    named = [f"{c} ({n} of them)" for c, n in zip(scenes.classes, counts, strict=True)]
+    parts |= {name: ap[:, :1, i : i + 1] for i, name in enumerate(named)}
+    scores = {name: summarize(part) for name, part in parts.items()}
+    rows = [(name, *(f"{score[which]:.3f}" for which in ("AP50", "AP75", "AP"))) for name, score in scores.items()]
     show.table(title, ("objects", "AP50", "AP75", "AP50:95"), rows)
+
+
+def _band(name: str, low: float, high: float) -> str:
+    """The sizes from one area to another, both in square pixels, in words"""
+    if low == 0:
+        return name if high >= 1e10 else f"{name}, up to {high:g} px²"
+    return f"{name}, from {low:g} px²" if high >= 1e10 else f"{name}, {low:g} to {high:g} px²"
 
 
 def draw(
@@ -207,11 +214,14 @@ def draw(
     title = f"{name}: held-out images, what is there and what is found with a score of {least:g} or more"
     found = partial(detecting.draw_predictions, scenes.test, detections, classes, least=least)
     found(out / f"{flavor}_found.png", title=title)
-    title = f"{name}: the worst held-out images; red: found, but not there; orange: there, but not found"
+    title = f"{name}: the worst held-out images. Red, dashed: found, but false, and why. Orange: there, but not found"
     counted = partial(detecting.draw_mistakes, scenes.test, detections, classes, least=least)
-    wrong, missed = counted(out / f"{flavor}_mistakes.png", title=title)
+    kinds, missed = counted(out / f"{flavor}_mistakes.png", title=title)
     there = len(object_table(scenes.test.objects)[0])
-    show.console.print(f"{flavor}: at a score of {least:g}, {wrong} false, {missed} of {there} missed")
+    false = ", ".join(f"{kinds[kind]} {words}" for kind, words in detecting.KINDS.items())
+    show.console.print(
+        f"{flavor}: at a score of {least:g}, {kinds.total()} false ({false}), {missed} of {there} objects missed"
+    )
     if flavor == "anchor":
         output, _ = detector.model.apply(ts.params, ts.state, scenes.test.images[:1], train=False)
         detecting.draw_anchors(scenes.test, output["anchors"].detach(), classes, out / "anchors.png")

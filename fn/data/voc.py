@@ -30,9 +30,11 @@ def voc(
     another size than its photograph, turned as its camera says: its boxes are then of another picture.
     """
     files = sorted((root / "annotations").glob("*.xml"), key=lambda path: (len(path.name), path.name))
+    if not (root / "annotations").is_dir():
+        raise DatasetUnavailable(f"voc: there is no folder {root / 'annotations'}")
     if len(files) < 5:
         raise DatasetUnavailable(
-            f"voc: {root / 'annotations'} holds {len(files)} XML files, of which every fifth is held out"
+            f"voc: {root / 'annotations'} holds {len(files)} XML files; it takes five, as every fifth is held out"
         )
     parsed = [read_voc(file) for file in files]
     found = sorted({name for annotation in parsed for name in annotation.names})
