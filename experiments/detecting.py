@@ -165,9 +165,9 @@ def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: 
         best = matched[box_iou(boxes[o : o + 1], anchors[matched])[0].argsort(descending=True)[:10]].tolist()
         drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in best])
         drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
-        shown = f", the best {len(best)} shown" if len(best) < len(matched) else ""
-        titles.append(f"{len(matched)} of {len(anchors):,} anchors{shown}")
-    title = "Green: an object. Dashed: the anchors that stand for it, of an IoU of 0.5 or more, or else its best"
+        shown = f", the best {len(best)} drawn" if len(best) < len(matched) else ""
+        titles.append(f"{len(matched)} {'anchor' if len(matched) == 1 else 'anchors'}{shown}")
+    title = f"Green: an object. Dashed: its anchors of {len(anchors):,}, of an IoU of 0.5 or more, or else the best"
     plots.save(plots.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
 
 
