@@ -214,7 +214,8 @@ def draw(
     title = f"{name}: held-out images, what is there and what is found with a score of {least:g} or more"
     found = partial(detecting.draw_predictions, scenes.test, detections, classes, least=least)
     found(out / f"{flavor}_found.png", title=title)
-    title = f"{name}: the worst held-out images. Red, dashed: found, but false, and why. Orange: there, but not found"
+    title = f"{name}: the worst held-out images. Red: found, but of another class, badly placed, double, or of nothing"
+    title += ". Orange: there, but not found"
     counted = partial(detecting.draw_mistakes, scenes.test, detections, classes, least=least)
     kinds, missed = counted(out / f"{flavor}_mistakes.png", title=title)
     there = len(object_table(scenes.test.objects)[0])
