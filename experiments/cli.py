@@ -201,7 +201,8 @@ def run(
     except RunError as error:
         fail(1, str(error))
     except FloatingPointError as error:
-        fail(1, f"training diverged at {error}")
+        at_a_step = str(error).startswith("step ")
+        fail(1, f"training diverged at {error}" if at_a_step else str(error))
     except KeyboardInterrupt as stop:
         fail(130, str(stop) or "interrupted")
     except BrokenPipeError:  # the reader, `head` say, has had enough

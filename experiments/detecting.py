@@ -1,5 +1,6 @@
 """What Lab 5 and `overfit` share: detectors by flavour, what the parts of their losses say, and the pictures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,22 +13,25 @@ from fn.anchors import match_anchors
 from fn.boxes import box_iou
 from fn.data.scenes import Scenes, unpack
 from fn.detection import Detections
+from fn.models.centernet import SIZE_WEIGHT
 from fn.models.detectors import Detector
 from fn.plots import Drawn
 from fn.train import Metrics, TrainState
 
 FLAVORS = {"anchor": "ssd", "center": "centernet"}
 PARTS = {
-    "class": "cross-entropy of the matched anchors and of three times as many of the background, always the hardest, "
-    "so that it stays high when nearly all anchors are right",
+    "class": "cross-entropy of the matched anchors and of three times as many of the background, always the hardest: "
+    "as anchors get easy, others take their place",
     "box": "how far the matched anchors still are from their objects, in tenths of their size and in logarithms; it "
     "needs no class",
-    "center": "heat at the centres against heat elsewhere: the only part that tells classes apart, it starts highest "
-    "and falls longest",
-    "size": "a tenth of the error of width and height, in cells: at 0.05 they are off by half a cell together",
+    "center": "heat at the centres against heat elsewhere: the only part that tells classes apart",
+    "size": f"{SIZE_WEIGHT:g} of the error of width and height, in cells: at {SIZE_WEIGHT / 2:g} they are off by half "
+    "a cell together",
     "offset": "where in its cell a centre lies: to guess the middle costs 0.5, what is below that has been learned",
 }
-"""of the loss, a sentence on each"""
+"""of the loss, what each says"""
+KINDS = {"class": "of another class", "place": "badly placed", "double": "found twice", "nothing": "of nothing"}
+"""of false detections"""
 SURE = {"anchor": 0.5, "center": 0.3}
 """a detection with less is not drawn; centres are less sure of themselves at the same average precision"""
 
@@ -44,7 +48,9 @@ def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
     rows = [(part, *(f"{history[i][part]:.3f}" for i in stages.values())) for part in parts]
     show.table(title, ("part of the loss", *stages), rows)
     for part in parts:
-        show.console.print(f"{part}: {PARTS[part]}.", soft_wrap=True)
+        begins, ends = (metrics[part] / metrics["loss"] for metrics in (history[0], history[-1]))
+        share = f"{begins:.0%} of the loss at first, {ends:.0%} at last"
+        show.console.print(f"{part}: {PARTS[part]}. It is {share}.", soft_wrap=True)
     panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
     plots.save(plots.curves(panels, log=["loss"]), path)
 
@@ -86,19 +92,29 @@ def _sure(detections: Detections, image: int, least: float) -> list[int]:
     return ((detections.images == image) & (detections.scores >= least)).nonzero().squeeze(1).tolist()
 
 
-def mistakes(objects: Tensor, detections: Detections, image: int, least: float) -> tuple[list[int], list[int]]:
-    """(rows of detections that find nothing, rows of objects that none finds), of the sure ones at an IoU of 0.5"""
+def mistakes(objects: Tensor, detections: Detections, image: int, least: float) -> tuple[dict[int, str], list[int]]:
+    """({row of a detection that is false: of which of KINDS}, rows of objects that none finds), of the sure detections.
+
+    Best first, each finds the object of its class that it overlaps most of those left, by an IoU of 0.5.
+    """
     rows, (boxes, labels, present) = _sure(detections, image, least), unpack(objects)
-    left = present.nonzero().squeeze(1).tolist()
-    wrong = []
-    for n in rows:
-        overlap = box_iou(detections.boxes[n][None], boxes)[0]
-        fits = [o for o in left if labels[o] == detections.labels[n] and overlap[o] >= 0.5]
+    left, wrong = present.nonzero().squeeze(1).tolist(), {}
+    for n in sorted(rows, key=lambda n: -float(detections.scores[n])):
+        overlap = torch.where(present, box_iou(detections.boxes[n][None], boxes)[0], 0.0)
+        same = labels == detections.labels[n]
+        fits = [o for o in left if same[o] and overlap[o] >= 0.5]
         if fits:
             left.remove(max(fits, key=lambda o: float(overlap[o])))
         else:
-            wrong.append(n)
+            wrong[n] = _kind(overlap, same)
     return wrong, left
+
+
+def _kind(overlap: Tensor, same: Tensor) -> str:
+    """Why a detection that overlaps the objects so, some of them of its class, has found none"""
+    if (overlap >= 0.5).any():
+        return "double" if (same & (overlap >= 0.5)).any() else "class"
+    return "place" if (overlap >= 0.1).any() else "nothing"
 
 
 def draw_mistakes(
@@ -110,18 +126,32 @@ def draw_mistakes(
     least: float,
     title: str,
     columns: int = 6,
-) -> tuple[int, int]:
-    """The images with the most mistakes; (false positives, misses) in all of them."""
+) -> tuple[Counter[str], int]:
+    """The images with the most mistakes, below what is there; (false ones of each kind, misses) in all of them."""
     found = {i: mistakes(objects, detections, i, least) for i, objects in enumerate(scenes.objects.cpu())}
     worst = sorted(found, key=lambda i: -sum(map(len, found[i])))[: 2 * columns]
-    drawn = [
-        [_detection(detections, n, classes, "tab:red", dashed=True) for n in found[i][0]]
-        + [_object(scenes.objects[i, o].tolist(), classes, "tab:orange") for o in found[i][1]]
-        for i in worst
-    ]
-    titles = [f"{len(found[i][0])} false, {len(found[i][1])} missed" for i in worst]
-    plots.save(plots.boxes(scenes.images[worst], drawn, titles, columns=columns, title=title), path)
-    return sum(len(wrong) for wrong, _ in found.values()), sum(len(missed) for _, missed in found.values())
+    columns = min(columns, len(worst))
+    worst = worst[: len(worst) // columns * columns]  # so that each stands below what is there
+    order, drawn, titles = [], [], []
+    for start in range(0, len(worst), columns):
+        chosen = worst[start : start + columns]
+        order += chosen + chosen
+        drawn += [[_object(row, classes) for row in _present(scenes.objects[i])] for i in chosen]
+        drawn += [_drawn_mistakes(scenes.objects[i], detections, found[i], classes) for i in chosen]
+        titles += ["there"] * len(chosen)
+        titles += [f"{len(found[i][0])} false, {len(found[i][1])} missed" for i in chosen]
+    plots.save(plots.boxes(scenes.images[order], drawn, titles, columns=columns, title=title), path)
+    kinds = Counter(kind for wrong, _ in found.values() for kind in wrong.values())
+    return kinds, sum(len(missed) for _, missed in found.values())
+
+
+def _drawn_mistakes(
+    objects: Tensor, detections: Detections, found: tuple[dict[int, str], list[int]], classes: Sequence[str]
+) -> list[Drawn]:
+    wrong, missed = found
+    false = [_detection(detections, n, classes, "tab:red", dashed=True) for n in wrong]
+    named = [one._replace(text=f"{one.text} {kind}") for one, kind in zip(false, wrong.values(), strict=True)]
+    return named + [_object(objects[o].tolist(), classes, "tab:orange") for o in missed]
 
 
 def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: Path, *, columns: int = 4) -> None:
@@ -135,9 +165,9 @@ def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: 
         best = matched[box_iou(boxes[o : o + 1], anchors[matched])[0].argsort(descending=True)[:10]].tolist()
         drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in best])
         drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
-        shown = f", the best {len(best)} shown" if len(best) < len(matched) else ""
-        titles.append(f"{len(matched)} of {len(anchors)} anchors{shown}")
-    title = "An object, and the anchors that stand for it: those it overlaps by an IoU of 0.5, or else the best"
+        shown = f", the best {len(best)} drawn" if len(best) < len(matched) else ""
+        titles.append(f"{len(matched)} {'anchor' if len(matched) == 1 else 'anchors'}{shown}")
+    title = f"Green: an object. Dashed: its anchors of {len(anchors):,}, of an IoU of 0.5 or more, or else the best"
     plots.save(plots.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
 
 

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,23 @@ from experiments.registry import DETECTORS, resolve
 from fn.average_precision import summarize
 from fn.data.datasets import DatasetUnavailable
 from fn.data.scene_transforms import compose, random_flip, random_zoom
-from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes, voc
-from fn.detection import Detections, detector_step, judge, overfit_detector, predict
+from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes
+from fn.data.voc import voc
+from fn.detection import Detections, detector_step, fit_detector, judge, overfit_detector, predict
 from fn.models import squeezenet
 from fn.models.detectors import Detector, squeezenet_trunk
 from fn.optim import adam
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read
 from fn.rng import generator
-from fn.train import TrainState, compiled, count_steps, fit, one_cycle_adamw
+from fn.train import TrainState, compiled, count_steps, one_cycle_adamw
 
 IMAGES, STEPS = 8, 500
 WEIGHTS = "squeezenet1_1_onnxzoo.pt"
 
 
 class Recipe(NamedTuple):
-    epochs: int
+    epochs: dict[str, int]
+    """of each flavour"""
     batch_size: int
     lr: float
     augment: Callable
@@ -46,7 +48,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "digits": Recipe(
-        epochs=15,
+        epochs={"anchor": 10, "center": 15},
         batch_size=32,
         lr=4e-3,
         augment=random_zoom,
@@ -54,7 +56,7 @@ RECIPES = {
         sizes={"all": (0, 1e10), "small": (0, 14**2), "medium": (14**2, 20**2), "large": (20**2, 1e10)},
     ),
     "voc": Recipe(
-        epochs=20,
+        epochs={"anchor": 20, "center": 20},
         batch_size=16,
         lr=1e-3,
         augment=partial(compose, transforms=[random_flip, partial(random_zoom, scale=(0.7, 1.4))]),
@@ -109,7 +111,8 @@ def load(config: Config, device: torch.device) -> SceneSet:
             scenes = voc(config.data, classes=config.classes, stats=IMAGENET_STATS)
         except DatasetUnavailable as error:
             raise cli.UsageError(str(error)) from None
-        show.console.print(f"{scenes.dropped} boxes dropped, as none of their area is in the image")
+        if scenes.dropped:
+            show.console.print(f"{scenes.dropped} boxes dropped, as none of their area is in the image")
     train, test = (Scenes(*(x.to(device) for x in part)) for part in (scenes.train, scenes.test))
     return scenes._replace(train=train, test=test)
 
@@ -135,7 +138,6 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
         overfit_detector,
         detector,
         images,
-        len(scenes.classes),
         step=detector_step(detector, partial(adam, lr=3e-3)),
         seed=config.seed,
         steps=STEPS,
@@ -154,18 +156,18 @@ def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: Scen
 def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
     """All the training images; average precision on the held-out ones."""
     recipe, began, busy = RECIPES[config.dataset], time.perf_counter(), time.process_time()
-    total = count_steps(len(scenes.train.images), epochs=recipe.epochs, batch_size=recipe.batch_size)
+    epochs = recipe.epochs[flavor]
+    total = count_steps(len(scenes.train.images), epochs=epochs, batch_size=recipe.batch_size)
     step = detector_step(detector, one_cycle_adamw(lr=recipe.lr, total_steps=total))
     run = partial(
-        fit,
-        detector.model,
+        fit_detector,
+        detector,
         scenes.train,
         step=compiled(step, recipe.batch_size) if config.compile else step,
-        epochs=recipe.epochs,
+        epochs=epochs,
         batch_size=recipe.batch_size,
         seed=config.seed,
         augment=recipe.augment,
-        moves_targets=True,
     )
     ts, history = show.follow(run, total, f"{flavor}: {len(scenes.train.images)} images")
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
@@ -173,7 +175,7 @@ def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet
     detecting.show_parts(f"{flavor}: all images, {total} steps", history, config.out / f"{flavor}_training.png")
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
     ap = judge(detections, scenes.test.objects, len(scenes.classes), sizes=recipe.sizes)
-    show_ap(f"{flavor}: {len(scenes.test.images)} held-out images", ap, scenes, list(recipe.sizes))
+    show_ap(f"{flavor}: {len(scenes.test.images)} held-out images", ap, scenes, recipe.sizes)
     draw(config, flavor, detector, ts, scenes, detections)
     scores, names = summarize(ap), {"AP50": "AP50", "AP": "AP50:95"}
     checks = [
@@ -185,17 +187,23 @@ def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet
     return checks
 
 
-def show_ap(title: str, ap: Tensor, scenes: SceneSet, sizes: Sequence[str]) -> None:
+def show_ap(title: str, ap: Tensor, scenes: SceneSet, sizes: dict[str, tuple[float, float]]) -> None:
     """AP50, AP75 and AP50:95, of all objects, by size and by class."""
     _, labels, _ = object_table(scenes.test.objects)
     counts = labels.bincount(minlength=len(scenes.classes)).tolist()
-    parts = {name: ap[:, i] for i, name in enumerate(sizes)}
-    parts |= {f"{c} ({n} of them)": ap[:, 0, i] for i, (c, n) in enumerate(zip(scenes.classes, counts, strict=True))}
-    rows = []
-    for name, some in parts.items():
-        values = (some[0], some[5], some)
-        rows.append((name, *(f"{float(value.nanmean()):.3f}" for value in values)))
+    parts = {_band(name, *sizes[name]): ap[:, i : i + 1] for i, name in enumerate(sizes)}
+    named = [f"{c} ({n} of them)" for c, n in zip(scenes.classes, counts, strict=True)]
+    parts |= {name: ap[:, :1, i : i + 1] for i, name in enumerate(named)}
+    scores = {name: summarize(part) for name, part in parts.items()}
+    rows = [(name, *(f"{score[which]:.3f}" for which in ("AP50", "AP75", "AP"))) for name, score in scores.items()]
     show.table(title, ("objects", "AP50", "AP75", "AP50:95"), rows)
+
+
+def _band(name: str, low: float, high: float) -> str:
+    """The sizes from one area to another, both in square pixels, in words"""
+    if low == 0:
+        return name if high >= 1e10 else f"{name}, up to {high:g} px²"
+    return f"{name}, from {low:g} px²" if high >= 1e10 else f"{name}, {low:g} to {high:g} px²"
 
 
 def draw(
@@ -206,11 +214,15 @@ def draw(
     title = f"{name}: held-out images, what is there and what is found with a score of {least:g} or more"
     found = partial(detecting.draw_predictions, scenes.test, detections, classes, least=least)
     found(out / f"{flavor}_found.png", title=title)
-    title = f"{name}: the worst held-out images; red: found, but not there; orange: there, but not found"
+    title = f"{name}: the worst held-out images. Red: found, but of another class, badly placed, double, or of nothing"
+    title += ". Orange: there, but not found"
     counted = partial(detecting.draw_mistakes, scenes.test, detections, classes, least=least)
-    wrong, missed = counted(out / f"{flavor}_mistakes.png", title=title)
+    kinds, missed = counted(out / f"{flavor}_mistakes.png", title=title)
     there = len(object_table(scenes.test.objects)[0])
-    show.console.print(f"{flavor}: at a score of {least:g}, {wrong} false, {missed} of {there} missed")
+    false = ", ".join(f"{kinds[kind]} {words}" for kind, words in detecting.KINDS.items())
+    show.console.print(
+        f"{flavor}: at a score of {least:g}, {kinds.total()} false ({false}), {missed} of {there} objects missed"
+    )
     if flavor == "anchor":
         output, _ = detector.model.apply(ts.params, ts.state, scenes.test.images[:1], train=False)
         detecting.draw_anchors(scenes.test, output["anchors"].detach(), classes, out / "anchors.png")

@@ -45,12 +45,12 @@ def match_anchors(
     """The object that each anchor stands for, or -1: the one it overlaps most, if its IoU is at least `threshold`.
 
     Every object that is present first takes the anchor that overlaps it most; where two want one anchor, the later
-    object has it. Of equal overlaps the first counts. What is not present matches nothing.
+    object has it. Of equal overlaps the first counts. What is not present, or overlaps no anchor, matches nothing.
     """
     overlap = torch.where(present.unsqueeze(1), box_iou(boxes, anchors), -1.0)
     best, match = overlap.max(dim=0)
     match = torch.where(best >= threshold, match, -1)
-    theirs = torch.nn.functional.one_hot(overlap.argmax(dim=1), len(anchors)).bool() & present.unsqueeze(1)
+    theirs = torch.nn.functional.one_hot(overlap.argmax(dim=1), len(anchors)).bool() & (overlap > 0)
     number = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
     return torch.maximum(torch.where(theirs, number, -1).amax(dim=0), torch.where(theirs.any(dim=0), -1, match))
 

@@ -15,6 +15,7 @@ from fn.boxes import box_area, box_intersection
 # numpy's, to the last bit: torch's linspace differs there, and a recall or an overlap may be exactly that
 THRESHOLDS = tuple(numpy.linspace(0.5, 0.95, 10).tolist())
 """the least IoU of a detection with what it finds"""
+AT_50, AT_75 = THRESHOLDS.index(0.5), THRESHOLDS.index(0.75)
 RECALLS = torch.from_numpy(numpy.linspace(0, 1, 101))
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """from which area to which, both included; objects of other sizes are neither asked for nor held against anyone"""
@@ -46,11 +47,11 @@ def average_precision(
     boxes, scores, object_boxes = boxes.double(), scores.double(), object_boxes.double()
     group, object_group = images * classes + labels, object_images * classes + object_labels
 
-    order = scores.sort(descending=True, stable=True).indices
-    order = order[group[order].sort(stable=True).indices]  # group by group, each best first
-    rank = torch.arange(len(order)) - torch.searchsorted(group[order], group[order])
-    order = order[rank < max_detections]
-    boxes, scores, labels, group = boxes[order], scores[order], labels[order], group[order]
+    best_first = scores.sort(descending=True, stable=True).indices
+    grouped = best_first[group[best_first].sort(stable=True).indices]  # group by group, each best first
+    rank = torch.arange(len(grouped)) - torch.searchsorted(group[grouped], group[grouped])
+    counted = grouped[rank < max_detections]
+    boxes, scores, labels, group = boxes[counted], scores[counted], labels[counted], group[counted]
 
     limits = torch.tensor(list(sizes.values()), dtype=torch.float64)
     ignored = crowd | _outside(box_area(object_boxes), limits)
@@ -63,10 +64,10 @@ def average_precision(
         matched[:, :, rows], hidden = found
         left_out[:, :, rows] = torch.where(found[0], hidden, left_out[:, :, rows])
 
-    order = scores.sort(descending=True, stable=True).indices
+    ranked = scores.sort(descending=True, stable=True).indices  # over all images, as the curve goes
     result = torch.full((len(THRESHOLDS), len(sizes), classes), torch.nan, dtype=torch.float64)
     for c in range(classes):
-        rows, wanted = order[labels[order] == c], (~ignored & (object_labels == c)).sum(dim=1)
+        rows, wanted = ranked[labels[ranked] == c], (~ignored & (object_labels == c)).sum(dim=1)
         ap = _area_under_curve(matched[:, :, rows] & ~left_out[:, :, rows], left_out[:, :, rows], wanted)
         result[:, :, c] = torch.where(wanted > 0, ap, torch.nan)
     return result
@@ -149,4 +150,5 @@ def summarize(ap: Float[Tensor, "thresholds sizes classes"]) -> dict[str, float]
     The first of the sizes is taken for all of them.
     """
     whole = ap[:, 0]
-    return {"AP": float(whole.nanmean()), "AP50": float(whole[0].nanmean()), "AP75": float(whole[5].nanmean())}
+    parts = {"AP": whole, "AP50": whole[AT_50], "AP75": whole[AT_75]}
+    return {name: float(part.nanmean()) for name, part in parts.items()}

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from fn.average_precision import SIZES, average_precision
-from fn.data.scenes import Scenes, object_table
+from fn.data.scenes import Scenes, object_table, require_sound
 from fn.models.detectors import Detector
 from fn.optim import adam_init
-from fn.train import Metrics, TrainState, checked_step, init, run_key, train_step
+from fn.train import Metrics, TrainState, checked_step, fit, init, run_key, train_step
 from fn.tree import Params
 
 
@@ -54,7 +54,7 @@ def predict(
 ) -> Detections:
     """What the detector finds, on the CPU. FloatingPointError if it has become NaN."""
     found = []
-    for x in images.split(100):
+    for x in images.split(100) if len(images) else ():
         output, _ = detector.model.apply(params, state, x, train=False)
         if not all(part.isfinite().all() for part in output.values()):
             raise FloatingPointError("prediction: an output of the model is not finite")
@@ -64,8 +64,9 @@ def predict(
 
 def collect(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Detections:
     """The (boxes, scores, labels) of each image as one table"""
-    counts = torch.tensor([len(scores) for _, scores, _ in found])
-    boxes, scores, labels = (torch.cat(column) for column in zip(*found, strict=True))
+    none = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    counts = torch.tensor([len(scores) for _, scores, _ in found], dtype=torch.int64)
+    boxes, scores, labels = (torch.cat(column) for column in zip(none, *found, strict=True))
     return Detections(boxes, scores, labels, torch.arange(len(found)).repeat_interleave(counts))
 
 
@@ -80,10 +81,15 @@ def judge(
     return average_precision(*detections, *object_table(objects.cpu()), classes=classes, sizes=sizes)
 
 
+def fit_detector(detector: Detector, scenes: Scenes, **options: Any) -> TrainState:
+    """`fit`, with its options; boxes move as `augment` moves their images. ValueError as of `require_sound`."""
+    require_sound(scenes, detector.classes)
+    return fit(detector.model, scenes, moves_targets=True, **options)
+
+
 def overfit_detector(
     detector: Detector,
     scenes: Scenes,
-    classes: int,
     *,
     step: Callable,
     seed: int,
@@ -94,8 +100,9 @@ def overfit_detector(
 ) -> tuple[TrainState, Tensor]:
     """Train on a handful of images until evaluation finds their objects: `enough(ap)`, asked now and then.
 
-    (the state, its average precision), batch norm standing on its running statistics.
+    (the state, its average precision), batch norm standing on its running statistics. ValueError as of `require_sound`.
     """
+    require_sound(scenes, detector.classes)
     ts, key = init(detector.model, adam_init, seed=seed, device=scenes.images.device), run_key(seed)
     ap = torch.zeros(0)
     for number in range(1, steps + 1):
@@ -103,7 +110,7 @@ def overfit_detector(
         if each:
             each(ts, metrics, {})
         if number % every == 0 or number == steps:
-            ap = judge(predict(detector, ts.params, ts.state, scenes.images), scenes.objects, classes)
+            ap = judge(predict(detector, ts.params, ts.state, scenes.images), scenes.objects, detector.classes)
             if enough(ap):
                 break
     return ts, ap

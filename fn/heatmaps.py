@@ -22,7 +22,7 @@ def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7)
     half, area, t = width + height, width * height, min_overlap
     alike = (half - (half**2 - 4 * area * (1 - t) / (1 + t)).clamp(min=0).sqrt()) / 2
     inwards = (half - (half**2 - 4 * area * (1 - t)).clamp(min=0).sqrt()) / 4
-    outwards = ((half**2 + 4 * area * (1 - t) / t).sqrt() - half) / 4
+    outwards = ((half**2 + 4 * area * (1 - t) / t).clamp(min=0).sqrt() - half) / 4
     return torch.minimum(torch.minimum(alike, inwards), outwards)
 
 

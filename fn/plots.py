@@ -179,6 +179,8 @@ def boxes(
             axes.plot(*outline, "--" if dashed else "-", color=colour, linewidth=1.3)
             paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
             place = {"x": max(x1, 0), "y": max(y1, 0), "va": "top", "clip_on": True}
+            if x1 > 0.6 * width:  # else its text would leave the image
+                place |= {"x": min(x2, width), "ha": "right"}
             if dashed and y2 <= 0.9 * height:  # where boxes of both kinds coincide, so do not their texts
                 place["y"] = y2
             elif y1 > 0.1 * height:

@@ -77,6 +77,23 @@ def double_precision(variant: str) -> AbstractContextManager:
     return pytest.importorskip("jax").enable_x64()
 
 
+def test_both_ways_of_suppression_keep_the_same_boxes(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # of the tests after this one
+    kept = [make(Task("NMS", way)).advance(None) for way, make in worker.OPS["NMS"].items()]
+    assert torch.equal(*kept)
+    assert 400 < len(kept[0]) < 4000
+
+
+def test_what_is_written_out_is_held_to_its_bound(monkeypatch):
+    times = {task: timed(1.0) for task in bench.OPS} | {("NMS", "written out"): timed(6.0)}
+    monkeypatch.setattr(bench, "measure", lambda tasks, rounds, *flags: {task: times[task] for task in tasks})
+    _, checks = bench.time_ops(1, [])
+    assert [(check.name, check.value, check.target, check.ok) for check in checks] == [
+        ("convolution: unfold / native", 1, "<= 3", True),
+        ("NMS: written out / torchvision", 6, "<= 5", False),
+    ]
+
+
 def test_peak_bytes_of_known_sizes():
     kept = [torch.zeros(1_000_000)]
     before = peak_bytes(lambda: None, "cpu")

@@ -199,6 +199,12 @@ def test_where_two_objects_want_one_anchor_the_later_has_it():
     assert match_anchors(anchors, some, torch.tensor([False] * 3)).tolist() == [-1, -1]
 
 
+def test_an_object_that_overlaps_no_anchor_has_none():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
+    some = torch.tensor([[20.0, 20, 30, 30], [5.0, 5, 5, 9], [51.0, 51, 53, 53]])
+    assert match_anchors(anchors, some, torch.tensor([True] * 3)).tolist() == [-1, 2]
+
+
 @given(st.integers(0, 1000))
 def test_hard_negatives_are_the_worst_three_for_each_positive(seed):
     rng = generator(seed)

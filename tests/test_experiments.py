@@ -188,7 +188,7 @@ def test_lab5_on_a_handful_of_canvases_draws_and_judges(monkeypatch, tmp_path):
     few = partial(scenes.digits, 32, 20)
     monkeypatch.setattr(lab5_detection, "digits", few)
     monkeypatch.setattr(lab5_detection, "STEPS", 2)
-    recipes = {"digits": lab5_detection.RECIPES["digits"]._replace(epochs=1)}
+    recipes = {"digits": lab5_detection.RECIPES["digits"]._replace(epochs={"anchor": 1, "center": 1})}
     monkeypatch.setattr(lab5_detection, "RECIPES", recipes)
     config = lab5_detection.Config(out=tmp_path, compile=False)
     checks = {check.name: check for check in lab5_detection.main(config, CPU)}

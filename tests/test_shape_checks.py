@@ -85,7 +85,7 @@ def trunk_given(channels: int) -> Given:
 
 def pyramid_given(channels: int) -> Given:
     trunk = SMALL_TRUNK._replace(init=partial(trunk_init, channels=channels, widths=(2,) * 6))
-    params, state = pyramid_init(generator(0), trunk, 3)
+    params, state = pyramid_init(generator(0), trunk, 3, levels=2)
     return {"params": params, "state": state, "train": True, "trunk_apply": trunk_apply, "levels": 2}
 
 

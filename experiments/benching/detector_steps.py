@@ -29,6 +29,7 @@ class Pyramid(nn.Module):
             self.trunk[f"bn{i}"] = nn.BatchNorm2d(len(trunk[f"bn{i}"]["bias"]))
         for i in range(3):
             self.add_module(f"lateral{i}", _convolution(params[f"lateral{i}"]))
+        for i in range(levels):
             self.add_module(f"conv{i}", _convolution(params[f"conv{i}"]))
             self.add_module(f"bn{i}", nn.BatchNorm2d(len(params[f"bn{i}"]["bias"])))
 

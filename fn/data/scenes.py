@@ -1,12 +1,10 @@
 """Images with several objects each, for detection.
 
 The objects of an image are rows (x1, y1, x2, y2, class), in pixels; rows of class -1 are padding, so that every image
-has as many. `digits` comes with scikit-learn, `voc` reads folders of photographs.
+has as many. `digits` comes with scikit-learn, fn.data.voc reads folders of photographs.
 """
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
-from fn.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
+from fn.boxes import box_iou
 from fn.data import datasets
-from fn.data.cache import cached, fingerprint
-from fn.data.datasets import DatasetUnavailable, Split, Stats
+from fn.data.cache import cached
+from fn.data.datasets import Split
 from fn.data.transforms import channel_stats, normalize
 from fn.rng import generator
 
@@ -60,6 +58,29 @@ def object_table(
     """(boxes, classes, number of the image), a row per object, padding left out"""
     boxes, labels, present = unpack(objects)
     return boxes[present], labels[present], present.nonzero()[:, 0]
+
+
+def require_sound(scenes: Scenes, classes: int) -> None:
+    """ValueError, naming the first of them, for objects that no detector can learn.
+
+    A box has an area, its corners in order and, but for a thousandth of a pixel, in the image; its class is one of so
+    many. The losses rely on it: a step under `vmap` or `jit` cannot look.
+    """
+    boxes, labels, present = unpack(scenes.objects)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    height, width = scenes.images.shape[2:]
+    complaints = {
+        "is not of finite numbers": ~scenes.objects.isfinite().all(dim=-1),
+        "has reversed corners or no area": (x2 <= x1) | (y2 <= y1),
+        f"is not within the image of {height}×{width} pixels": (torch.minimum(x1, y1) < -1e-3)
+        | (x2 > width + 1e-3)
+        | (y2 > height + 1e-3),
+        f"is of a class that is not among the {classes}": (labels >= classes) | (labels != scenes.objects[..., 4]),
+    }
+    for complaint, bad in complaints.items():
+        for image, row in (bad & (present | scenes.objects[..., 4].isnan())).nonzero().tolist()[:1]:
+            values = ", ".join(f"{value:g}" for value in scenes.objects[image, row].tolist())
+            raise ValueError(f"image {image}, object {row}: ({values}) {complaint}")
 
 
 def digits(train: int = 4000, test: int = 500, *, size: int = 64, seed: int = 0) -> SceneSet:
@@ -129,114 +150,3 @@ def _paste(image: Float[Tensor, "1 height width"], patch: Float[Tensor, "1 tall 
     """The larger of both, written into `image`."""
     window = image[:, top : top + patch.shape[1], left : left + patch.shape[2]]
     torch.maximum(window, patch, out=window)
-
-
-def voc(
-    root: Path, *, classes: Sequence[str] | None = None, image_size: int = 160, stats: Stats | None = None
-) -> SceneSet:
-    """Photographs in `root`/images and a VOC XML for each in `root`/annotations, squeezed to squares of `image_size`.
-
-    Every fifth is held out. VOC counts pixels from 1 and both ends in, so that xmin 1 is an edge at 0. Boxes are cut
-    off at the image's border; those of which nothing is left, because they lie outside, have no area or reversed
-    corners, are dropped and counted. An XML without objects is an image of background. Of the classes all that occur
-    are taken, unless they are declared. Decoded once. `stats` as for fn.data.datasets.folder. DatasetUnavailable for
-    what cannot be read or was not declared.
-    """
-    files = sorted((root / "annotations").glob("*.xml"), key=lambda path: (len(path.name), path.name))
-    if len(files) < 5:
-        raise DatasetUnavailable(
-            f"voc: {root / 'annotations'} holds {len(files)} XML files, of which every fifth is held out"
-        )
-    parsed = [read_voc(file) for file in files]
-    found = sorted({name for annotation in parsed for name in annotation.names})
-    for file, annotation in zip(files, parsed, strict=True):
-        for name in annotation.names:
-            if classes is not None and name not in classes:
-                raise DatasetUnavailable(f"voc: {file} has a {name!r}, which is not among the classes {list(classes)}")
-    classes = found if classes is None else classes
-    if not classes:
-        raise DatasetUnavailable(f"voc: no XML in {root / 'annotations'} has an object")
-    photographs = [root / "images" / annotation.filename for annotation in parsed]
-    images = _squares(root, photographs, image_size)
-    objects, dropped = _as_objects(parsed, list(classes), image_size)
-    held_out = torch.arange(len(images)) % 5 == 4
-    mean, std = channel_stats(images[~held_out].float()) if stats is None else map(torch.tensor, stats)
-    images = normalize(images.float(), mean, std)
-    return SceneSet(
-        Scenes(images[~held_out], objects[~held_out]), Scenes(images[held_out], objects[held_out]), classes, dropped
-    )
-
-
-class Annotation(NamedTuple):
-    """Of one photograph, in its own pixels."""
-
-    filename: str
-    size: tuple[int, int]
-    """(height, width)"""
-    boxes: Float[Tensor, "objects 4"]
-    names: list[str]
-
-
-def read_voc(file: Path) -> Annotation:
-    """DatasetUnavailable, in one line, for what is no VOC annotation."""
-    try:
-        root = ElementTree.parse(file).getroot()
-        objects = root.findall("object")
-        corners = [[_number(o, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
-        boxes = torch.tensor(corners).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
-        size = (round(_number(root, "size/height")), round(_number(root, "size/width")))
-        if min(size) < 1:
-            raise ValueError(f"the image is of {size[0]}×{size[1]} pixels")
-        return Annotation(_text(root, "filename"), size, boxes, [_text(o, "name") for o in objects])
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({error})") from None
-
-
-def _text(element: ElementTree.Element, path: str) -> str:
-    text = (element.findtext(path) or "").strip()
-    if not text:
-        raise ValueError(f"<{element.tag}> has no {path}")
-    return text
-
-
-def _number(element: ElementTree.Element, path: str) -> float:
-    number = float(_text(element, path))
-    if not abs(number) < 1e9:
-        raise ValueError(f"{path} is {number}")
-    return number
-
-
-def _as_objects(parsed: Sequence[Annotation], classes: list[str], image_size: int) -> tuple[Tensor, int]:
-    """(objects, padded to the largest number; how many boxes were dropped)"""
-    rows, dropped = [], 0
-    for _, size, boxes, names in parsed:
-        scale = torch.tensor([image_size / size[1], image_size / size[0]]).repeat(2)
-        labels = torch.tensor([float(classes.index(name)) for name in names]).reshape(-1, 1)
-        clipped = clip_boxes_to_image(boxes, size)
-        kept = remove_small_boxes(clipped, 1e-3)
-        rows.append(torch.cat([clipped * scale, labels], dim=1)[kept])
-        dropped += len(boxes) - len(kept)
-    most = max(1, *(len(some) for some in rows))
-    padding = torch.tensor([[0.0, 0, 0, 0, -1]])
-    return torch.stack([torch.cat([some, padding.repeat(most - len(some), 1)]) for some in rows]), dropped
-
-
-def _squares(root: Path, files: Sequence[Path], size: int) -> Tensor:
-    """Bytes (examples, 3, size, size), from the cache where these photographs have been met."""
-    try:
-        source = fingerprint(root, files)
-    except OSError as error:
-        raise DatasetUnavailable(f"voc: {error.filename}: {error.strerror}") from None
-    parameters = {"made by": "fn.data.scenes.voc, 1", "source": source, "names": [f.name for f in files], "size": size}
-    return cached(lambda: {"images": torch.stack([_square(file, size) for file in files])}, parameters)["images"]
-
-
-def _square(file: Path, size: int) -> Tensor:
-    from PIL import Image
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    try:
-        with Image.open(file) as photograph:
-            return pil_to_tensor(photograph.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-    except Exception as error:  # each decoder meets damage with errors of its own
-        raise DatasetUnavailable(f"voc: {file} cannot be read as an image ({error})") from None

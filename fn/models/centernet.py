@@ -27,7 +27,7 @@ SIZE_WEIGHT = 0.1
 
 
 def centernet_init(rng: torch.Generator, trunk: Trunk, classes: int, width: int) -> tuple[Params, Params]:
-    pyramid, state = pyramid_init(rng, trunk, width)
+    pyramid, state = pyramid_init(rng, trunk, width, levels=1)
     params: Params = {"pyramid": pyramid}
     for head, channels in (("heat", classes), ("size", 2), ("offset", 2)):
         params[head] = {"conv": conv2d_init(rng, width, width, 3), "out": conv2d_init(rng, width, channels, 1)}

@@ -27,6 +27,7 @@ class Detector(NamedTuple):
     """loss(**output, objects) -> a dict of parts, whose sum is the loss"""
     detect: Callable
     """detect(**output) -> (boxes, scores, labels) of each image"""
+    classes: int
 
 
 def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
@@ -35,7 +36,8 @@ def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
 
 
 def squeezenet_trunk(channels: int, *, weights: Params | None = None) -> Trunk:
-    """Maps of an eighth and a sixteenth of the image's side; from published `weights`, or else from scratch."""
+    """Maps of an eighth and a sixteenth of the image's side, if 16 divides it; from published `weights`, or else from
+    scratch."""
     fresh = partial(squeezenet_init, channels=channels, classes=1)
     return Trunk(partial(_from_weights, weights=weights, fresh=fresh), squeezenet_maps, (256, 512))
 
@@ -57,7 +59,7 @@ def ssd(
     trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
     init = partial(ssd_init, trunk=trunk, classes=classes, sizes=sizes, ratios=ratios, width=width)
     apply = partial(ssd_apply, trunk_apply=trunk.apply, sizes=sizes, ratios=ratios)
-    return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]))
+    return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]), classes)
 
 
 def centernet(
@@ -73,5 +75,5 @@ def centernet(
         partial(centernet_init, trunk=trunk, classes=classes, width=width),
         partial(centernet_apply, trunk_apply=trunk.apply),
     )
-    image_size = {"image_size": shape[1:]}
-    return Detector(model, partial(centernet_loss, **image_size), partial(centernet_detect, **image_size))
+    loss, detect = (partial(f, image_size=shape[1:]) for f in (centernet_loss, centernet_detect))
+    return Detector(model, loss, detect, classes)

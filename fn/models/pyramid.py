@@ -61,23 +61,28 @@ def trunk_apply(
 def squeezenet_maps(
     params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
 ) -> tuple[list[Tensor], Params]:
-    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it"""
-    x, maps = relu(conv2d(x, **params["0"], stride=2)), []
+    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it.
+
+    Padded, and at last pooled by 2×2, so that a cell looks at what an even grid over the image has in its place, but
+    for half a pixel. As published, without padding, the cells at the border look 3 to 4 pixels further inwards.
+    """
+    x, maps = relu(conv2d(x, **params["0"], stride=2, padding=3)), []
     for name in FIRES:
         if name in POOLED:
             maps.append(x)
-            x = max_pool2d(x, 3, 2, ceil_mode=True)
+            x = max_pool2d(x, 2) if name == POOLED[-1] else max_pool2d(x, 3, 2, ceil_mode=True)
         x = fire(x, params[name])
     return [maps[-1], x], state
 
 
-def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int) -> tuple[Params, Params]:
-    """Every level has `width` channels."""
+def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int, levels: int) -> tuple[Params, Params]:
+    """Every map is brought to `width` channels; the `levels` finest are looked at once more, merged."""
     trunk_params, trunk_state = trunk.init(rng)
     params: Params = {"trunk": trunk_params}
     state: Params = {"trunk": trunk_state}
     for i, channels in enumerate(trunk.channels):
         params[f"lateral{i}"] = conv2d_init(rng, channels, width, 1)
+    for i in range(levels):
         params[f"conv{i}"] = conv2d_init(rng, width, width, 3, bias=False)
         params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(width)
     return params, state

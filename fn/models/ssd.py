@@ -30,7 +30,7 @@ def ssd_init(
     width: int,
 ) -> tuple[Params, Params]:
     """`sizes` of anchors in pixels, those of each level, and `ratios` of them all: see fn.anchors.anchor_grid"""
-    pyramid, state = pyramid_init(rng, trunk, width)
+    pyramid, state = pyramid_init(rng, trunk, width, levels=len(sizes))
     params: Params = {"pyramid": pyramid}
     for i, some in enumerate(sizes):
         kinds = len(some) * len(ratios)
