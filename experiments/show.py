@@ -66,7 +66,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def wrapped(label: str, text: str, *, style: str = "bold") -> None:
     """The label, and beside it the text, folded at the width of the terminal below its own beginning."""
     width = min(console.width, 100)
-    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=" " * len(label))
+    below = " " * len(label)
+    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
     console.print(Text(lines, spans=[Span(0, len(label), style)]))
 
 

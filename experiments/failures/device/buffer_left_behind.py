@@ -3,9 +3,9 @@
 Expect: A module standardises its input by a mean of its own, and the whole
 of it is moved to another device. Is the mean?
 
-Cause: Module.to moves parameters, buffers and sub-modules. A tensor in an
-attribute is none of them; it is not in the state_dict either, so saving
-loses it as well.
+Cause: Module.to moves parameters, buffers and the modules within. A tensor
+in an attribute is none of these. Nor is it in the state_dict: saving loses
+it as well.
 
 Find: Compare what vars(module) holds with named_parameters() and
 named_buffers().
@@ -27,17 +27,23 @@ from fn.data.transforms import normalize
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.fc, self.mean = nn.Linear(4, 2), torch.zeros(4)
+        self.fc = nn.Linear(4, 2)
+        self.mean = torch.zeros(4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x - self.mean)
 
 
-class Buffered(Plain):
+class Buffered(nn.Module):
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        del self.mean
+        self.fc = nn.Linear(4, 2)
         self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x - self.mean)
 
 
 def broken(seed: int, elsewhere: str = "meta") -> Seen:

@@ -31,7 +31,7 @@ def broken(seed: int) -> Seen:
         lambda p: mse_loss(linear(x, **p), 1.5 * x),
         {"weight": torch.ones(1, 1, dtype=torch.bfloat16)},
         lr=2e-3,
-        steps=1000,
+        steps=400,
     )
     return {"loss": losses, "weight": params["weight"].item()}
 
@@ -42,12 +42,12 @@ def fixed(seed: int) -> Seen:
         lambda p: mse_loss(linear(x, p["weight"].bfloat16()), 1.5 * x),
         {"weight": torch.ones(1, 1)},
         lr=2e-3,
-        steps=1000,
+        steps=400,
     )
     return {"loss": losses, "weight": params["weight"].item()}
 
 
 def shows(seen: Seen) -> bool:
     """A weight starts at 1 and should become 1.5. The gradient is not 0,
-    and yet after 1,000 steps the weight is still exactly 1."""
+    and yet after 400 steps the weight is still exactly 1."""
     return seen["weight"] == 1

@@ -40,7 +40,7 @@ def loss(params: Params) -> torch.Tensor:
 def broken(seed: int) -> Seen:
     params, gains = start(seed), []
     state = adamw_init(params)
-    for _ in range(150):
+    for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
         params, state = adamw(params, grads, state, lr=0.01, weight_decay=1)
         gains.append(params["norm"]["weight"].mean().item())
@@ -50,7 +50,7 @@ def broken(seed: int) -> Seen:
 def fixed(seed: int) -> Seen:
     params, gains = start(seed), []
     norm, rest = (adamw_init(p) for p in tree.split(params, ["norm"]))
-    for _ in range(150):
+    for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
         (p, q), (g, h) = (tree.split(t, ["norm"]) for t in (params, grads))
         p, norm = adamw(p, g, norm, lr=0.01, weight_decay=0)

@@ -28,7 +28,7 @@ def broken(seed: int) -> Seen:
         lambda p: cross_entropy(softmax(mlp(p, x), dim=1), y),
         perceptron(seed),
         lr=1,
-        steps=200,
+        steps=150,
     )
     return {
         "loss": losses,
@@ -42,7 +42,7 @@ def fixed(seed: int) -> Seen:
         lambda p: cross_entropy(mlp(p, x), y),
         perceptron(seed),
         lr=1,
-        steps=200,
+        steps=150,
     )
     return {
         "loss": losses,

@@ -53,7 +53,7 @@ def broken(seed: int) -> Seen:
     grads = grad(lambda p: cross_entropy(plain(p, x), y))(params)
     norms = [torch.norm(grads[i]["weight"]).item() for i in LAYERS]
     _, losses = descend(
-        lambda p: cross_entropy(plain(p, x), y), params, lr=0.1
+        lambda p: cross_entropy(plain(p, x), y), params, lr=0.1, steps=60
     )
     return {
         "loss": losses,
@@ -68,7 +68,7 @@ def fixed(seed: int) -> Seen:
     grads = grad(lambda p: cross_entropy(residual(p, x), y))(params)
     norms = [torch.norm(grads[i]["weight"]).item() for i in LAYERS]
     _, losses = descend(
-        lambda p: cross_entropy(residual(p, x), y), params, lr=0.1
+        lambda p: cross_entropy(residual(p, x), y), params, lr=0.1, steps=60
     )
     return {
         "loss": losses,

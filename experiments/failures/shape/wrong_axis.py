@@ -10,7 +10,7 @@ for the sequence: the examples attend to each other.
 Find: Change one example of a batch: only its own output may change. Or
 give each axis a size of its own, and count what comes back.
 
-Fix: batch_first=True.
+Fix: nn.MultiheadAttention(…, batch_first=True).
 
 Checks: blind: both orders are "*batch queries d_model", as an axis has no
 name that the tensor carries.
