@@ -1,7 +1,7 @@
 """What is already standardised is standardised again
 
 Expect: Training is done on standardised images. At evaluation the mean is
-taken off and the deviation divided by, again. What is left of 90 %?
+taken off and the deviation divided by, again. How well are digits read?
 
 Cause: Two places feel responsible: the data set and the script. Taking
 5 off what is already centred and dividing by 6 moves every pixel to the
@@ -23,7 +23,10 @@ from fn.data.transforms import normalize
 from fn.losses import cross_entropy
 from fn.metrics import accuracy
 
-RAW = torch.tensor([4.9]), torch.tensor([6.0])  # of pixels from 0 to 16
+RAW_STATS = (
+    torch.tensor([4.9]),
+    torch.tensor([6.0]),
+)  # of pixels from 0 to 16
 
 
 def broken(seed: int) -> Seen:
@@ -33,7 +36,7 @@ def broken(seed: int) -> Seen:
         perceptron(seed),
         lr=0.3,
     )
-    images = normalize(test.images, *RAW)
+    images = normalize(test.images, *RAW_STATS)
     return {
         "loss": losses,
         "mean, evaluation": images.mean().item(),

@@ -12,7 +12,7 @@ Fix: Sums of squares, exponentials and losses in float32, or bfloat16,
 which has the range of float32.
 
 Checks: blind: infinity is a Float too. fn.layers.layer_norm computes in
-the dtype that it is given, and so falls for it as well.
+the dtype that it is given; torch's own takes its sums in float32.
 """
 
 import torch

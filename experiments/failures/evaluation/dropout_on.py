@@ -1,7 +1,7 @@
 """Dropout is left on while predicting
 
-Expect: The same network sees the same images twice. Are the two accuracies
-the same?
+Expect: The same network sees the same images twice. Does it give the
+same answers?
 
 Cause: In training mode dropout draws a new mask at every call. Without
 model.eval(), each prediction is that of another half of the network.

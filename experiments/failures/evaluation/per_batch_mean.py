@@ -4,7 +4,8 @@ Expect: 359 held-out digits in batches of 100. The accuracies of the four
 batches are averaged. How much does an image of the last one count?
 
 Cause: The last batch holds 59 images, and its accuracy has the same weight
-as the others: each of its images counts 1.7 times.
+as the others: one of its images counts as much as 1.7
+of theirs.
 
 Find: accuracy × examples must be a whole number.
 

@@ -3,8 +3,9 @@
 Expect: Three steps at a rate of 5, by a bug in the schedule, then a
 hundred at 0.3, which is right. Does the loss recover?
 
-Cause: The steps made the biases so negative that no input opens a unit.
-The slope of ReLU below 0 is 0, so nothing ever moves a closed unit back.
+Cause: The steps threw weights and biases so far off that no input opens a
+unit. The slope of ReLU below 0 is 0, so nothing ever moves a closed unit
+back.
 
 Find: The share of units that are 0 for every example of a batch.
 

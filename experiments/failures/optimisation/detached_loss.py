@@ -48,6 +48,6 @@ def fixed(seed: int) -> Seen:
 
 
 def shows(seen: Seen) -> bool:
-    """The loss falls, more slowly than it should: the last layer moves, and
-    the one before it has not moved by a single bit."""
+    """The loss falls and the last layer moves, but the layer before it has
+    not moved by a single bit."""
     return seen["fc1"] == 0 and seen["fc2"] > 0

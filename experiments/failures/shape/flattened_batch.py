@@ -6,8 +6,8 @@ Expect: The images are now 12×12, not 8×8, and the head still flattens to
 Cause: -1 is whatever makes the sizes fit, so a wrong number of features
 is paid for by the batch: 32 examples of 576 became 72 rows of 256.
 
-Find: The error stands in the loss, and the bug lines above it: follow the
-first axis from layer to layer until it is no longer the batch.
+Find: The error comes from the loss, the bug stands some lines before:
+follow the first axis from layer to layer until it is no longer the batch.
 
 Fix: Say what stays, not what is left: flatten(1), or rearrange(x, "batch
 ... -> batch (...)"). Then the next layer names the size that is off.
