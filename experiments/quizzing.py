@@ -17,6 +17,9 @@ from fn.files import write_atomic
 Score = dict[str, dict[str, int]]
 """{failure: {"asked": how often, "right": how often}}"""
 
+AKIN = {"dead_relus", "no_warmup", "rate_too_high"}
+"""Where one of them is the cause, the others may be too: they are not offered beside it."""
+
 
 def score_file() -> Path:
     """Where a user's data belongs; no run, and no git, touches it."""
@@ -37,7 +40,8 @@ def load_score() -> Score:
 
 def choices(failure: Failure, rng: random.Random) -> list[Failure]:
     """It and three others in random order, of its kind as far as there are any."""
-    others = [f for f in gallery().values() if f is not failure]
+    akin = AKIN if failure.name in AKIN else {failure.name}
+    others = [other for name, other in gallery().items() if name not in akin]
     rng.shuffle(others)
     others.sort(key=lambda other: other.kind != failure.kind)
     four = [failure, *others[:3]]
