@@ -39,6 +39,16 @@ sweep *flags:
 race *flags:
     @uv run python -m experiments.race "$@"
 
+# The gallery of failures, live: a list, one by NAME, --all, or --quiz
+[no-exit-message]
+break *flags:
+    @uv run python -m experiments.gallery "$@"
+
+# A dated entry for LEARNING.md: just note "…" --run runs/lab3
+[no-exit-message]
+note *flags:
+    @uv run python -m experiments.note "$@"
+
 # Run the tests on all cores, shape checks enforced; arguments go to pytest
 [no-exit-message]
 test *args:

@@ -13,6 +13,7 @@ import operator
 import os
 import platform
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -269,6 +270,11 @@ def seeds(config: Config, n: int) -> range:
     return range(config.seed, config.seed + n)
 
 
+def command() -> str:
+    """What was typed, so that the figures can be had again."""
+    return shlex.join(["uv", "run", "python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
 def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     """The table of checks on stdout, and summary.json in `config.out`."""
     from fn.files import write_atomic  # here, not above: what it imports would hold up --help
@@ -281,6 +287,7 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
         "name": type(config).out.name,
         "checks": [c._asdict() | {"value": c.value if math.isfinite(c.value) else None} for c in checks],
         "seconds": round(seconds, 1),
+        "command": command(),
         "config": as_json(config),
         "versions": {
             "python": platform.python_version(),

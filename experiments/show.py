@@ -1,14 +1,18 @@
 """What a person sees while an experiment runs: tables on stdout, progress on stderr."""
 
+import math
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Span, Text
 
 console = Console(highlight=False)
 log = Console(stderr=True, highlight=False)
@@ -57,3 +61,42 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         drawn.add_row(*row)
     console.print()
     console.print(drawn, markup=False)
+
+
+def wrapped(label: str, text: str, *, style: str = "bold") -> None:
+    """The label, and beside it the text, folded at the width of the terminal below its own beginning."""
+    width = min(console.width, 100)
+    below = " " * len(label)
+    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
+    console.print(Text(lines, spans=[Span(0, len(label), style)]))
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """A curve in one line, from 0, or the least value below it, to the greatest; × is not finite.
+
+    Several values in one place are shown by the greatest, so that no leap is missed. Where positive values range over
+    a factor of more than 1,000, the logarithm is drawn, and the line says so.
+    """
+    columns = min(width, len(values))
+    edges = [i * len(values) // columns for i in range(columns + 1)]
+    picked = [max(values[a:b], key=_rank) for a, b in pairwise(edges)]
+    finite = [v for v in picked if math.isfinite(v)]
+    logarithmic = is_wide(finite)
+    scale = math.log if logarithmic else float
+    low, high = (scale(min(finite)) if logarithmic else min(0.0, *finite), scale(max(finite))) if finite else (0, 0)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    bars = [BARS[round((scale(v) - low) / step)] if math.isfinite(v) else "×" for v in picked]
+    return "".join(bars) + (" (log)" if logarithmic else "")
+
+
+def _rank(value: float) -> float:
+    """A NaN above all"""
+    return math.inf if math.isnan(value) else value
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values of one sign range over a factor of more than 1,000."""
+    return bool(values) and min(values) > 0 and max(values) > 1000 * min(values)

@@ -1,0 +1,108 @@
+"""The gallery of failures: a folder per kind, and in it a file each.
+
+All are of one form; a new one is a new file. Its docstring is the cause in
+one line, then a paragraph each: Expect, what is asked before it runs;
+Cause; Find; Fix; and Checks, what the shape checks say, "caught by
+fn.module.function: …" or "blind: …". Then:
+
+    broken(seed) -> Seen   the mistake, as people write it; what it shows
+    fixed(seed) -> Seen    the same without it
+    shows(seen) -> bool    whether the symptom that it states is there
+    checked(seed)          the mistake made with fn's functions, for the
+                           checks to judge: `broken`, if it has made it so
+
+All texts are read from the source, so that the list needs no torch.
+"""
+
+import ast
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Seen = dict[str, Any]
+"""What a run showed: numbers, texts, and curves as lists of numbers"""
+
+KINDS = ("shape", "device", "dtype", "optimisation", "data", "evaluation")
+PARTS = ("Expect", "Cause", "Find", "Fix", "Checks")
+
+
+class Failure(NamedTuple):
+    """An entry as its source has it."""
+
+    name: str
+    kind: str
+    title: str
+    """the cause, in one line"""
+    symptom: str
+    parts: dict[str, str]
+    """a paragraph for each of PARTS"""
+
+    @property
+    def catcher(self) -> str | None:
+        """What refuses the mistake, or None where the checks are blind."""
+        caught = re.match(r"caught by (fn[\w.]*\w)", self.parts["Checks"])
+        return caught[1] if caught else None
+
+    def load(self) -> "Runnable":
+        """Its functions; this imports torch."""
+        module = import_module(f"{__name__}.{self.kind}.{self.name}")
+        return Runnable(
+            module.broken,
+            module.fixed,
+            module.shows,
+            getattr(module, "checked", module.broken),
+        )
+
+
+class Runnable(NamedTuple):
+    broken: Callable[..., Seen]
+    fixed: Callable[..., Seen]
+    shows: Callable[[Seen], bool]
+    checked: Callable[..., Any]
+
+
+@cache
+def gallery() -> dict[str, Failure]:
+    """Every entry by name, kind after kind."""
+    files = [
+        file
+        for kind in KINDS
+        for file in sorted(Path(__file__).parent.glob(f"{kind}/*.py"))
+    ]
+    return {file.stem: read(file) for file in files}
+
+
+def read(file: Path) -> Failure:
+    """ValueError for a file that is not of the form."""
+    source = ast.parse(file.read_text(encoding="utf-8"))
+    title, *paragraphs = re.split(
+        r"\n\s*\n", ast.get_docstring(source) or ""
+    )
+    parts = dict(map(_part, paragraphs))
+    [shows] = [
+        f
+        for f in source.body
+        if isinstance(f, ast.FunctionDef) and f.name == "shows"
+    ] or [None]
+    if tuple(parts) != PARTS or shows is None:
+        form = f"{', '.join(PARTS)}, and a function `shows`"
+        raise ValueError(f"{file} is not of the form: {form}")
+    return Failure(
+        file.stem,
+        file.parent.name,
+        _one_line(title),
+        _one_line(ast.get_docstring(shows) or ""),
+        parts,
+    )
+
+
+def _part(paragraph: str) -> tuple[str, str]:
+    head, _, text = paragraph.partition(": ")
+    return head, _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

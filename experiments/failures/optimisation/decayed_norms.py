@@ -1,0 +1,69 @@
+"""Weight decay pulls a norm's gains from 1 towards 0
+
+Expect: AdamW decays all parameters alike. What becomes of the gains of a
+layer norm?
+
+Cause: Decay takes ηλθ off every parameter in every step. For a matrix
+that is a bias towards small weights; for a gain or bias, which are few
+and set the scale, it only works against what was just normalised.
+
+Find: Print the mean of each norm's weight during training.
+
+Fix: No decay for norms and biases: two groups of parameters, split by
+name (tree.split), the decay of one being 0.
+
+Checks: blind: a decay is a number, and is the same for all shapes.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch.func import grad_and_value
+
+from experiments.failures import Seen
+from experiments.failures.toys import digits, mlp, perceptron
+from fn import tree
+from fn.layers import flatten, layer_norm, layer_norm_init
+from fn.losses import cross_entropy
+from fn.optim import adamw, adamw_init
+from fn.tree import Params
+
+
+def start(seed: int) -> Params:
+    return {"norm": layer_norm_init([64]), "mlp": perceptron(seed)}
+
+
+def loss(params: Params) -> torch.Tensor:
+    x, y = flatten(digits()[0].images), digits()[0].labels
+    x = layer_norm(x, [64], **params["norm"])
+    return cross_entropy(mlp(params["mlp"], x), y)
+
+
+def broken(seed: int) -> Seen:
+    params, gains = start(seed), []
+    state = adamw_init(params)
+    for _ in range(100):
+        grads, _ = grad_and_value(loss)(params)
+        params, state = adamw(params, grads, state, lr=0.01, weight_decay=1)
+        gains.append(params["norm"]["weight"].mean().item())
+    return {"mean gain": gains, "loss": loss(params).item()}
+
+
+def fixed(seed: int) -> Seen:
+    params, gains = start(seed), []
+    norm, rest = (adamw_init(p) for p in tree.split(params, ["norm"]))
+    for _ in range(100):
+        grads, _ = grad_and_value(loss)(params)
+        (p, q), (g, h) = (tree.split(t, ["norm"]) for t in (params, grads))
+        p, norm = adamw(p, g, norm, lr=0.01, weight_decay=0)
+        q, rest = adamw(q, h, rest, lr=0.01, weight_decay=1)
+        params = tree.merge(p, q)
+        gains.append(params["norm"]["weight"].mean().item())
+    return {"mean gain": gains, "loss": loss(params).item()}
+
+
+def shows(seen: Seen) -> bool:
+    """A layer norm's gains start at 1, and their mean shrinks in every
+    single step."""
+    gains = seen["mean gain"]
+    return gains[-1] < 0.8 and all(b < a for a, b in pairwise(gains))

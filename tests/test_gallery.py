@@ -1,0 +1,330 @@
+"""Every failure shows its symptom, its fix does not, and the shape checks answer as it says; the doors; the journal."""
+
+import io
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments import breaking, cli, gallery, note, quizzing, show
+from experiments.failures import KINDS, Failure, Seen, read
+from experiments.failures import gallery as entries
+
+CPU = torch.device("cpu")
+ROOT = Path(note.__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _mine(monkeypatch, tmp_path):
+    """The score of whoever runs the tests is not touched."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["gallery", *flags])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(gallery.Config, gallery.main, gallery.parse)
+    return stop.value.code, *capsys.readouterr()  # pyright: ignore[reportReturnType]
+
+
+def answers(monkeypatch, *given: str) -> None:
+    """What is typed, and then the end of it."""
+    left = iter(given)
+
+    def answer(_: str = "") -> str:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+
+
+def has_refusal(seen: Seen) -> bool:
+    return any("TypeCheckError" in text for text in seen.values() if isinstance(text, str))
+
+
+@pytest.mark.parametrize("failure", entries().values(), ids=lambda failure: failure.name)
+def test_broken_shows_its_symptom_and_fixed_does_not_nor_do_the_checks_lie(failure: Failure):
+    run = failure.load()
+    broken, fixed = run.broken(11), run.fixed(11)
+    assert run.shows(broken), broken
+    assert not run.shows(fixed), fixed
+    assert broken.keys() == fixed.keys()
+    refused = breaking.refusal(run, 11)
+    assert (refused and refused.by) == failure.catcher
+    assert re.match(r"(caught by fn\.|blind)", failure.parts["Checks"])
+    assert not has_refusal(fixed)
+    assert not (has_refusal(broken) and failure.catcher is None)
+
+
+@pytest.mark.parametrize("failure", entries().values(), ids=lambda failure: failure.name)
+def test_every_entry_says_all_and_fits(failure: Failure):
+    assert len(failure.title) <= 58, "one line of the list, at 80 columns"
+    assert all(len(text) > 20 for text in failure.parts.values())
+    assert failure.parts["Expect"].count("?") >= 1
+    assert failure.symptom.endswith(".")
+    run = failure.load()
+    code = breaking.source(run.broken)
+    assert max(map(len, code.splitlines())) <= 76
+    assert code != breaking.source(run.fixed)
+    module = Path(sys.modules[run.broken.__module__].__file__ or "").read_text()
+    parts = re.split(r"\n\n(?=\S)", code)
+    assert all(part in module for part in parts), "what is shown is what is in the file"
+
+
+def test_every_kind_has_entries_and_no_name_stands_twice():
+    files = [file.stem for kind in KINDS for file in (ROOT / "experiments/failures" / kind).glob("*.py")]
+    assert sorted(files) == sorted(set(files)) == sorted(entries())
+    assert len(files) >= 24
+    assert {failure.kind for failure in entries().values()} == set(KINDS)
+    titles = [failure.title for failure in entries().values()]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize("lost", ["Cause", "shows"])
+def test_a_file_that_is_not_of_the_form_is_refused(tmp_path, lost):
+    docstring = "t\n\nExpect: a?\n\nCause: b\n\nFind: c\n\nFix: d\n\nChecks: blind: e\n"
+    text = f'"""{docstring}"""\n\ndef shows(seen):\n    """s."""\n'
+    file = tmp_path / "entry.py"
+    file.write_text(text)
+    assert read(file).parts["Checks"] == "blind: e"
+    file.write_text(text.replace(lost, "x"))
+    with pytest.raises(ValueError, match="not of the form"):
+        read(file)
+
+
+def test_a_wrong_statement_is_found(monkeypatch, tmp_path):
+    """The very checks of the tests judge a live run: fixed as broken, and a catcher that does not catch."""
+    failure = entries()["fp16_overflow"]
+    run = failure.load()
+    broken, fixed = run.broken(0), run.fixed(0)
+    assert all(check.ok for check in breaking.judge(failure, run, broken, fixed, None))
+    assert [c.ok for c in breaking.judge(failure, run, fixed, fixed, None)] == [False, True, True]
+    assert [c.ok for c in breaking.judge(failure, run, broken, broken, None)] == [True, False, True]
+    other = breaking.Refusal("fn.layers.linear", "")
+    assert [c.ok for c in breaking.judge(failure, run, broken, fixed, other)] == [True, True, False]
+    assert not breaking.in_one(breaking.judge(failure, run, broken, broken, None)).ok
+
+
+def test_the_page_of_the_readme_is_the_gallery():
+    readme = (ROOT / "README.md").read_text()
+    listed = [line for line in readme.splitlines() if re.match(r"\| [a-z]* ?\| `[a-z0-9_]+` \|", line)]
+    assert listed == gallery.markdown()[2:]
+
+
+def test_the_list_and_the_help_need_no_torch():
+    for flags in ([], ["--help"], ["--table"]):
+        command = f"import sys; sys.argv[1:] = {flags}; from experiments import gallery, cli\n"
+        command += (
+            "try: cli.run(gallery.Config, gallery.main, gallery.parse)\nfinally: assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        if "--help" not in flags:
+            assert all(name in done.stdout for name in entries())
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["silent_brodcast"], "there is no failure 'silent_brodcast'; the nearest are silent_broadcast, "),
+        (["wrong_axis", "--all"], "one thing at a time"),
+        (["--quizz"], "--quiz"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint):
+    status, out, err = launch(monkeypatch, capsys, *flags)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"), [("silent_broadcast", 80), ("buffer_left_behind", 60), ("gradients_vanish", 60)]
+)
+def test_one_is_shown_within_the_width_and_drawn(monkeypatch, capsys, tmp_path, name, columns):
+    monkeypatch.setattr(show.console, "_width", columns)
+    answers(monkeypatch)  # nothing may be asked where there is no terminal, and an end of input is no error
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    status, out, _ = launch(monkeypatch, capsys, name.replace("_", "-"), "--out", str(tmp_path))
+    assert status == 0
+    before_table = out.partition("Done when")[0].replace(str(tmp_path), "")
+    assert max(map(len, before_table.splitlines())) <= columns
+    assert "\x1b" not in out
+    assert "guess" not in out
+    for part in ("Expect", "It runs", "Symptom", "Cause", "Find", "Fix", "Fixed, it runs", "Checks"):
+        assert f"\n{part}" in out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [check["ok"] for check in summary["checks"]] == [True] * 3
+    pictures = list(tmp_path.glob("*.png"))
+    assert [p.stem for p in pictures] == ([] if name == "buffer_left_behind" else [name])
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert len(image.convert("L").getcolors(256) or []) > 2
+
+
+def test_it_asks_on_a_terminal(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt))
+    breaking.present(entries()["wrong_axis"], gallery.Config(out=tmp_path), CPU, ask=True)
+    assert len(asked) == 2
+
+
+def test_all_exits_1_if_one_statement_is_false(monkeypatch, capsys, tmp_path):
+    some = {name: entries()[name] for name in ("fp16_overflow", "wrong_axis")}
+    monkeypatch.setattr(gallery, "gallery", lambda: some)
+    status, out, _ = launch(monkeypatch, capsys, "--all", "--out", str(tmp_path))
+    assert status == 0
+    lying = some["wrong_axis"].parts | {"Checks": "caught by fn.layers.linear: not so"}
+    some["wrong_axis"] = some["wrong_axis"]._replace(parts=lying)
+    status, out, _ = launch(monkeypatch, capsys, "--all", "--out", str(tmp_path))
+    assert status == 1
+    assert out.count("FAILED") == 1
+
+
+def test_four_causes_are_offered_of_its_kind_where_there_are_enough():
+    rng = random.Random(0)
+    for failure in entries().values():
+        four = quizzing.choices(failure, rng)
+        assert len({other.name for other in four}) == 4
+        assert failure in four
+        assert failure.name not in quizzing.AKIN or sum(other.name in quizzing.AKIN for other in four) == 1
+        alike = sum(other.kind == failure.kind for other in entries().values())
+        assert sum(other.kind == failure.kind for other in four) == min(4, alike)
+    places = {quizzing.choices(entries()["zero_init"], rng).index(entries()["zero_init"]) for _ in range(50)}
+    assert places == {0, 1, 2, 3}
+
+
+def test_the_quiz_grades_and_keeps_the_score(monkeypatch, capsys):
+    few = [entries()[name] for name in ("fp16_overflow", "wrong_axis", "channels_last")]
+    monkeypatch.setattr(random.Random, "sample", lambda *_: few)
+    monkeypatch.setattr(quizzing, "choices", lambda failure, _: [*few[1:], few[0], entries()["zero_init"]])
+    answers(monkeypatch, "7", "3", "2")
+    quizzing.quiz(0, CPU)
+    out = capsys.readouterr().out
+    assert "1, 2, 3 or 4, or q" in out
+    assert "right: just break fp16_overflow" in out
+    assert "no, 1: just break wrong_axis" in out
+    assert out.endswith("\n1 of 2 right; 1 of 2 in all\n")
+
+    answers(monkeypatch, "3", "1", "2")
+    quizzing.quiz(0, CPU)
+    assert capsys.readouterr().out.endswith("\n3 of 3 right; 4 of 5 in all\n")
+    assert quizzing.load_score()["wrong_axis"] == {"asked": 2, "right": 1}
+
+
+def test_the_quiz_ends_with_the_score_on_ctrl_c(monkeypatch, capsys, tmp_path):
+    def interrupt(_: str = "") -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    status, out, err = launch(monkeypatch, capsys, "--quiz", "--out", str(tmp_path))
+    assert (status, err) == (0, "")
+    assert out.endswith("0 of 0 right; 0 of 0 in all\n")
+
+
+def test_a_damaged_score_is_one_line(monkeypatch, capsys, tmp_path):
+    quizzing.score_file().parent.mkdir(parents=True)
+    quizzing.score_file().write_text("{")
+    status, _, err = launch(monkeypatch, capsys, "--quiz", "--out", str(tmp_path))
+    assert status == 2
+    assert "move that file away" in err
+    assert quizzing.score_file().read_text() == "{"
+
+
+def test_the_order_of_the_quiz_is_the_seeds(monkeypatch, capsys):
+    firsts = []
+    for seed in (1, 1, 2):
+        answers(monkeypatch)
+        quizzing.quiz(seed, CPU)
+        firsts.append(capsys.readouterr().out)
+    assert firsts[0] == firsts[1] != firsts[2]
+
+
+def test_sparks():
+    assert show.spark([0, 1, 2, 7]) == "▁▂▃█"
+    assert show.spark([7.0] * 3) == "███", "a flat curve is flat where it is, not at the bottom"
+    assert show.spark([1, 10, 100, 1e4, 1e7]) == "▁▂▃▅█ (log)"
+    assert show.spark([1, math.inf, math.nan, -1]) == "█××▁"
+    assert show.spark([0.0, 0.0]) == "▁▁"
+    assert show.spark([1.0] * 50 + [9.0] + [1.0] * 49, 10).count("█") == 1
+
+
+TEXT = "A loss fell, and was wrong. It ended at 9.78, where 0 was possible."
+
+
+def test_a_note_is_the_newest_entry(tmp_path):
+    journal = tmp_path / "LEARNING.md"
+    note.insert(journal, note.entry("Begun", "", date(2026, 1, 1)))
+    assert journal.read_text() == "# LEARNING\n\n## 2026-01-01 · Begun\n"
+    note.insert(journal, note.entry(TEXT, "", date(2026, 1, 2)))
+    heading, body = "## 2026-01-02 · A loss fell, and was wrong", "It ended at 9.78, where 0 was possible."
+    assert journal.read_text() == f"# LEARNING\n\n{heading}\n\n{body}\n\n## 2026-01-01 · Begun\n"
+
+
+def test_a_note_leaves_the_journal_as_it_was(tmp_path):
+    before = (ROOT / "LEARNING.md").read_text()
+    journal = tmp_path / "LEARNING.md"
+    journal.write_text(before)
+    added = note.entry(TEXT, "", date(2026, 1, 2))
+    note.insert(journal, added)
+    after = journal.read_text()
+    assert after.replace(added + "\n", "") == before
+    assert re.findall(r"(?m)^## .*", after)[0] == added.splitlines()[0]
+
+
+def write_note(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["note", *flags])
+    try:
+        note.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()  # pyright: ignore[reportReturnType]
+
+
+def test_a_note_has_the_figures_of_a_run_and_its_command(monkeypatch, capsys, tmp_path):
+    launch(monkeypatch, capsys, "wrong_axis", "--seed", "3", "--out", str(tmp_path / "a run"))
+    journal = tmp_path / "journal.md"
+    run = ("--run", str(tmp_path / "a run"))
+    status, _, err = write_note(monkeypatch, capsys, TEXT, *run, "--file", str(journal))
+    assert (status, err) == (0, "")
+    assert "| wrong_axis: broken shows the symptom | 1 | == 1 |\n" in journal.read_text()
+    command = f"    uv run python -m experiments.gallery wrong_axis --seed 3 --out '{tmp_path}/a run'\n"
+    assert journal.read_text().endswith(command)
+
+
+@pytest.mark.parametrize(
+    ("summary", "complaint"),
+    [
+        (None, "there is no summary.json"),
+        ("{", "is damaged"),
+        ('{"checks": []}', "has no 'command'; run it again"),
+        ("[]", "is damaged"),
+    ],
+)
+def test_a_note_of_a_bad_run_is_one_line_and_exit_2(monkeypatch, capsys, tmp_path, summary, complaint):
+    if summary is not None:
+        (tmp_path / "summary.json").write_text(summary)
+    journal = tmp_path / "journal.md"
+    status, out, err = write_note(monkeypatch, capsys, TEXT, "--run", str(tmp_path), "--file", str(journal))
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("flags", [[], [""], ["  \n "], [TEXT, "--file", "/dev/null/journal.md"], [TEXT, "--fle", "x"]])
+def test_a_bad_note_is_one_line_and_exit_2(monkeypatch, capsys, flags):
+    status, out, err = write_note(monkeypatch, capsys, *flags)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
