@@ -4,6 +4,7 @@ By default a small network that knows clothes, experiments/pretrain.py's, learns
 your own: --dataset folder --data PATH --backbone resnet18 --weights imagenet
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from typing import Literal
 import torch
 
 from experiments import cli, show
-from experiments.backbones import BACKBONES, branches, load, prefixes, transfer
+from experiments.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
 from experiments.transferring import Recipe, Task, Ways, apart, extract, head_model, labelled, learn, train
 from fn import plots, tree
 from fn.data.datasets import Split
+from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
 from fn.freezing import freeze, thaw
 from fn.gradcheck import relative_error
 from fn.layers import softmax
@@ -28,10 +30,28 @@ from fn.train import TrainState
 
 RECIPES = {
     "digits": Recipe(
-        seeds=5, epochs=30, fine_epochs=30, both_epochs=30, batch_share=1 / 4, lr=3e-3, fine_lr=3e-3, scratch=True
+        seeds=5,
+        epochs=30,
+        fine_epochs=30,
+        both_epochs=30,
+        batch_share=1 / 4,
+        lr=3e-3,
+        fine_lr=3e-3,
+        fine_train="all",
+        fine_augment=None,
+        scratch=True,
     ),
     "folder": Recipe(
-        seeds=5, epochs=30, fine_epochs=3, both_epochs=5, batch_share=1 / 8, lr=3e-3, fine_lr=5e-5, scratch=False
+        seeds=5,
+        epochs=30,
+        fine_epochs=10,
+        both_epochs=5,
+        batch_share=1 / 8,
+        lr=3e-3,
+        fine_lr=5e-5,
+        fine_train="last",
+        fine_augment=partial(compose, transforms=[random_horizontal_flip, random_resized_crop]),
+        scratch=False,
     ),
 }
 SHOTS = {3: 3, 10: 5, 30: 3}  # labelled images per class, and how many seeds learn from them
@@ -46,8 +66,9 @@ class Config(cli.Config):
     """the network that was pretrained"""
     weights: str = ""
     """imagenet, for torchvision's, or a .pth or .safetensors file; resnet8 has its own"""
-    train: tuple[str, ...] = ("all",)
-    """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2"""
+    train: cli.MaybeNames = None
+    """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2; of digits all, of
+    photographs the last stage unless given"""
     rates: dict[str, float] = field(default_factory=dict)
     """factors of the learning rate by dotted prefix, then: backbone 0.1"""
     dataset: Literal["digits", "folder"] = "digits"
@@ -81,27 +102,38 @@ def setup(config: Config, device: torch.device) -> Task:
         )
     if (config.dataset == "folder") != (config.data is not None):
         raise cli.UsageError("--dataset folder and --data PATH, its directory of photographs, go together")
+    recipe = RECIPES[config.dataset]
+    train = (recipe.fine_train,) if config.train is None else config.train
+    refuse_nothing(config, row, train)
     options = {"root": config.data, "image_size": row.shape[1], "stats": row.stats} if config.data else {}
     params, state = (tree.to(part, device) for part in load(config.backbone, config.weights))
     dataset = cli.load(config.dataset, device, **options)
-    try:
-        params_of_all, _ = transfer(row, 2, weights=(params, state), dropout_p=0.0).init(generator(0))
-        chosen, _ = tree.split(params_of_all, prefixes(row, config.train))
-        tree.split(chosen, list(config.rates))
-    except ValueError as error:
-        raise cli.UsageError(f"--train or --rates: {error}") from None
     features = [extract(row, params, state, split.images) for split in (dataset.train, dataset.test)]
-    trained = prefixes(row, config.train)
-    return Task(
-        row, (params, state), dataset, (features[0], features[1]), trained, config.rates, RECIPES[config.dataset]
-    )
+    return Task(row, (params, state), dataset, (features[0], features[1]), train, config.rates, recipe)
+
+
+def refuse_nothing(config: Config, row: Backbone, train: Sequence[str]) -> None:
+    """UsageError for a --train or a --rates that names nothing, or a factor that is none."""
+    if not all(name.strip() for name in train) or not train:
+        raise cli.UsageError("--train names nothing: it takes head, last, all, or prefixes such as backbone.layer2")
+    for prefix, factor in config.rates.items():
+        if not 0 <= factor < math.inf:
+            raise cli.UsageError(f"--rates {prefix} {factor}: a factor of the learning rate is a number from 0 up")
+    params, _ = transfer(row, 2, weights=None, dropout_p=0.0).init(generator(0))
+    flag = "--train"
+    try:
+        trained, _ = tree.split(params, prefixes(row, train))
+        flag = "--rates"
+        tree.split(trained, list(config.rates))
+    except ValueError as error:
+        raise cli.UsageError(f"{flag}: {error}") from None
 
 
 def print_tree(config: Config, task: Task) -> None:
     """What trains once the head has, and what is frozen."""
     params, _ = task.model().init(generator(config.seed))
     chosen, frozen = tree.split(params, task.trained)
-    said = f"--train {' '.join(config.train)}"
+    said = f"--train {' '.join(task.train)}"
     show.table(
         f"{config.backbone} and its new head, {said}",
         ("branch", "parameters", ""),

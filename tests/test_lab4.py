@@ -1,5 +1,6 @@
 """Lab 4 from end to end, its weights, its downloads, and what it refuses."""
 
+import math
 import urllib.error
 from hashlib import sha256
 from pathlib import Path
@@ -112,12 +113,16 @@ def test_a_truncated_file_is_refused(tmp_path):
     [
         (
             {"train": ("head", "backbone.layr2")},
-            "nothing lies at or below 'backbone.layr2'; the nearest are 'b",
+            "--train: nothing lies at or below 'backbone.layr2'; the nearest are 'backbone.layer2'",
         ),
         (
             {"train": ("head",), "rates": {"backbone": 0.1}},
-            "nothing lies at or below 'backbone'; the nearest are '",
+            "--rates: nothing lies at or below 'backbone'; the nearest are '",
         ),
+        ({"train": ()}, "--train names nothing: it takes head"),
+        ({"train": ("head", "")}, "--train names nothing: it takes head"),
+        ({"rates": {"backbone": math.nan}}, "--rates backbone nan: a factor of the learning rate is"),
+        ({"rates": {"head": 1.0, "backbone": -1.0}}, "--rates backbone -1.0: a factor of the learning rate is"),
         ({"weights": "imagenet"}, "--weights imagenet: there are none of resnet8"),
         ({"weights": "nowhere.pth"}, "nowhere.pth cannot be read (No such file or directory)"),
         ({"backbone": "resnet18"}, "--backbone resnet18 does not suit --dataset digits"),
