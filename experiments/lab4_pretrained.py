@@ -203,21 +203,27 @@ def draw_growth(config: Config, task: Task, runs: Sequence[Ways]) -> None:
         for line, i in zip(lines.values(), range(3), strict=True):
             line[few] = mean(way[1] for run in these if (way := run[i]))
     plots.save(
-        plots.curves({"accuracy on held-out digits": lines}, xlabel="labelled images per class"),
+        plots.curves(
+            {"mean accuracy on all other digits": lines},
+            xlabel="labelled images per class",
+            title="digits, with and without a backbone that knows clothes",
+        ),
         config.out / "growth.png",
     )
 
 
 @torch.no_grad()
 def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
-    """The held-out images whose target was given the least probability by the first seed's fine-tuned network."""
+    """The test images that the first seed's fine-tuned network misreads: those least likely to be their class first."""
     images, labels = task.dataset.test
     model = task.model()
     logits = torch.cat([model.apply(ts.params, ts.state, x, train=False)[0] for x in images.split(100)])
     p, name = softmax(logits, dim=1), task.dataset.classes
-    worst = p[torch.arange(len(labels)), labels].argsort()[:16]
+    right = logits.argmax(dim=1) == labels
+    mistakes = int((~right).sum())
+    worst = (p[torch.arange(len(labels)), labels] + right).argsort()[: max(1, min(16, mistakes))]
     read = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
-    title = "the held-out images with the least probability for their class"
+    title = f"{mistakes} of {len(labels)} test images misread after fine-tuning, and how sure the network was"
     shown = (
         plots.photo_grid(images[worst], read, title=title)
         if images.shape[1] == 3

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
-from experiments.lab4_pretrained import Config, setup
-from experiments.transferring import labelled, unlabelled
+from experiments.lab4_pretrained import RECIPES, Config, compare, setup
+from experiments.transferring import Task, Ways, apart, labelled, learn, unlabelled
 from fn import pretrained, tree
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
+from fn.train import TrainState, run_key
 
 CPU = torch.device("cpu")
 
@@ -64,6 +65,81 @@ def test_labelled_images_are_few_of_each_class_and_no_others_are():
     free = unlabelled(task, index)
     assert int(free.sum()) == len(task.dataset.train.labels) - 100
     assert not free[index].any()
+
+
+def small_task(**changes) -> Task:
+    """One epoch of each way on the digits, or what the changes to the recipe say."""
+    recipe = RECIPES["digits"]._replace(epochs=1, fine_epochs=1, **changes)
+    return setup(Config(), CPU)._replace(recipe=recipe)
+
+
+def test_each_way_sets_out_from_what_the_one_before_has_learnt():
+    task = small_task()
+    ways = learn(task._replace(recipe=task.recipe._replace(fine_epochs=0)), 3, seed=0)
+    start = {"backbone": task.weights[0], "head": ways.head[0].params}
+    assert apart((start, {}), (ways.fine[0].params, {}))[0] == []
+    assert ways.fine[1] == ways.head[1]
+    fresh = learn(task._replace(recipe=task.recipe._replace(epochs=0, fine_epochs=0)), 3, seed=0)
+    assert fresh.scratch
+    assert not torch.equal(fresh.scratch[0].params["backbone"]["conv1"]["weight"], task.weights[0]["conv1"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("train", "rates", "still"),
+    [
+        (("head",), {}, "backbone"),
+        (("last",), {"backbone": 0.5}, "backbone.layer1"),
+        (("all",), {"backbone": 0.0}, "backbone"),
+        (("all",), {"head": 0.0}, "head"),
+    ],
+)
+def test_fine_tuning_moves_what_it_is_told_to(train, rates, still):
+    task = small_task()._replace(train=train, rates=rates)
+    ways = learn(task, 3, seed=0)
+    start = {"backbone": task.weights[0], "head": ways.head[0].params}
+    moved, stayed = apart((start, {}), (ways.fine[0].params, {}))
+    assert [name for name in moved if tree.below(name, still)] == []
+    others = {name.split(".")[0] for name in stayed if not tree.below(name, still)}
+    assert moved
+    assert others <= {"backbone"}
+
+
+def test_only_fine_tuning_varies_the_images():
+    seen = []
+    task = small_task(fine_augment=lambda x, key: seen.append(len(x)) or x)
+    learn(task._replace(recipe=task.recipe._replace(fine_epochs=2)), 3, seed=0)
+    assert sum(seen) == 2 * 30
+
+
+def test_dropout_is_the_recipes_in_training_and_off_after():
+    task = small_task(dropout_p=1.0)
+    model, key = task.model(), run_key(0)
+    params, state = model.init(generator(0))
+    x = task.dataset.train.images[:8]
+    dropped, _ = model.apply(params, state, x, train=True, key=key)
+    torch.testing.assert_close(dropped, params["head"]["fc"]["bias"].expand_as(dropped))
+    assert model.apply(params, state, x, train=False)[0].std(dim=0).min() > 0
+
+
+def test_features_are_those_of_evaluation():
+    """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
+    task = setup(Config(), CPU)
+    images = task.dataset.train.images[:3]
+    each = torch.cat([task.row.features(*task.weights, x[None], train=False)[0] for x in images])
+    torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
+
+
+def test_a_way_that_is_worse_fails_whatever_its_size(capsys):
+    """A gain counts with its sign, seed by seed, and in spreads."""
+    task, ts = small_task(), TrainState({}, {}, {})
+
+    def judged(gains: list[float]) -> list[bool]:
+        runs = [Ways((ts, 0.1), (ts, 0.5 + 0.01 * i), (ts, 0.5 + 0.01 * i + g)) for i, g in enumerate(gains)]
+        return [check.ok for check in compare(Config(), task, runs)][2:]
+
+    assert judged([0.1, 0.11, 0.12]) == [True, True]
+    assert judged([0.1, 0.0, -0.05]) == [True, False]
+    assert judged([-0.1, -0.11, -0.12]) == [False, False]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
