@@ -18,7 +18,7 @@ import torch
 
 from experiments import cli, show
 from experiments.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
-from experiments.transferring import Recipe, Task, Ways, apart, extract, head_model, labelled, learn, train
+from experiments.transferring import Recipe, Task, Ways, extract, head_model, labelled, learn, misplaced, train, under
 from fn import plots, tree
 from fn.data.datasets import Split
 from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
@@ -27,6 +27,7 @@ from fn.gradcheck import relative_error
 from fn.layers import softmax
 from fn.rng import generator
 from fn.train import TrainState
+from fn.tree import Params
 
 RECIPES = {
     "digits": Recipe(
@@ -85,7 +86,9 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     print_tree(config, task)
     checks = [*freeze_and_cache(config, task, few)]
     runs = [learn(task, few, seed) for seed in cli.seeds(config, task.recipe.seeds)]
-    checks += [*compare(config, task, runs)]
+    first = runs[0]
+    checks += [check_moved("fine-tuned", under(task, first.head[0]), first.fine[0][:2], task.trained)]
+    checks += [*compare(config, task, runs, few)]
     if config.dataset == "digits":
         draw_growth(config, task, runs)
     draw_mistakes(config, task, runs[0].fine[0])
@@ -117,8 +120,8 @@ def refuse_nothing(config: Config, row: Backbone, train: Sequence[str]) -> None:
     if not all(name.strip() for name in train) or not train:
         raise cli.UsageError("--train names nothing: it takes head, last, all, or prefixes such as backbone.layer2")
     for prefix, factor in config.rates.items():
-        if not 0 <= factor < math.inf:
-            raise cli.UsageError(f"--rates {prefix} {factor}: a factor of the learning rate is a number from 0 up")
+        if not 0 < factor < math.inf:
+            raise cli.UsageError(f"--rates {prefix} {factor}: a factor of the learning rate is a number above 0")
     params, _ = transfer(row, 2, weights=None, dropout_p=0.0).init(generator(0))
     flag = "--train"
     try:
@@ -160,26 +163,33 @@ def freeze_and_cache(config: Config, task: Task, few: int) -> list[cli.Check]:
     cached = teach(head_model(task), Split(extract(task.row, *task.weights, images[index]), labels[index]))
     ratio = whole / (time.perf_counter() - began)
 
-    moved, still = apart(before, thaw(*ts[:2]))
-    wrong = [*(name for name in moved if not name.startswith("head")), *(n for n in still if n.startswith("head"))]
-    if wrong:
-        show.log.print(f"should have stayed, or moved: {', '.join(wrong)}", soft_wrap=True)
-    held = tree.size(ts.opt_state["mean"]) - tree.size(ts.params)
+    held = tree.size(ts.opt_state["mean"]) - tree.size(before[0]["head"])
     gap = relative_error(ts.params["head"], cached.params)
     return [
-        cli.check("head only: leaves that moved and should not, or the other way", len(wrong), "==", 0),
+        check_moved("head only", before, thaw(*ts[:2]), ["head"]),
         cli.check("head only: numbers the optimizer holds for frozen leaves", held, "==", 0),
         cli.check("cached features: relative gap of the head", gap, "<=", 1e-3),
         cli.check("cached features: how many times faster", ratio, ">=", 3),
     ]
 
 
-def compare(config: Config, task: Task, runs: Sequence[Ways]) -> list[cli.Check]:
+def check_moved(
+    way: str, before: tuple[Params, Params], after: tuple[Params, Params], trained: Sequence[str]
+) -> cli.Check:
+    """The claim that what trains has moved, and that nothing else has, to the bit; the leaves at fault are listed."""
+    wrong = misplaced(before, after, trained)
+    if wrong:
+        show.log.print(f"{way}: should have stayed, or moved: {', '.join(wrong)}", soft_wrap=True)
+    return cli.check(f"{way}: leaves that moved and should not, or the other way", len(wrong), "==", 0)
+
+
+def compare(config: Config, task: Task, runs: Sequence[Ways], few: int) -> list[cli.Check]:
     """The means of the three ways, and whether each beats the one before on the same images, seed by seed."""
     ways = {name: [way[1] for run in runs if (way := run[i])] for i, name in enumerate(Ways._fields)}
     found = {name: accuracies for name, accuracies in ways.items() if accuracies}
+    others = len(task.dataset.train.labels) + len(task.dataset.test.labels) - len(labelled(task, few, config.seed))
     show.table(
-        f"{config.dataset}: accuracy on all images that were not labelled",
+        f"{config.dataset}: accuracy on the {others:,} images that were not labelled, of which one is {1 / others:.2%}",
         ("", "mean", "spread", *(f"seed {seed}" for seed in cli.seeds(config, len(runs)))),
         [(name, f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a)) for name, a in found.items()],
     )

@@ -123,6 +123,12 @@ def given(params: Params, state: Params, model: Model) -> Model:
     return model._replace(init=lambda rng: (params, state))
 
 
+def under(task: Task, head: TrainState) -> tuple[Params, Params]:
+    """(params, state) of the pretrained backbone and a head that has learnt."""
+    params, state = ({"backbone": b, "head": h} for b, h in zip(task.weights, head[:2], strict=True))
+    return params, state
+
+
 def learn(task: Task, few: int, seed: int) -> Ways:
     """The same labelled images three ways: from scratch, the head alone, and from there what `task.trained` says."""
     index, (images, labels), recipe = labelled(task, few, seed), task.dataset.train, task.recipe
@@ -140,8 +146,7 @@ def learn(task: Task, few: int, seed: int) -> Ways:
     head = train(task, small, seen, seed, epochs=recipe.epochs, lr=recipe.lr)
     head_accuracy = accuracy(small, head, held_out_features)
 
-    params, state = ({"backbone": b, "head": h} for b, h in zip(task.weights, head[:2], strict=True))
-    model = freeze(given(params, state, task.model()), task.trained)
+    model = freeze(given(*under(task, head), task.model()), task.trained)
     options = {"rates": task.rates, "augment": recipe.fine_augment}
     ts = train(task, model, split, seed, epochs=recipe.fine_epochs, lr=recipe.fine_lr, **options)
     fine = accuracy(model, ts, held_out)
@@ -162,3 +167,19 @@ def apart(before: tuple[Params, Params], after: tuple[Params, Params]) -> tuple[
         for name, x in old.items():
             names[torch.equal(x, new[name])].append(name)
     return names[False], names[True]
+
+
+def misplaced(before: tuple[Params, Params], after: tuple[Params, Params], trained: Sequence[str]) -> list[str]:
+    """Leaves that moved though no prefix has them, or are the same to the bit though one has.
+
+    Statistics go with the parameters of their batch norm, of which one that trains is enough.
+    """
+    moved, still = apart(before, after)
+    return [*(x for x in moved if not _trains(x, trained)), *(x for x in still if _trains(x, trained))]
+
+
+def _trains(name: str, trained: Sequence[str]) -> bool:
+    branch, _, leaf = name.rpartition(".")
+    if leaf.startswith("running_"):
+        return any(tree.below(branch, prefix) or tree.below(prefix, branch) for prefix in trained)
+    return any(tree.below(name, prefix) for prefix in trained)

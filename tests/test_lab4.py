@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
 from experiments.lab4_pretrained import RECIPES, Config, compare, setup
-from experiments.transferring import Task, Ways, apart, labelled, learn, unlabelled
+from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
 from fn import pretrained, tree
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
@@ -76,8 +76,7 @@ def small_task(**changes) -> Task:
 def test_each_way_sets_out_from_what_the_one_before_has_learnt():
     task = small_task()
     ways = learn(task._replace(recipe=task.recipe._replace(fine_epochs=0)), 3, seed=0)
-    start = {"backbone": task.weights[0], "head": ways.head[0].params}
-    assert apart((start, {}), (ways.fine[0].params, {}))[0] == []
+    assert apart(under(task, ways.head[0]), ways.fine[0][:2])[0] == []
     assert ways.fine[1] == ways.head[1]
     fresh = learn(task._replace(recipe=task.recipe._replace(epochs=0, fine_epochs=0)), 3, seed=0)
     assert fresh.scratch
@@ -85,23 +84,34 @@ def test_each_way_sets_out_from_what_the_one_before_has_learnt():
 
 
 @pytest.mark.parametrize(
-    ("train", "rates", "still"),
+    ("train", "moves"),
     [
-        (("head",), {}, "backbone"),
-        (("last",), {"backbone": 0.5}, "backbone.layer1"),
-        (("all",), {"backbone": 0.0}, "backbone"),
-        (("all",), {"head": 0.0}, "head"),
+        (("head",), ["head"]),
+        (("last",), ["head", "backbone.layer2"]),
+        (("backbone.layer1.0.bn1.bias", "head.fc"), ["backbone.layer1.0.bn1.bias", "head.fc"]),
     ],
 )
-def test_fine_tuning_moves_what_it_is_told_to(train, rates, still):
-    task = small_task()._replace(train=train, rates=rates)
+def test_fine_tuning_moves_what_it_is_told_to(train, moves):
+    task = small_task()._replace(train=train)
     ways = learn(task, 3, seed=0)
-    start = {"backbone": task.weights[0], "head": ways.head[0].params}
-    moved, stayed = apart((start, {}), (ways.fine[0].params, {}))
-    assert [name for name in moved if tree.below(name, still)] == []
-    others = {name.split(".")[0] for name in stayed if not tree.below(name, still)}
-    assert moved
-    assert others <= {"backbone"}
+    assert misplaced(under(task, ways.head[0]), ways.fine[0][:2], moves) == []
+
+
+def test_fine_tuning_has_the_rates_it_is_given():
+    """A rate of 0 keeps a parameter, though not a statistic."""
+    task = small_task()._replace(rates={"backbone": 0.0, "backbone.bn1": 1.0})
+    ways = learn(task, 3, seed=0)
+    before, after = under(task, ways.head[0]), ways.fine[0]
+    assert misplaced((before[0], {}), (after.params, {}), ["head", "backbone.bn1"]) == []
+
+
+def test_what_moved_and_should_not_is_named_and_the_other_way():
+    a, b, c = torch.zeros(2), torch.ones(2), torch.zeros(2)
+    before = {"x": {"weight": a, "bias": a}, "y": {"weight": a}}, {"x": {"running_mean": a}, "y": {"running_mean": a}}
+    after = {"x": {"weight": b, "bias": c}, "y": {"weight": b}}, {"x": {"running_mean": c}, "y": {"running_mean": b}}
+    assert misplaced(before, after, ["x"]) == ["y.weight", "y.running_mean", "x.bias", "x.running_mean"]
+    assert misplaced(before, after, ["x.weight", "y.weight"]) == ["x.running_mean"]
+    assert misplaced(before, after, ["y"]) == ["x.weight"]
 
 
 def test_only_fine_tuning_varies_the_images():
@@ -129,13 +139,13 @@ def test_features_are_those_of_evaluation():
     torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
 
 
-def test_a_way_that_is_worse_fails_whatever_its_size(capsys):
+def test_a_way_that_is_worse_fails_whatever_its_size():
     """A gain counts with its sign, seed by seed, and in spreads."""
     task, ts = small_task(), TrainState({}, {}, {})
 
     def judged(gains: list[float]) -> list[bool]:
         runs = [Ways((ts, 0.1), (ts, 0.5 + 0.01 * i), (ts, 0.5 + 0.01 * i + g)) for i, g in enumerate(gains)]
-        return [check.ok for check in compare(Config(), task, runs)][2:]
+        return [check.ok for check in compare(Config(), task, runs, 10)][2:]
 
     assert judged([0.1, 0.11, 0.12]) == [True, True]
     assert judged([0.1, 0.0, -0.05]) == [True, False]
@@ -198,6 +208,7 @@ def test_a_truncated_file_is_refused(tmp_path):
         ({"train": ()}, "--train names nothing: it takes head"),
         ({"train": ("head", "")}, "--train names nothing: it takes head"),
         ({"rates": {"backbone": math.nan}}, "--rates backbone nan: a factor of the learning rate is"),
+        ({"rates": {"head": 0.0}}, "--rates head 0.0: a factor of the learning rate is"),
         ({"rates": {"head": 1.0, "backbone": -1.0}}, "--rates backbone -1.0: a factor of the learning rate is"),
         ({"weights": "imagenet"}, "--weights imagenet: there are none of resnet8"),
         ({"weights": "nowhere.pth"}, "nowhere.pth cannot be read (No such file or directory)"),
