@@ -233,7 +233,9 @@ def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
     mistakes = int((~right).sum())
     worst = (p[torch.arange(len(labels)), labels] + right).argsort()[: max(1, min(16, mistakes))]
     read = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
-    title = f"{mistakes} of {len(labels)} test images misread after fine-tuning, and how sure the network was"
+    title = (
+        f"{mistakes} of {len(labels)} test images misread after fine-tuning: the worst, and how sure the network was"
+    )
     shown = (
         plots.photo_grid(images[worst], read, title=title)
         if images.shape[1] == 3

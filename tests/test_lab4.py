@@ -17,6 +17,7 @@ from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, 
 from experiments.lab4_pretrained import RECIPES, Config, compare, setup
 from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
 from fn import pretrained, tree
+from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
 from fn.train import TrainState, run_key
@@ -165,6 +166,14 @@ def test_every_backbone_gives_its_features_to_the_head(name):
         shown = list(branches(params, frozen))
         assert sum(size for _, size, still in shown if not still) == tree.size(chosen)
         assert sum(size for _, size, still in shown if still) == tree.size(frozen)
+
+
+def test_the_last_stage_of_squeezenet_is_what_follows_its_last_pooling():
+    params, _ = transfer(BACKBONES["squeezenet1_1"], 2, weights=None, dropout_p=0.0).init(generator(0))
+    trained, _ = tree.split(params, prefixes(BACKBONES["squeezenet1_1"], ["last"]))
+    after = [name for name in FIRES if int(name) >= int(POOLED[-1])]
+    assert list(trained["backbone"]["features"]) == after
+    assert trained.keys() == {"backbone", "head"}
 
 
 def refused(config: Config) -> str:
