@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from experiments import cli, show
 from experiments.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
@@ -222,6 +223,12 @@ def draw_growth(config: Config, task: Task, runs: Sequence[Ways]) -> None:
     )
 
 
+def misread_first(p: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """(all images, those read as another class first, then by the probability of their own; how many mistakes)"""
+    right = p.argmax(dim=1) == labels
+    return (p[torch.arange(len(labels)), labels] + right).argsort(), int((~right).sum())
+
+
 @torch.no_grad()
 def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
     """The test images that the first seed's fine-tuned network misreads: those least likely to be their class first."""
@@ -229,9 +236,8 @@ def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
     model = task.model()
     logits = torch.cat([model.apply(ts.params, ts.state, x, train=False)[0] for x in images.split(100)])
     p, name = softmax(logits, dim=1), task.dataset.classes
-    right = logits.argmax(dim=1) == labels
-    mistakes = int((~right).sum())
-    worst = (p[torch.arange(len(labels)), labels] + right).argsort()[: max(1, min(16, mistakes))]
+    order, mistakes = misread_first(p, labels)
+    worst = order[: max(1, min(16, mistakes))]
     read = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
     title = (
         f"{mistakes} of {len(labels)} test images misread after fine-tuning: the worst, and how sure the network was"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
-from experiments.lab4_pretrained import RECIPES, Config, compare, setup
+from experiments.lab4_pretrained import RECIPES, Config, compare, misread_first, setup
 from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
 from fn import pretrained, tree
 from fn.models.squeezenet import FIRES, POOLED
@@ -138,6 +138,13 @@ def test_features_are_those_of_evaluation():
     images = task.dataset.train.images[:3]
     each = torch.cat([task.row.features(*task.weights, x[None], train=False)[0] for x in images])
     torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
+
+
+def test_what_is_misread_comes_first_and_the_least_likely_of_it():
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.45, 0.4, 0.15], [0.4, 0.3, 0.3], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]])
+    order, mistakes = misread_first(p, torch.tensor([0, 1, 0, 2, 0]))
+    assert mistakes == 2
+    assert order.tolist() == [4, 1, 2, 3, 0]
 
 
 def test_a_way_that_is_worse_fails_whatever_its_size():
