@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
-from experiments.lab4_pretrained import RECIPES, Config, compare, misread_first, setup
+from experiments.lab4_pretrained import RECIPES, Config, compare, freeze_and_cache, misread_first, setup
 from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
 from fn import pretrained, tree
+from fn.freezing import freeze
 from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
@@ -138,6 +139,12 @@ def test_features_are_those_of_evaluation():
     images = task.dataset.train.images[:3]
     each = torch.cat([task.row.features(*task.weights, x[None], train=False)[0] for x in images])
     torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
+
+
+def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
+    monkeypatch.setattr(lab4_pretrained, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
+    moved, held, gap, _ = freeze_and_cache(Config(), small_task(both_epochs=1), 3)
+    assert [moved.ok, held.ok, gap.ok] == [False] * 3
 
 
 def test_what_is_misread_comes_first_and_the_least_likely_of_it():
