@@ -28,8 +28,8 @@ class Backbone(NamedTuple):
     features: Callable
     dropped: Sequence[str]
     """what is cut off: its head, and of the small one the last stage, whose features are of clothes alone"""
-    last: str
-    """the last stage of what is kept"""
+    last: Sequence[str]
+    """the last stage of what is kept: what comes after the image was last halved"""
     channels: int
     """of its features"""
     cells: int = 1
@@ -44,17 +44,19 @@ BACKBONES = {
         partial(resnet, depth=8, widths=(32, 64, 128)),
         resnet_features,
         dropped=("layer3", "fc"),
-        last="layer2",
+        last=("layer2",),
         channels=64,
         cells=3,
         shape=(1, 8, 8),
         classes=40,
         stats=None,
     ),
-    "resnet18": Backbone(partial(resnet, depth=18), resnet_features, ("fc",), "layer4", 512),
-    "resnet34": Backbone(partial(resnet, depth=34), resnet_features, ("fc",), "layer4", 512),
-    "resnet50": Backbone(partial(resnet, depth=50), resnet_features, ("fc",), "layer4", 2048),
-    "squeezenet1_1": Backbone(squeezenet, squeezenet_features, ("classifier",), "features.12", 512),
+    "resnet18": Backbone(partial(resnet, depth=18), resnet_features, ("fc",), ("layer4",), 512),
+    "resnet34": Backbone(partial(resnet, depth=34), resnet_features, ("fc",), ("layer4",), 512),
+    "resnet50": Backbone(partial(resnet, depth=50), resnet_features, ("fc",), ("layer4",), 2048),
+    "squeezenet1_1": Backbone(
+        squeezenet, squeezenet_features, ("classifier",), tuple(f"features.{i}" for i in range(9, 13)), 512
+    ),
 }
 
 
@@ -104,7 +106,8 @@ def transfer_init(
 
 def prefixes(row: Backbone, train: Sequence[str]) -> list[str]:
     """head, last and all in full; other names are dotted prefixes as they stand."""
-    short = {"head": ["head"], "last": ["head", f"backbone.{row.last}"], "all": ["head", "backbone"]}
+    last = [f"backbone.{stage}" for stage in row.last]
+    short = {"head": ["head"], "last": ["head", *last], "all": ["head", "backbone"]}
     return [prefix for name in train for prefix in short.get(name, [name])]
 
 

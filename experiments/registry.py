@@ -43,6 +43,7 @@ SCHEDULES = {
 }
 AUGMENTS = {
     "crop": "fn.data.transforms:random_crop",
+    "resized_crop": "fn.data.transforms:random_resized_crop",
     "flip": "fn.data.transforms:random_horizontal_flip",
     "affine": "fn.data.transforms:random_affine",
     "cutout": "fn.data.transforms:random_cutout",

@@ -1,6 +1,6 @@
 """Few labelled images and a pretrained backbone: from scratch, under a frozen backbone, and thawed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments import show
-from experiments.backbones import Backbone, transfer
+from experiments.backbones import Backbone, prefixes, transfer
 from fn import tree
 from fn.conv import adaptive_avg_pool2d
 from fn.data.datasets import Dataset, Split
@@ -32,6 +32,9 @@ class Recipe(NamedTuple):
     """of the labelled images, in a batch"""
     lr: float
     fine_lr: float
+    fine_train: str
+    """what is trained after the head: last or all"""
+    fine_augment: Callable | None
     scratch: bool
     """whether to learn from scratch too"""
     dropout_p: float = 0.5
@@ -45,11 +48,15 @@ class Task(NamedTuple):
     dataset: Dataset
     features: tuple[Tensor, Tensor]
     """of the frozen backbone, for the images of train and of test, pooled"""
-    trained: Sequence[str]
-    """prefixes, once the head has learnt"""
+    train: Sequence[str]
+    """what is trained once the head has learnt: head, last, all, or prefixes"""
     rates: Mapping[str, float]
     """factors of the learning rate, then"""
     recipe: Recipe
+
+    @property
+    def trained(self) -> list[str]:
+        return prefixes(self.row, self.train)
 
     def model(self, *, scratch: bool = False) -> Model:
         classes, weights = len(self.dataset.classes), None if scratch else self.weights
@@ -94,13 +101,14 @@ def train(
     epochs: int,
     lr: float,
     rates: Mapping[str, float] | None = None,
+    augment: Callable | None = None,
 ) -> TrainState:
     batch_size = round(len(split.labels) * task.recipe.batch_share)
     total = count_steps(len(split.labels), epochs=epochs, batch_size=batch_size)
     update: Any = partial(by_prefix, update=adamw, scales=rates) if rates else adamw
     optimizer = partial(scheduled, update=update, rate=partial(one_cycle_schedule, lr=lr, total_steps=total))
     step = classifier_step(model, optimizer)
-    return fit(model, split, step=step, epochs=epochs, batch_size=batch_size, seed=seed)
+    return fit(model, split, step=step, epochs=epochs, batch_size=batch_size, seed=seed, augment=augment)
 
 
 def head_model(task: Task) -> Model:
@@ -113,6 +121,12 @@ def head_model(task: Task) -> Model:
 def given(params: Params, state: Params, model: Model) -> Model:
     """The model, setting out from these instead of from what it would draw."""
     return model._replace(init=lambda rng: (params, state))
+
+
+def under(task: Task, head: TrainState) -> tuple[Params, Params]:
+    """(params, state) of the pretrained backbone and a head that has learnt."""
+    params, state = ({"backbone": b, "head": h} for b, h in zip(task.weights, head[:2], strict=True))
+    return params, state
 
 
 def learn(task: Task, few: int, seed: int) -> Ways:
@@ -132,9 +146,9 @@ def learn(task: Task, few: int, seed: int) -> Ways:
     head = train(task, small, seen, seed, epochs=recipe.epochs, lr=recipe.lr)
     head_accuracy = accuracy(small, head, held_out_features)
 
-    params, state = ({"backbone": b, "head": h} for b, h in zip(task.weights, head[:2], strict=True))
-    model = freeze(given(params, state, task.model()), task.trained)
-    ts = train(task, model, split, seed, epochs=recipe.fine_epochs, lr=recipe.fine_lr, rates=task.rates)
+    model = freeze(given(*under(task, head), task.model()), task.trained)
+    options = {"rates": task.rates, "augment": recipe.fine_augment}
+    ts = train(task, model, split, seed, epochs=recipe.fine_epochs, lr=recipe.fine_lr, **options)
     fine = accuracy(model, ts, held_out)
     said = f"scratch {scratch[1]:.2%}, " if scratch else ""
     show.log.print(f"{len(index)} images, seed {seed}: {said}head {head_accuracy:.2%}, fine {fine:.2%}")
@@ -153,3 +167,19 @@ def apart(before: tuple[Params, Params], after: tuple[Params, Params]) -> tuple[
         for name, x in old.items():
             names[torch.equal(x, new[name])].append(name)
     return names[False], names[True]
+
+
+def misplaced(before: tuple[Params, Params], after: tuple[Params, Params], trained: Sequence[str]) -> list[str]:
+    """Leaves that moved though no prefix has them, or are the same to the bit though one has.
+
+    Statistics go with the parameters of their batch norm, of which one that trains is enough.
+    """
+    moved, still = apart(before, after)
+    return [*(x for x in moved if not _trains(x, trained)), *(x for x in still if _trains(x, trained))]
+
+
+def _trains(name: str, trained: Sequence[str]) -> bool:
+    branch, _, leaf = name.rpartition(".")
+    if leaf.startswith("running_"):
+        return any(tree.below(branch, prefix) or tree.below(prefix, branch) for prefix in trained)
+    return any(tree.below(name, prefix) for prefix in trained)

@@ -29,12 +29,15 @@ def curves(
     *,
     xlabel: str = "step",
     log: Sequence[str] = (),
+    title: str = "",
 ) -> Figure:
     """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis.
 
     A line is a list, whose first value belongs to step 1, or {step: value}, drawn with dots.
     """
     figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=10)
     for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         # a dashed line shows what lies below it
         for style, (name, values) in zip(cycle(["-", "--"]), lines.items(), strict=False):

@@ -6,9 +6,10 @@ Nothing in a file is ever executed. PretrainedError says in one line which file,
 import difflib
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -76,7 +77,7 @@ def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, T
     """
     try:
         _require_digest(path)
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except OSError as error:
         raise PretrainedError(f"{path} cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
@@ -84,7 +85,12 @@ def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, T
     except PretrainedError:
         raise
     except Exception as error:  # damage surfaces as UnpicklingError, EOFError, RuntimeError, KeyError, …
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if other := re.search(r"GLOBAL (\S+)", str(error)):
+            raise PretrainedError(
+                f"{path} holds more than tensors: {other[1]}, which is not run; a state_dict alone would be read"
+            ) from None
+        said = str(error).rpartition("WeightsUnpickler error:")[2]  # before it torch tells how to run the file
+        reason = next(iter(said.strip().splitlines()), type(error).__name__)
         raise PretrainedError(f"{path} is damaged, or holds more than tensors ({reason[:80]})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -93,6 +99,13 @@ def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, T
     names = {name: str(name).removeprefix("module.").split(".", 1) for name in content}
     renamed = renamed or {}
     return {".".join([renamed.get(first, first), *rest]): content[name] for name, (first, *rest) in names.items()}
+
+
+def _unpickled(path: Path) -> Any:
+    """The tensors, and containers of them, that torch.save wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the pickle's protocol, which is the file's own affair
+        return torch.load(path, "cpu", weights_only=True)
 
 
 def _require_digest(path: Path) -> None:

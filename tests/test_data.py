@@ -39,6 +39,7 @@ from fn.data.transforms import (
     random_crop,
     random_cutout,
     random_horizontal_flip,
+    random_resized_crop,
 )
 from fn.rng import fold_in, generator, key
 from tests.strategies import LAYOUTS, agree, tensor
@@ -196,6 +197,24 @@ def test_affine_parameters_are_even_within_their_bounds_and_independent(monkeypa
     for values, low, high in zip(parameters, [-30, -4, -2, 0.5], [30, 4, 2, 2], strict=True):
         assert stats.kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-4
     assert (torch.corrcoef(parameters) - torch.eye(4)).abs().max() < 5 / N**0.5
+
+
+def test_resized_crops_are_of_even_areas_at_even_places_and_show_nothing_else():
+    """Seen on two slopes, where a pixel's value says where it was read."""
+    height, width = 9, 12
+    slopes = torch.stack(torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"))
+    y = random_resized_crop(slopes.expand(N, -1, -1, -1), keys(N), area=0.3).double()
+    first, last = y[:, :, 0, 0], y[:, :, -1, -1]
+    side = last - first
+    torch.testing.assert_close(side[:, 0], side[:, 1], atol=1e-5, rtol=0)
+    straight = first.view(N, 2, 1, 1) + side.view(N, 2, 1, 1) * slopes
+    torch.testing.assert_close(y, straight, atol=1e-5, rtol=0)
+    assert (first >= -1e-6).all()
+    assert (last <= 1 + 1e-6).all()
+    drawn = [(side[:, 0] ** 2 - 0.3) / 0.7, *(first / (1 - side).clamp(min=1e-9)).unbind(1)]
+    for values in drawn:
+        assert stats.kstest(values.numpy(), "uniform").pvalue > 1e-4
+    assert (torch.corrcoef(torch.stack(drawn)) - torch.eye(3)).abs().max() < 5 / N**0.5
 
 
 @pytest.mark.parametrize(("size", "before"), [(None, 1), (4, 2), (1, 0)])

@@ -1,5 +1,6 @@
 """Lab 4 from end to end, its weights, its downloads, and what it refuses."""
 
+import math
 import urllib.error
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,14 @@ from safetensors.torch import save_file
 
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
-from experiments.lab4_pretrained import Config, setup
-from experiments.transferring import labelled, unlabelled
+from experiments.lab4_pretrained import RECIPES, Config, compare, freeze_and_cache, misread_first, setup
+from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
 from fn import pretrained, tree
+from fn.freezing import freeze
+from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
+from fn.train import TrainState, run_key
 
 CPU = torch.device("cpu")
 
@@ -65,6 +69,104 @@ def test_labelled_images_are_few_of_each_class_and_no_others_are():
     assert not free[index].any()
 
 
+def small_task(**changes) -> Task:
+    """One epoch of each way on the digits, or what the changes to the recipe say."""
+    recipe = RECIPES["digits"]._replace(epochs=1, fine_epochs=1, **changes)
+    return setup(Config(), CPU)._replace(recipe=recipe)
+
+
+def test_each_way_sets_out_from_what_the_one_before_has_learnt():
+    task = small_task()
+    ways = learn(task._replace(recipe=task.recipe._replace(fine_epochs=0)), 3, seed=0)
+    assert apart(under(task, ways.head[0]), ways.fine[0][:2])[0] == []
+    assert ways.fine[1] == ways.head[1]
+    fresh = learn(task._replace(recipe=task.recipe._replace(epochs=0, fine_epochs=0)), 3, seed=0)
+    assert fresh.scratch
+    assert not torch.equal(fresh.scratch[0].params["backbone"]["conv1"]["weight"], task.weights[0]["conv1"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("train", "moves"),
+    [
+        (("head",), ["head"]),
+        (("last",), ["head", "backbone.layer2"]),
+        (("backbone.layer1.0.bn1.bias", "head.fc"), ["backbone.layer1.0.bn1.bias", "head.fc"]),
+    ],
+)
+def test_fine_tuning_moves_what_it_is_told_to(train, moves):
+    task = small_task()._replace(train=train)
+    ways = learn(task, 3, seed=0)
+    assert misplaced(under(task, ways.head[0]), ways.fine[0][:2], moves) == []
+
+
+def test_fine_tuning_has_the_rates_it_is_given():
+    """A rate of 0 keeps a parameter, though not a statistic."""
+    task = small_task()._replace(rates={"backbone": 0.0, "backbone.bn1": 1.0})
+    ways = learn(task, 3, seed=0)
+    before, after = under(task, ways.head[0]), ways.fine[0]
+    assert misplaced((before[0], {}), (after.params, {}), ["head", "backbone.bn1"]) == []
+
+
+def test_what_moved_and_should_not_is_named_and_the_other_way():
+    a, b, c = torch.zeros(2), torch.ones(2), torch.zeros(2)
+    before = {"x": {"weight": a, "bias": a}, "y": {"weight": a}}, {"x": {"running_mean": a}, "y": {"running_mean": a}}
+    after = {"x": {"weight": b, "bias": c}, "y": {"weight": b}}, {"x": {"running_mean": c}, "y": {"running_mean": b}}
+    assert misplaced(before, after, ["x"]) == ["y.weight", "y.running_mean", "x.bias", "x.running_mean"]
+    assert misplaced(before, after, ["x.weight", "y.weight"]) == ["x.running_mean"]
+    assert misplaced(before, after, ["y"]) == ["x.weight"]
+
+
+def test_only_fine_tuning_varies_the_images():
+    seen = []
+    task = small_task(fine_augment=lambda x, key: seen.append(len(x)) or x)
+    learn(task._replace(recipe=task.recipe._replace(fine_epochs=2)), 3, seed=0)
+    assert sum(seen) == 2 * 30
+
+
+def test_dropout_is_the_recipes_in_training_and_off_after():
+    task = small_task(dropout_p=1.0)
+    model, key = task.model(), run_key(0)
+    params, state = model.init(generator(0))
+    x = task.dataset.train.images[:8]
+    dropped, _ = model.apply(params, state, x, train=True, key=key)
+    torch.testing.assert_close(dropped, params["head"]["fc"]["bias"].expand_as(dropped))
+    assert model.apply(params, state, x, train=False)[0].std(dim=0).min() > 0
+
+
+def test_features_are_those_of_evaluation():
+    """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
+    task = setup(Config(), CPU)
+    images = task.dataset.train.images[:3]
+    each = torch.cat([task.row.features(*task.weights, x[None], train=False)[0] for x in images])
+    torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
+
+
+def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
+    monkeypatch.setattr(lab4_pretrained, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
+    moved, held, gap, _ = freeze_and_cache(Config(), small_task(both_epochs=1), 3)
+    assert [moved.ok, held.ok, gap.ok] == [False] * 3
+
+
+def test_what_is_misread_comes_first_and_the_least_likely_of_it():
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.45, 0.4, 0.15], [0.4, 0.3, 0.3], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]])
+    order, mistakes = misread_first(p, torch.tensor([0, 1, 0, 2, 0]))
+    assert mistakes == 2
+    assert order.tolist() == [4, 1, 2, 3, 0]
+
+
+def test_a_way_that_is_worse_fails_whatever_its_size():
+    """A gain counts with its sign, seed by seed, and in spreads."""
+    task, ts = small_task(), TrainState({}, {}, {})
+
+    def judged(gains: list[float]) -> list[bool]:
+        runs = [Ways((ts, 0.1), (ts, 0.5 + 0.01 * i), (ts, 0.5 + 0.01 * i + g)) for i, g in enumerate(gains)]
+        return [check.ok for check in compare(Config(), task, runs, 10)][2:]
+
+    assert judged([0.1, 0.11, 0.12]) == [True, True]
+    assert judged([0.1, 0.0, -0.05]) == [True, False]
+    assert judged([-0.1, -0.11, -0.12]) == [False, False]
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_gives_its_features_to_the_head(name):
     row = BACKBONES[name]
@@ -78,6 +180,14 @@ def test_every_backbone_gives_its_features_to_the_head(name):
         shown = list(branches(params, frozen))
         assert sum(size for _, size, still in shown if not still) == tree.size(chosen)
         assert sum(size for _, size, still in shown if still) == tree.size(frozen)
+
+
+def test_the_last_stage_of_squeezenet_is_what_follows_its_last_pooling():
+    params, _ = transfer(BACKBONES["squeezenet1_1"], 2, weights=None, dropout_p=0.0).init(generator(0))
+    trained, _ = tree.split(params, prefixes(BACKBONES["squeezenet1_1"], ["last"]))
+    after = [name for name in FIRES if int(name) >= int(POOLED[-1])]
+    assert list(trained["backbone"]["features"]) == after
+    assert trained.keys() == {"backbone", "head"}
 
 
 def refused(config: Config) -> str:
@@ -112,12 +222,17 @@ def test_a_truncated_file_is_refused(tmp_path):
     [
         (
             {"train": ("head", "backbone.layr2")},
-            "nothing lies at or below 'backbone.layr2'; the nearest are 'b",
+            "--train: nothing lies at or below 'backbone.layr2'; the nearest are 'backbone.layer2'",
         ),
         (
             {"train": ("head",), "rates": {"backbone": 0.1}},
-            "nothing lies at or below 'backbone'; the nearest are '",
+            "--rates: nothing lies at or below 'backbone'; the nearest are '",
         ),
+        ({"train": ()}, "--train names nothing: it takes head"),
+        ({"train": ("head", "")}, "--train names nothing: it takes head"),
+        ({"rates": {"backbone": math.nan}}, "--rates backbone nan: a factor of the learning rate is"),
+        ({"rates": {"head": 0.0}}, "--rates head 0.0: a factor of the learning rate is"),
+        ({"rates": {"head": 1.0, "backbone": -1.0}}, "--rates backbone -1.0: a factor of the learning rate is"),
         ({"weights": "imagenet"}, "--weights imagenet: there are none of resnet8"),
         ({"weights": "nowhere.pth"}, "nowhere.pth cannot be read (No such file or directory)"),
         ({"backbone": "resnet18"}, "--backbone resnet18 does not suit --dataset digits"),

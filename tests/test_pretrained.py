@@ -1,6 +1,7 @@
 """ResNet and SqueezeNet are torchvision's, published weights give what they gave, and files that do not fit say why."""
 
 import os
+import pickle
 from collections.abc import Callable
 from hashlib import sha256
 from math import hypot
@@ -223,9 +224,22 @@ class Bomb:
 def test_code_in_a_file_is_not_run(monkeypatch, tmp_path, legacy):
     monkeypatch.chdir(tmp_path)
     torch.save({"fc.bias": Bomb()}, tmp_path / "bomb.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(PretrainedError, match=r"bomb\.pth is damaged, or holds more than tensors"):
+    with pytest.raises(PretrainedError, match=r"bomb\.pth holds more than tensors: posix\.system, which is not run"):
         read(tmp_path / "bomb.pth")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_network_saved_whole_is_refused_by_the_name_of_its_class(tmp_path):
+    torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "whole.pth")
+    with pytest.raises(PretrainedError, match=r"holds more than tensors: torch\.nn\.\S+Sequential, which is not run"):
+        read(tmp_path / "whole.pth")
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_kind_of_pickle_is_refused_in_one_line(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"fc.bias": [1.0]}, protocol=4))
+    with pytest.raises(PretrainedError, match=r"^\S+a\.pkl is damaged, or holds more than tensors \(Unsupp[^\n]*\)$"):
+        read(tmp_path / "a.pkl")
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "legacy.pth"])

@@ -323,6 +323,7 @@ TIES = {
     "fn.data.transforms.random_crop": {"batch"},
     "fn.data.transforms.random_cutout": {"batch"},
     "fn.data.transforms.random_horizontal_flip": {"batch"},
+    "fn.data.transforms.random_resized_crop": {"batch"},
     "fn.data.scene_transforms.compose": {"batch"},
     "fn.data.scene_transforms.random_flip": {"batch"},
     "fn.data.scene_transforms.random_zoom": {"batch"},

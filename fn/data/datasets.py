@@ -171,6 +171,8 @@ def _square(path: Path, size: int) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().splitlines()[0].rstrip(":") if str(error).strip() else type(error).__name__
 
 

@@ -141,6 +141,21 @@ def random_affine(
     return affine(x, (2 * turn - 1) * degrees, moves, scale[0] + size * (scale[1] - scale[0]))
 
 
+def random_resized_crop(
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: float = 0.5
+) -> Float[Tensor, "batch channels height width"]:
+    """A part of each image, of its proportions and of `area` to all of its area, anywhere in it, scaled up to its size.
+
+    After Szegedy et al. 2015.
+    """
+    right, down, share = uniform(key, (3,)).to(x.dtype).unbind(1)
+    *_, height, width = x.shape
+    scale = (area + share * (1 - area)).rsqrt()
+    room = (scale - 1) / 2  # to either side, in sides of the image, from the middle of its first pixel to its last's
+    moves = torch.stack([(2 * right - 1) * room * (width - 1), (2 * down - 1) * room * (height - 1)], dim=1)
+    return affine(x, torch.zeros_like(scale), moves, scale)
+
+
 def random_cutout(
     x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, size: int | None = None
 ) -> Float[Tensor, "batch channels height width"]:
