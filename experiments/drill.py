@@ -109,14 +109,16 @@ def begin(name: str, *, blank: bool, reset: bool) -> int:
     file, standing = place(name), progress.standings().get(name, Standing())
     again = not standing.open and standing.due is not None and standing.due <= time.time()
     if file.exists() and not (reset or again):
-        console.print(f"{shown(file)} is there already: --check grades it, --reset starts over", markup=False)
+        console.print(
+            f"{shown(file)} is there already: --check grades it, --reset starts over", markup=False, soft_wrap=True
+        )
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
     file.write_text("" if blank else cut.cut(name))
     progress.record(name, "start", blank=blank)
-    console.print(f"{shown(file)} is yours to write; then: just check-drill {name}", markup=False)
+    console.print(f"{shown(file)} is yours to write; then: just check-drill {name}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -140,11 +142,15 @@ def check(name: str) -> int:
         console.print(line, markup=False, soft_wrap=True)
     if not verdict.passed:
         left = len(DRILLS[name].hints) - was.hints
-        console.print(f"\nnot yet{'; --hint says more' if left > 0 else ''}", markup=False)
+        console.print(f"\nnot yet{'; --hint says more' if left > 0 else ''}", markup=False, soft_wrap=True)
         return 1
     now = progress.standings()[name]
     took = f" in {minutes(time.time() - was.begun)}" if was.open and was.begun else ""
-    console.print(f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours", markup=False)
+    console.print(
+        f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours",
+        markup=False,
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -156,7 +162,7 @@ def hint(name: str) -> int:
     for i, text in enumerate(hints[:told], start=1):
         console.print(f"{i} of {len(hints)}: {text}", markup=False, soft_wrap=True)
     if standing.hints >= len(hints):
-        console.print("there are no more", markup=False)
+        console.print("there are no more", markup=False, soft_wrap=True)
     return 0
 
 
@@ -183,7 +189,7 @@ def show(name: str) -> int:
         console.print(beside)
     else:
         for title, text in code.items():
-            console.print(f"\n{title}\n", style="bold", markup=False)
+            console.print(f"\n{title}\n", style="bold", markup=False, soft_wrap=True)
             console.print(text)
     return 0
 

@@ -74,8 +74,8 @@ DRILLS = {
         2,
         (f"{LOSSES}test_cross_entropy_is_torchs", f"{LOSSES}test_an_impossible_class_costs_nothing_without_smoothing"),
         (
-            "It takes logits. The classes are axis 1, also where positions follow; the mean is over what is not ignored.",
-            "log_softmax over axis 1, then gather the entry of each target; an ignored target needs some valid index first.",
+            "Logits in. The classes are axis 1, also where positions follow; the mean is over what is not ignored.",
+            "log_softmax over axis 1, then gather each target's entry; an ignored target needs a valid index first.",
             "Smoothing: (1 - ε) times the loss of the target, plus ε times the mean of -log p over all classes.",
         ),
         ("cross_entropy", "nll_loss", "softmax", "log_softmax"),
@@ -130,9 +130,9 @@ DRILLS = {
         3,
         _cases(f"{CONV}test_convolution_is_torchs", "conv2d_naive"),
         (
-            "Pad first: resolve_padding gives (before, after) of both axes. Then for output (i, j), which rows does it see?",
+            "Pad first: resolve_padding gives (before, after) of both axes. Which rows does output (i, j) see?",
             "x[..., s·i : s·i + d·(k - 1) + 1 : d, …] is the window, of the size of the kernel.",
-            "Groups: channels and kernels are dealt into that many separate convolutions, the first with the first.",
+            "Groups: channels and kernels are dealt into that many convolutions, the first with the first.",
         ),
         ("conv2d", "conv1d", "conv3d", "convolution", "unfold"),
         ("pair", "resolve_padding"),
@@ -167,7 +167,10 @@ DRILLS = {
         "fn.attention:scaled_dot_product_attention",
         "Lab 3 · attention",
         2,
-        (f"{ATTENTION}test_attention_is_torchs", f"{ATTENTION}test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key"),
+        (
+            f"{ATTENTION}test_attention_is_torchs",
+            f"{ATTENTION}test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key",
+        ),
         (
             "Scores are the products of every query with every key, over √d_head unless a scale is given.",
             "A boolean mask is True where a query may look; False is -∞ before the softmax. Another mask is added.",
@@ -219,7 +222,11 @@ DRILLS = {
         "Lab 0 · metrics",
         1,
         (f"{LOSSES}test_accuracy_is_scikit_learns", f"{LOSSES}test_the_metrics_hang_together"),
-        ("Which axis holds the classes?", "argmax over axis 1 takes the first of equal scores.", "A mean needs floats."),
+        (
+            "Which axis holds the classes?",
+            "argmax over axis 1 takes the first of equal scores.",
+            "A mean needs floats.",
+        ),
     ),
     "top_k_accuracy": Drill(
         "fn.metrics:top_k_accuracy",
@@ -284,7 +291,10 @@ DRILLS = {
         "fn.optim:cosine_schedule",
         "Lab 2 · schedules",
         1,
-        (*_cases(f"{OPTIM}test_schedule_is_torchs_at_every_step", "cosine", "cosine above a floor"), f"{OPTIM}test_cosine_stays_at_its_end"),
+        (
+            *_cases(f"{OPTIM}test_schedule_is_torchs_at_every_step", "cosine", "cosine above a floor"),
+            f"{OPTIM}test_cosine_stays_at_its_end",
+        ),
         (
             "Half a cosine: 1 at step 0, -1 at total_steps.",
             "(1 + cos(π · progress)) / 2 goes from 1 to 0; stretch it between lr and min_lr.",
@@ -312,7 +322,13 @@ DRILLS = {
             "∂L/∂a = (softmax(a) - onehot) / B; a weight's gradient is what came out, transposed, times what went in.",
             "Through relu: the gradient passes where z > 0.",
         ),
-        ("torch.autograd.grad", "torch.autograd.backward", "torch.func.grad", "torch.func.grad_and_value", "torch.func.vjp"),
+        (
+            "torch.autograd.grad",
+            "torch.autograd.backward",
+            "torch.func.grad",
+            "torch.func.grad_and_value",
+            "torch.func.vjp",
+        ),
     ),
     "numerical_grad": Drill(
         "fn.gradcheck:numerical_grad",
@@ -324,7 +340,13 @@ DRILLS = {
             "(f(θ + εe) - f(θ - εe)) / 2ε: from one side alone the error would be of order ε, not ε².",
             "tree.flatten gives the leaves by name, tree.unflatten the tree back; move a copy of the leaf.",
         ),
-        ("torch.autograd.grad", "torch.autograd.backward", "torch.func.grad", "torch.func.grad_and_value", "torch.func.vjp"),
+        (
+            "torch.autograd.grad",
+            "torch.autograd.backward",
+            "torch.func.grad",
+            "torch.func.grad_and_value",
+            "torch.func.vjp",
+        ),
     ),
     "functional_loop": Drill(
         "experiments.lab0_mlp:functional_loop",
@@ -334,7 +356,7 @@ DRILLS = {
         (
             "An objective is a function of params; grad_and_value makes of it one that returns (grads, loss).",
             "SGD with rate 0.1 and momentum 0.9, whose state optim.sgd_init makes; everything is a new value.",
-            "Forward: logits, _ = mlp_apply(params, {}, x, train=True). A list of the losses before each step is returned.",
+            "logits, _ = mlp_apply(params, {}, x, train=True). Return the list of the losses before each step.",
         ),
         ("torch.optim.Optimizer.__init__", "torch.Tensor.backward"),
     ),
@@ -391,9 +413,9 @@ DRILLS = {
             f"{TRAIN}test_an_epoch_that_was_interrupted_ends_with_the_means_of_all_of_it",
         ),
         (
-            "checked_step(ts, x, y, step=step, key=key) is one step, with metrics as numbers; the key is run_key(seed).",
-            "add_examples(totals, metrics, n) sums over examples, mean_per_example divides: a short batch counts for less.",
-            "After every step: each(ts, metrics, totals), if there is one. totals may come from an interrupted epoch.",
+            "checked_step(ts, x, y, step=step, key=key) is one step, metrics as numbers; the key is run_key(seed).",
+            "add_examples(totals, metrics, n) sums over examples, mean_per_example divides: a short batch weighs less.",
+            "After every step: each(ts, metrics, totals), if given. totals may be those of an interrupted epoch.",
         ),
         (),
         ("checked_step", "run_key"),
@@ -420,8 +442,8 @@ DRILLS = {
             f"{CHECKPOINT}test_a_write_that_fails_leaves_what_was_there",
         ),
         (
-            "safetensors takes a flat dict of contiguous tensors that share no memory: tree.flatten, and a copy of each.",
-            "The header is {KEY: the JSON of {version, progress}}; write_digested names the file and writes it atomically.",
+            "safetensors takes a flat dict of contiguous tensors that share nothing: tree.flatten, a copy of each.",
+            "The header is {KEY: the JSON of {version, progress}}; write_digested names and writes the file.",
             "First write, then remove what is too many: a crash between the two must cost nothing.",
         ),
         (),
@@ -466,9 +488,9 @@ DRILLS = {
             f"{FREEZING}test_the_gradient_is_that_of_the_whole_at_the_trained_leaves",
         ),
         (
-            "A model is Model(init, apply). The new init splits the parameters with tree.split and puts the rest into state.",
+            "A model is Model(init, apply). The new init splits the parameters: tree.split; the rest goes into state.",
             "The new apply merges them again, and wraps the new state as it was.",
-            "In training, options['modes'] = trained_modes(state['state'], params) keeps the statistics of frozen norms.",
+            "In training options['modes'] = trained_modes(state['state'], params) keeps a frozen norm's statistics.",
         ),
         (),
         ("trained_modes",),
@@ -490,7 +512,10 @@ DRILLS = {
         "fn.boxes:nms",
         "Lab 5 · boxes",
         2,
-        (*_cases(f"{BOXES}test_nms_is_torchvisions_on_a_thousand_sets", "the first"), f"{BOXES}test_boxes_without_an_area_strike_nobody_out"),
+        (
+            *_cases(f"{BOXES}test_nms_is_torchvisions_on_a_thousand_sets", "the first"),
+            f"{BOXES}test_boxes_without_an_area_strike_nobody_out",
+        ),
         (
             "Best first. A box that is struck out strikes nobody out itself.",
             "sort(descending=True, stable=True): of equal scores the earlier box is the better one.",
@@ -547,9 +572,9 @@ DRILLS = {
             f"{BOXES}test_where_two_objects_want_one_anchor_the_later_has_it",
         ),
         (
-            "Two rules: each anchor takes the object it overlaps most, if by enough; each object takes its best anchor.",
+            "Two rules: an anchor takes the object it overlaps most, if by enough; an object takes its best anchor.",
             "The second rule goes before the first. What is not present must not win a maximum: overlap -1.",
-            "No loop over objects with a Python index survives vmap: one_hot of the best anchors, then a maximum over objects.",
+            "Under vmap, index with no numbers of Python: one_hot of the best anchors, then a maximum over objects.",
         ),
     ),
     "average_precision": Drill(

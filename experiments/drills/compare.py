@@ -106,7 +106,9 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
     if not fine.any():
         return
     ratio = (a / b)[fine]
-    if not (a[fine].any()):
+    if not a[fine].any() and a.any():
+        yield "zeros", "zero just where it should not be, and the other way round"
+    elif not a[fine].any():
         yield "zeros", "all zeros"
     elif float(ratio.max() - ratio.min()) <= 1e-5 * float(ratio.abs().max()) and same(a[~fine], b[~fine]):
         value = float(ratio[0])
@@ -114,7 +116,8 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
             yield "sign", "the sign is reversed: off by a factor of -1"
         else:
             name = name_of(value, given, signature)
-            yield f"factor {name}", f"off by a constant factor of {value:.5g}{f', which is {name}' if name else ''}"
+            kind = f"factor {name}" if name or ratio.numel() > 1 else "scalar"  # of one number there always is a factor
+            yield kind, f"off by a constant factor of {value:.5g}{f', which is {name}' if name else ''}"
     elif same(a.abs(), b.abs()):
         yield "signs", "right but for the sign of some entries"
     else:
@@ -271,7 +274,7 @@ def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
         for name, value in x.items():
             yield from leaves(value, f"{path}.{name}" if path else str(name))
     elif isinstance(x, tuple) and hasattr(x, "_fields"):
-        for name, value in zip(x._fields, x, strict=True):
+        for name, value in x._asdict().items():  # pyright: ignore
             yield from leaves(value, f"{path}.{name}" if path else name)
     elif isinstance(x, tuple | list):
         for i, value in enumerate(x):

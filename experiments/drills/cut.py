@@ -96,7 +96,7 @@ def _signature_names(node: Definition) -> Iterator[str]:
             if isinstance(part, ast.FunctionDef):
                 yield from _signature_names(part)
     else:
-        yield from _names(node.args, *[node.returns] * (node.returns is not None))
+        yield from _names(node.args, *([node.returns] if node.returns else []))
 
 
 def _needed(ours: Source, given: tuple[str, ...]) -> list[str]:
@@ -115,13 +115,17 @@ def _bound(statement: ast.stmt) -> dict[str, str]:
     return {}
 
 
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    if isinstance(statement, ast.AnnAssign):
+        return [statement.target]
+    return statement.targets if isinstance(statement, ast.Assign) else []
+
+
 def _imports(ours: Source, names: list[str]) -> list[str]:
     """Import statements for the names, in the order of isort: the standard library, the others, ours."""
     bound = {name: line for statement in ours.tree.body for name, line in _bound(statement).items()}
     here = {node.name for node in ours.tree.body if isinstance(node, Definition)}
-    here |= {
-        t.id for node in ours.tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)
-    }
+    here |= {target.id for node in ours.tree.body for target in _targets(node) if isinstance(target, ast.Name)}
     lines = {bound.get(n) or f"from {ours.module} import {n}" for n in names if n in bound or n in here}
     merged: dict[str, list[str]] = {}
     for line in lines:

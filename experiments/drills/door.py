@@ -29,7 +29,8 @@ def exchange(function: Any, by: Callable) -> Callable:
     original = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    original.__kwdefaults__, original.__wrapped__ = function.__kwdefaults__, inspect.unwrap(function)  # pyright: ignore
+    original.__kwdefaults__ = function.__kwdefaults__
+    original.__dict__["__wrapped__"] = inspect.unwrap(function)
 
     function.__code__ = _code_that_calls(by, function.__code__.co_freevars)
     return original
@@ -39,7 +40,8 @@ def _code_that_calls(target: Callable, free: tuple[str, ...]) -> CodeType:
     """Of a function with as many free variables, or it could not stand in for one that has them."""
     declared = "; ".join(f"{name} = None" for name in free) or "pass"
     mention = ", ".join(free) or "None"
-    text = f"def outer():\n {declared}\n def stub(*args, **kwargs): return 'target'(*args, **kwargs); {mention}\n return stub"
+    stub = f"def stub(*args, **kwargs): return 'target'(*args, **kwargs); {mention}"
+    text = f"def outer():\n {declared}\n {stub}\n return stub"
     space: dict[str, Any] = {}
     with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # a text is no function: it is replaced
         exec(compile(text, "<door>", "exec"), space)
@@ -161,7 +163,7 @@ class Door:
 
     def _judge(self, args: Any, kwargs: Any) -> Any:
         args, kwargs = _listed(args), _listed(kwargs)
-        if torch._C._functorch.maybe_current_level() is None:
+        if torch._C._functorch.maybe_current_level() is None:  # pyright: ignore
             given = [copied((args, kwargs)) for _ in range(3)]
             self.inside = True
             try:

@@ -41,13 +41,18 @@ def explain(seen: Sequence[Call], signature: inspect.Signature) -> list[str]:
     text = next(f.text for f in case.findings if f.kind == kind)
     more = [f.text for f in case.findings if f.kind != kind and f.kind not in VAGUE][:2]
     lines = [text, *more]
+    others = [case for case in wrong if kind not in {f.kind for f in case.findings}]
+    rest = Counter(k for case in others for k in {f.kind for f in case.findings} - VAGUE)
+    if rest:
+        other = max(rest, key=lambda k: rest[k] * _weight(k))
+        lines.append("in others: " + next(f.text for case in others for f in case.findings if f.kind == other))
     when = _when([case.call for case in wrong], [case.call for case in right], signature)
     if when:
         lines.append(when)
     return [*lines, "", *example(case.call)]
 
 
-VAGUE = {"values", "places", "constant", "first"}
+VAGUE = {"values", "places", "constant", "first", "factors", "scalar"}
 """kinds that say where, not what, or that hold of small tensors by chance"""
 
 
@@ -222,15 +227,19 @@ def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
 
 
 def _when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
-    """A property of the arguments that all wrong calls have and no right one."""
+    """The property of the arguments that all wrong calls have, and of the right ones the fewest"""
     if not right:
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
+    found = []
     for name, parameter in signature.parameters.items():
-        pairs = [[call.before.get(name) for call in calls] for calls in (wrong, right)]
         for said, holds in _properties(parameter.default):
-            if all(map(holds, pairs[0])) and not any(map(holds, pairs[1])):
-                return f"wrong in the {len(wrong)} calls {said.format(name)}, right in the {len(right)} others"
-    return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
+            if all(holds(call.before.get(name)) for call in wrong):
+                found.append((sum(holds(call.before.get(name)) for call in right), said.format(name)))
+    such, said = min(found, default=(len(right), ""), key=lambda pair: pair[0])
+    if such > 0.7 * len(right):
+        return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
+    among = f"{len(wrong)} of the {len(wrong) + such}" if such else f"all {len(wrong)}"
+    return f"wrong in {among} calls {said}, right in the {len(right) - such} others"
 
 
 def _properties(default: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,9 @@ A test counts if it passed and went through the answer. The verdict is one line 
 first argument; `launch` is who starts this, with limits on time and memory.
 """
 
+import ast
 import contextlib
+import gc
 import importlib.util
 import inspect
 import io
@@ -25,11 +27,12 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis import strategies
 from jaxtyping import TypeCheckError
 
 from experiments.drills import cut
 from experiments.drills.catalogue import DRILLS
-from experiments.drills.door import Door, Refused, checked
+from experiments.drills.door import Door, checked
 from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
 
@@ -81,7 +84,7 @@ def answer(name: str, file: Path, seconds: float) -> Any:
     wanted = DRILLS[name].of.partition(":")[2]
     try:
         text = file.read_text()
-        tree = compile(text, str(file), "exec", flags=0x400)  # only the tree
+        tree = ast.parse(text, str(file))
     except SyntaxError as error:
         marked = (error.text or "").rstrip()
         raise Wrong(f"{file.name}, line {error.lineno}: {error.msg}\n    {marked.strip()}") from None
@@ -90,10 +93,10 @@ def answer(name: str, file: Path, seconds: float) -> Any:
     if not text.strip():
         raise Wrong(f"{file.name} is empty: write `{wanted}` from memory, its signature too")
     try:
-        if cut.is_empty(cut.definition_of(tree, wanted)):  # pyright: ignore
+        if cut.is_empty(cut.definition_of(tree, wanted)):
             raise Wrong(f"nothing is written yet below the signature of `{wanted}`")
     except LookupError:
-        others = [node.name for node in tree.body if isinstance(node, cut.Definition)]  # pyright: ignore
+        others = [node.name for node in tree.body if isinstance(node, cut.Definition)]
         there = f"it defines {', '.join(f'`{other}`' for other in others)}" if others else "it defines no function"
         if wanted not in text:
             raise Wrong(f"{file.name} has no `{wanted}`: {there}") from None
@@ -194,7 +197,16 @@ class Run:
             "--override-ini=addopts=",
             "--tb=short",
         ]
-        options += ["--rootdir", str(cut.ROOT), "-c", str(cut.ROOT / "pyproject.toml")]
+        options += [
+            "-p",
+            "no:threadexception",
+            "-p",
+            "no:faulthandler",
+            "--rootdir",
+            str(cut.ROOT),
+            "-c",
+            str(cut.ROOT / "pyproject.toml"),
+        ]
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         paths = [f"{cut.ROOT}/{test}" for test in ids]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -340,6 +352,9 @@ def warm_up(names: Sequence[str]) -> None:
     grad(lambda x: vmap(lambda y: y * y)(x).sum())(torch.ones(2))
     for name in names:
         resolve_name(DRILLS[name].of)
+    hypothesis.given(strategies.integers())(lambda _: None)()
+    gc.collect()
+    gc.freeze()  # else each fork would go through all that was loaded, and copy it
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What you have done, a line of JSON per event, in a file of your own: everything else is computed from it.
 
-A line is appended whole or, in a crash, cut off; a line that cannot be read is passed over, and so are fields and events
-of a later version. Nothing is ever rewritten, so that no version loses what another wrote.
+A line is appended whole or, in a crash, cut off; what cannot be read is passed over, and so are fields and events of a
+later version. Nothing is ever rewritten, so that no version loses what another wrote.
 """
 
 import json
@@ -105,7 +105,7 @@ def _after(was: Standing, event: dict[str, Any]) -> Standing:
 
 
 def next_drill(names: list[str], difficulty: dict[str, int], now: float) -> str:
-    """What is under way; else what is most overdue; else the easiest that was never passed; else what is due soonest."""
+    """What is under way; else what is most overdue; else the easiest never passed; else what is due soonest."""
     known = standings()
     by_name = {name: known.get(name, Standing()) for name in names}
     if under_way := [name for name in names if by_name[name].open]:

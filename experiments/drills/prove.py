@@ -80,18 +80,21 @@ def _calls_ours(name: str) -> str:
     return f"from {module} import {defined} as ours\n" + cut.cut(name).replace(cut.EMPTY, body)
 
 
-def prove(names: Sequence[str], seconds: float = CPU_SECONDS) -> Iterator[Outcome]:
-    """Each answer's verdict, one after the other."""
+def prove(names: Sequence[str]) -> Iterator[Outcome]:
+    """Each answer of each drill and its verdict, one after the other."""
+    return grade_all([answer for name in names for answer in answers(name)])
+
+
+def grade_all(some: Sequence[Answer], seconds: float = CPU_SECONDS) -> Iterator[Outcome]:
     from experiments.drills import grade
     from tests import strategies  # noqa: F401  so that no fork has to
 
-    grade.warm_up(names)
+    grade.warm_up(sorted({answer.drill for answer in some}))
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            for answer in answers(name):
-                file = Path(folder) / f"{name}.py"
-                file.write_text(answer.text)
-                yield Outcome(answer, _in_a_fork(answer, file, seconds))
+        for answer in some:
+            file = Path(folder) / f"{answer.drill}.py"
+            file.write_text(answer.text)
+            yield Outcome(answer, _in_a_fork(answer, file, seconds))
 
 
 def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:

@@ -24,7 +24,11 @@ WRONG = {
     "one key for all": ("fold_in(self.epoch_key, index)", "self.epoch_key", "result[0]"),
     "the epoch ignored": ("rng_key(seed, epoch)", "rng_key(seed)", "`epoch`"),
     "the batch axis is left": (".squeeze(0), self", ", self", "shape"),
-    "not transformed": ("self.transform(self.images[index : index + 1], key.unsqueeze(0)).squeeze(0)", "self.images[index]", "result[0]"),
+    "not transformed": (
+        "self.transform(self.images[index : index + 1], key.unsqueeze(0)).squeeze(0)",
+        "self.images[index]",
+        "result[0]",
+    ),
     "labels of the neighbour": ("self.labels[index]", "self.labels[index - 1]", "[1]"),
     "one too few": ("len(self.images)", "len(self.images) - 1", "parts"),
 }

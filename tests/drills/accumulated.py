@@ -22,8 +22,24 @@ def accumulated(objective, params, state, x, y, *, key, parts):
 WRONG = {
     "added, not averaged": ("share = len(targets) / len(y)", "share = 1.0", "result[0]"),
     "every part weighs alike": ("share = len(targets) / len(y)", "share = 1 / parts", "result[0]"),
-    "the first part twice": ("total = done[0]\n    for part in done[1:]:", "total = done[0]\n    for part in done:", "result[0]"),
-    "the last part alone": ("total = done[0]\n    for part in done[1:]:\n        total = tree.map(lambda a, b: a + b, total, part)", "total = done[-1]", "result[0]"),
-    "one key for all parts": ("own = fold_in(key, i)", "own = fold_in(key, 0)", "hands the statistics on and draws anew"),
-    "each part begins anew": ("(metrics, state)) = grad_and_value", "(metrics, after)) = grad_and_value", "assert close"),
+    "the first part twice": (
+        "total = done[0]\n    for part in done[1:]:",
+        "total = done[0]\n    for part in done:",
+        "result[0]",
+    ),
+    "the last part alone": (
+        "total = done[0]\n    for part in done[1:]:\n        total = tree.map(lambda a, b: a + b, total, part)",
+        "total = done[-1]",
+        "result[0]",
+    ),
+    "one key for all parts": (
+        "own = fold_in(key, i)",
+        "own = fold_in(key, 0)",
+        "hands the statistics on and draws anew",
+    ),
+    "each part begins anew": (
+        "(metrics, state)) = grad_and_value",
+        "(metrics, after)) = grad_and_value",
+        "assert close",
+    ),
 }

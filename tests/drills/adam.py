@@ -20,11 +20,23 @@ def adam(params, grads, state, *, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay
 
 
 WRONG = {
-    "no bias correction": ("mean[name] / (1 - b1 ** t.double())", "mean[name]", "square[name] / (1 - b2 ** t.double())", "square[name]", "factor"),
+    "no bias correction": (
+        "mean[name] / (1 - b1 ** t.double())",
+        "mean[name]",
+        "square[name] / (1 - b2 ** t.double())",
+        "square[name]",
+        "factor",
+    ),
     "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "moves"),
     "no root": ("(s.sqrt() + eps)", "(s + eps)", "wrong"),
     "betas swapped": ("b1, b2 = betas", "b2, b1 = betas", "result[1]"),
     "steps counted from 0": ("1 - b1 ** t.double()", "1 - b1 ** (t - 1).double()", "result[0]"),
     "the gradient's mean, squared": ("(1 - b2) * g**2", "(1 - b2) * mean[name] ** 2", "result[1].square"),
-    "decoupled decay": ("flat[\"g\"][name] + weight_decay * p", "flat[\"g\"][name]", "p - lr * m", "p - lr * weight_decay * p - lr * m", "`weight_decay`"),
+    "decoupled decay": (
+        'flat["g"][name] + weight_decay * p',
+        'flat["g"][name]',
+        "p - lr * m",
+        "p - lr * weight_decay * p - lr * m",
+        "`weight_decay`",
+    ),
 }

@@ -13,12 +13,23 @@ def area_under_curve(right, left_out, wanted):
     total = 0
     for r in RECALLS:
         beyond = recall >= r
-        total = total + torch.cat([torch.where(beyond, precision, 0.0), torch.zeros_like(precision[..., :1]), torch.zeros(*precision.shape[:2], 1)], -1).amax(-1)
+        total = total + torch.cat(
+            [
+                torch.where(beyond, precision, 0.0),
+                torch.zeros_like(precision[..., :1]),
+                torch.zeros(*precision.shape[:2], 1),
+            ],
+            -1,
+        ).amax(-1)
     return total / len(RECALLS)
 
 
 WRONG = {
-    "not the best from there on": ("torch.where(beyond, precision, 0.0)", "torch.where(beyond & (beyond.cumsum(-1) == 1), precision, 0.0)", "wrong"),
+    "not the best from there on": (
+        "torch.where(beyond, precision, 0.0)",
+        "torch.where(beyond & (beyond.cumsum(-1) == 1), precision, 0.0)",
+        "wrong",
+    ),
     "11 recalls": ("for r in RECALLS:", "for r in RECALLS[::10]:", "total / len(RECALLS)", "total / 11", "wrong"),
     "what is left out is a miss": ("(~(right | left_out))", "(~right)", "wrong"),
     "beyond, not at, a recall": ("recall >= r", "recall > r", "wrong"),

@@ -28,7 +28,7 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
 def torchs(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     mean, var = running_mean.clone(), running_var.clone()
     weight = None if weight is None else weight.contiguous()
-    y = F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+    y = F.batch_norm(x, mean, var, weight, bias, training, momentum, eps or 1e-300)
     return y, {"running_mean": mean, "running_var": var}
 
 
@@ -40,8 +40,16 @@ WRONG = {
         "momentum * running_mean + (1 - momentum) * mean.detach()",
         "result[1].running_mean",
     ),
-    "statistics of the batch in evaluation": ("    if training:", "    if True:", "`training=False`"),
-    "running statistics in training": ("mean, var = rows.mean(0), rows.var(0, correction=0)", "mean, var_ = rows.mean(0), 0", "`training=True`"),
+    "statistics of the batch in evaluation": (
+        "y = (moved - mean)",
+        "mean, var = rows.mean(0), rows.var(0, correction=0)\n    y = (moved - mean)",
+        "`training=False`",
+    ),
+    "running statistics in training": ("mean, var = rows.mean(0), rows.var(0, correction=0)", "pass", "result[0]"),
     "statistics keep their graph": ("momentum * mean.detach()", "momentum * mean", "detach it"),
-    "over the batch alone": ("rows.mean(0), rows.var", "moved[:, :1].flatten(0, -2).mean(0) if moved.ndim > 2 else rows.mean(0), rows.var", "differ"),
+    "over the batch alone": (
+        "rows.mean(0), rows.var",
+        "moved[:, :1].flatten(0, -2).mean(0) if moved.ndim > 2 else rows.mean(0), rows.var",
+        "differ",
+    ),
 }

@@ -22,7 +22,11 @@ WRONG = {
     "a negative overlap of both axes": (".clamp(min=0)", "", "wrong"),
     "what is shared counts twice": (" - shared", "", "differ"),
     "pair by pair": ("boxes1[:, None, :2], boxes2[None, :, :2]", "boxes1[:1, None, :2], boxes2[None, :, :2]", "differ"),
-    "the smaller area for the union": ("shared / union", "shared / torch.minimum(box_area(boxes1)[:, None], box_area(boxes2)[None, :])", "differ"),
+    "the smaller area for the union": (
+        "shared / union",
+        "shared / torch.minimum(box_area(boxes1)[:, None], box_area(boxes2)[None, :])",
+        "differ",
+    ),
     "a pixel more": ("(high - low).clamp(min=0)", "(high - low + 1).clamp(min=0)", "differ"),
     "the other way round": ("shared / union", "(shared / union).T", "axes"),
 }

@@ -28,10 +28,22 @@ def save(folder, tensors, progress, *, keep, best=False):
 
 WRONG = {
     "not contiguous": (".detach().clone().contiguous()", "", "raised"),
-    "the first ones are kept": ("steps[: max(len(steps) - keep, 0)]", "steps[keep:]", "the last few and the best are kept"),
+    "the first ones are kept": (
+        "steps[: max(len(steps) - keep, 0)]",
+        "steps[keep:]",
+        "the last few and the best are kept",
+    ),
     "nothing is removed": ("        path_.unlink()", "        pass", "the last few and the best are kept"),
-    "the best are piled up": ("                path.unlink()", "                pass", "the last few and the best are kept"),
-    "removed before written": ("    if best:\n        old = find(folder, \"best\")", "    for path in find(folder):\n        path.unlink()\n    if best:\n        old = find(folder, \"best\")", "kept"),
-    "the parameters alone": ("tree.flatten(tensors)", "tree.flatten({\"params\": tensors.get(\"params\", {})})", "missing"),
+    "the best are piled up": (
+        "                path.unlink()",
+        "                pass",
+        "the last few and the best are kept",
+    ),
+    "removed before written": (
+        '    if best:\n        old = find(folder, "best")',
+        '    for path in find(folder):\n        path.unlink()\n    if best:\n        old = find(folder, "best")',
+        "kept",
+    ),
+    "the parameters alone": ("tree.flatten(tensors)", 'tree.flatten({"params": tensors.get("params", {})})', "missing"),
     "the progress is lost": ("progress._asdict()}", "{}}", "does not say where its run stood"),
 }

@@ -20,8 +20,16 @@ def torchs(grads, max_norm):
 
 
 WRONG = {
-    "leaf by leaf": ("lambda g: scale * g", "lambda g: g * torch.clamp(max_norm / (g.norm() + 1e-6), max=1.0)", "factor"),
-    "small gradients are stretched": ("torch.clamp(max_norm / (norm + 1e-6), max=1.0)", "max_norm / (norm + 1e-6)", "factor"),
+    "leaf by leaf": (
+        "lambda g: scale * g",
+        "lambda g: g * torch.clamp(max_norm / (g.norm() + 1e-6), max=1.0)",
+        "factor",
+    ),
+    "small gradients are stretched": (
+        "torch.clamp(max_norm / (norm + 1e-6), max=1.0)",
+        "max_norm / (norm + 1e-6)",
+        "factor",
+    ),
     "the norm after clipping": ("grads), norm", "grads), norm * scale", "result[1]"),
     "no root": (".norm()", ".square().sum()", "result[1]"),
     "entry by entry": ("lambda g: scale * g", "lambda g: g.clamp(-max_norm, max_norm)", "result[0]"),

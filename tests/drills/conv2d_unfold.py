@@ -7,7 +7,7 @@ from fn.conv import output_size, pair, resolve_padding
 
 
 def conv2d_unfold(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    out, _, kh, kw = weight.shape
+    _, _, kh, kw = weight.shape
     (top, bottom), (left, right) = resolve_padding(padding, (kh, kw), stride, dilation)
     x = F.pad(x, (left, right, top, bottom))
     height = output_size(x.shape[2], kh, pair(stride)[0], 0, pair(dilation)[0])
@@ -27,7 +27,11 @@ WRONG = {
     "kernel axes swapped": ("weight.flatten(1).unflatten", "weight.mT.flatten(1).unflatten", "differ"),
     "height and width swapped": ("y = y.unflatten(2, (height, -1))", "y = y.unflatten(2, (-1, height))", "swapped"),
     "bias along the width": ("y + bias[:, None, None]", "y + bias", "size of tensor"),
-    "stride forgotten": ("stride=stride)", "stride=1)", "axis"),
+    "stride forgotten": ("stride=stride)", "stride=1)", "unflatten"),
     "padding forgotten": ("x = F.pad(x, (left, right, top, bottom))", "", "axis"),
-    "groups merged": ("columns.unflatten(1, (groups, -1))", "columns.unflatten(1, (-1, groups)).transpose(1, 2)", "`groups`"),
+    "groups merged": (
+        "columns.unflatten(1, (groups, -1))",
+        "columns.unflatten(1, (-1, groups)).transpose(1, 2)",
+        "`groups`",
+    ),
 }

@@ -27,9 +27,21 @@ def torchs(input, target, *, ignore_index=-100, reduction="mean", label_smoothin
 
 WRONG = {
     "mean over the ignored too": ("loss.sum() / counted.sum()", "loss.mean()", "factor"),
-    "classes in the last axis": ("torch.exp(input - top).sum(1, keepdim=True)", "torch.exp(input - top).sum(-1, keepdim=True)", "wrong"),
+    "classes in the last axis": (
+        "torch.exp(input - top).sum(1, keepdim=True)",
+        "torch.exp(input - top).sum(-1, keepdim=True)",
+        "wrong",
+    ),
     "sign": ("loss = -torch.where", "loss = torch.where", "sign"),
-    "smoothing not shared out": ("label_smoothing / classes * log_p.sum(1)", "label_smoothing * log_p.sum(1)", "`label_smoothing`"),
+    "smoothing not shared out": (
+        "label_smoothing / classes * log_p.sum(1)",
+        "label_smoothing * log_p.sum(1)",
+        "`label_smoothing`",
+    ),
     "ignored targets count": ("loss = loss.masked_fill(~counted, 0.0)", "", "wrong"),
-    "probabilities for logits": ("classes = input.shape[1]", "classes = input.shape[1]\n    input = input.exp() / input.exp().sum(1, keepdim=True)", "differ"),
+    "probabilities for logits": (
+        "classes = input.shape[1]",
+        "classes = input.shape[1]\n    input = input.exp() / input.exp().sum(1, keepdim=True)",
+        "wrong",
+    ),
 }

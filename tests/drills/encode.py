@@ -14,8 +14,18 @@ def encode(boxes, anchors):
 WRONG = {
     "variances forgotten": ("/ VARIANCES[0]", "", "/ VARIANCES[1]", "", "wrong"),
     "in pixels": ("moved / anchor_size /", "moved /", "wrong"),
-    "corners for centres": ("(boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2", "boxes[..., :2] - anchors[..., :2]", "wrong"),
+    "corners for centres": (
+        "(boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2",
+        "boxes[..., :2] - anchors[..., :2]",
+        "wrong",
+    ),
     "no logarithm": (".log()", "", "wrong"),
     "the ratio upside down": ("(size / anchor_size).log()", "(anchor_size / size).log()", "sign"),
-    "variances swapped": ("VARIANCES[0]", "VARIANCES[1]", "anchor_size).log() / VARIANCES[1]", "anchor_size).log() / VARIANCES[0]", "wrong"),
+    "variances swapped": (
+        "VARIANCES[0]",
+        "VARIANCES[1]",
+        "anchor_size).log() / VARIANCES[1]",
+        "anchor_size).log() / VARIANCES[0]",
+        "wrong",
+    ),
 }

@@ -19,9 +19,19 @@ def eval_one_epoch(params, state, batches, *, apply, metrics=ACCURACY):
 
 
 WRONG = {
-    "the mean of the batches": ("f(logits, y).item() * len(y)", "f(logits, y).item()", "sum(of) / sum(sizes)", "sum(of) / len(sizes)", "wrong"),
+    "the mean of the batches": (
+        "f(logits, y).item() * len(y)",
+        "f(logits, y).item()",
+        "sum(of) / sum(sizes)",
+        "sum(of) / len(sizes)",
+        "wrong",
+    ),
     "in training mode": ("train=False", "train=True", "differ"),
-    "statistics are updated": ("logits = apply(params, state, x, train=False)[0]", "logits, state = apply(params, state, x, train=True)", "differ"),
+    "statistics are updated": (
+        "logits = apply(params, state, x, train=False)[0]",
+        "logits, state = apply(params, state, x, train=True)",
+        "differ",
+    ),
     "the last batch alone": ("sum(of) / sum(sizes)", "of[-1] / sizes[-1]", "wrong"),
     "sums": ("sum(of) / sum(sizes)", "sum(of)", "factor"),
     "the loss forgotten": ('{"loss": F.cross_entropy, **metrics}', "dict(metrics)", "has no result.loss"),

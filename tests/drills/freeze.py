@@ -22,9 +22,25 @@ def freeze(model, trained, *, keep_statistics=True):
 
 
 WRONG = {
-    "statistics move under a frozen norm": ("if train and keep_statistics and inner:", "if False:", "frozen leaves stay"),
-    "statistics are always kept": ("if train and keep_statistics and inner:", "if train and inner:", "frozen statistics move when asked to"),
+    "statistics move under a frozen norm": (
+        "if train and keep_statistics and inner:",
+        "if False:",
+        "frozen leaves stay",
+    ),
+    "statistics are always kept": (
+        "if train and keep_statistics and inner:",
+        "if train and inner:",
+        "frozen statistics move when asked to",
+    ),
     "the rest is trained": ("chosen, rest = tree.split", "rest, chosen = tree.split", "frozen leaves stay"),
-    "nothing is frozen": ("return chosen, {\"frozen\": rest, \"state\": state}", "return params, {\"frozen\": {}, \"state\": state}", "frozen leaves stay"),
-    "new statistics are dropped": ("        y, inner = model.apply", "        y, _ = model.apply", "frozen leaves stay"),
+    "nothing is frozen": (
+        'return chosen, {"frozen": rest, "state": state}',
+        'return params, {"frozen": {}, "state": state}',
+        "frozen leaves stay",
+    ),
+    "new statistics are dropped": (
+        "        y, inner = model.apply",
+        "        y, _ = model.apply",
+        "frozen leaves stay",
+    ),
 }

@@ -27,7 +27,11 @@ def functional_loop(params, x, y, steps):
 
 WRONG = {
     "the new parameters are dropped": ("        params = tree.map(", "        _ = tree.map(", "wrong"),
-    "the velocity is dropped": ("        velocity = tree.map(lambda v, g: 0.9 * v + g, velocity, grads)", "        velocity = grads", "wrong"),
+    "the velocity is dropped": (
+        "        velocity = tree.map(lambda v, g: 0.9 * v + g, velocity, grads)",
+        "        velocity = grads",
+        "wrong",
+    ),
     "loss and gradients swapped": ("grads, loss = slope(params)", "loss, grads = slope(params)", "raised"),
     "up the hill": ("p - 0.1 * v", "p + 0.1 * v", "wrong"),
     "tensors for numbers": ("float(loss)", "loss", "float"),

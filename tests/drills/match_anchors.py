@@ -22,6 +22,10 @@ WRONG = {
     "only the best of each object": ("torch.where(last >= 0, last, match)", "last", "wrong"),
     "above the threshold, not at it": (">= threshold", "> threshold + 0.05", "wrong"),
     "absent objects match": (".masked_fill(~present[:, None], -1.0)", "", "wants & present[:, None]", "wants", "wrong"),
-    "the earlier object has it": ("torch.where(wants, number[:, None], -1).amax(dim=0)", "torch.where(wants.any(0), wants.long().argmax(dim=0), -1)", "wrong"),
+    "the earlier object has it": (
+        "torch.where(wants, number[:, None], -1).amax(dim=0)",
+        "torch.where(wants.any(0), wants.long().argmax(dim=0), -1)",
+        "wrong",
+    ),
     "the first rule first": ("torch.where(last >= 0, last, match)", "torch.where(match >= 0, match, last)", "wrong"),
 }

@@ -23,8 +23,8 @@ def torchs(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
 WRONG = {
     "padded with zeros": ("value=-math.inf", "value=0.0", "`padding`"),
     "a stride of 1": ("kernel_size if stride is None", "1 if stride is None", "without `stride`"),
-    "the mean": (".max(-1).values", ".mean(-1)", "differ"),
-    "kernel axes swapped": ("(kh, kw), (sh, sw)", "(kw, kh), (sh, sw)", "axis"),
+    "the mean": (".max(-1).values", ".mean(-1)", "wrong"),
+    "kernel axes swapped": ("(kh, kw), (sh, sw)", "(kw, kh), (sh, sw)", "size"),
     "ties share the gradient": (".max(-1).values", ".amax(-1)", "gradient of `x`"),
     "dilation ignored": ("pair(stride), pair(dilation)", "pair(stride), (1, 1)", "`dilation`"),
 }

@@ -29,10 +29,22 @@ def multi_head_attention(
 
 WRONG = {
     "heads not merged": ("y.transpose(-2, -3).flatten(-2)", "y.reshape(query.shape)", "differ"),
-    "heads split the wrong way": (".unflatten(-1, (heads, -1))", ".unflatten(-1, (-1, heads)).transpose(-1, -2)", "differ"),
+    "heads split the wrong way": (
+        ".unflatten(-1, (heads, -1))",
+        ".unflatten(-1, (-1, heads)).transpose(-1, -2)",
+        "differ",
+    ),
     "no way out": ("linear(y, **out_proj), weights", "y, weights", "result[0]"),
     "keys and values swapped": ("enumerate((query, key, value))", "enumerate((query, value, key))", "differ"),
-    "mask not passed on": ("scaled_dot_product_attention(q, k, v, attn_mask,", "scaled_dot_product_attention(q, k, v, None,", "with `attn_mask`"),
-    "values turned too": ("q, k = rotary_encoding(q), rotary_encoding(k)", "q, k, v = map(rotary_encoding, (q, k, v))", "differ"),
+    "mask not passed on": (
+        "scaled_dot_product_attention(q, k, v, attn_mask,",
+        "scaled_dot_product_attention(q, k, v, None,",
+        "with `attn_mask`",
+    ),
+    "values turned too": (
+        "q, k = rotary_encoding(q), rotary_encoding(k)",
+        "q, k, v = map(rotary_encoding, (q, k, v))",
+        "differ",
+    ),
     "causal forgotten": ("dropout_p, is_causal, dropout_key", "dropout_p, dropout_key", "`is_causal=True`"),
 }

@@ -29,8 +29,16 @@ WRONG = {
         "missing",
     ),
     "worst first": ("descending=True, ", "", "indices"),
-    "at the threshold too": ("box_iou(boxes, boxes).double() > iou_threshold", "box_iou(boxes, boxes).double() >= iou_threshold", "missing"),
-    "in the order of the boxes": ("torch.tensor(kept, dtype=torch.int64)", "torch.tensor(sorted(kept), dtype=torch.int64)", "order"),
+    "at the threshold too": (
+        "box_iou(boxes, boxes).double() > iou_threshold",
+        "box_iou(boxes, boxes).double() >= iou_threshold",
+        "missing",
+    ),
+    "in the order of the boxes": (
+        "torch.tensor(kept, dtype=torch.int64)",
+        "torch.tensor(sorted(kept), dtype=torch.int64)",
+        "order",
+    ),
     "ranks, not indices": ("kept.append(int(best))", "kept.append(len(kept))", "indices"),
     "the others are kept": ("rest[~overlap[best, rest]]", "rest[overlap[best, rest]]", "indices"),
 }

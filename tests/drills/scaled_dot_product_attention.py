@@ -22,7 +22,7 @@ def scaled_dot_product_attention(
         scores = scores + attn_mask
     blind = (scores == -math.inf).all(-1, keepdim=True)
     weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
-    return dropout(weights, dropout_p, key=dropout_key) @ value
+    return dropout(weights, dropout_p, key=dropout_key).matmul(value)
 
 
 def torchs(
@@ -31,7 +31,7 @@ def torchs(
     if dropout_p:  # torch's draws from the global generator
         weights = F.scaled_dot_product_attention(query, key, torch.eye(key.shape[-2]).expand(*key.shape[:-2], -1, -1))
         return dropout(weights, dropout_p, key=dropout_key) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, is_causal, scale)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, is_causal, scale=scale)
 
 
 WRONG = {
@@ -43,5 +43,5 @@ WRONG = {
     "not causal": ("    if is_causal:", "    if False:", "with `is_causal=True`"),
     "a blind query looks everywhere": (".softmax(-1).masked_fill(blind, 0.0)", ".softmax(-1)", "wrong"),
     "masked with 0": ("masked_fill(~attn_mask, -math.inf)", "masked_fill(~attn_mask, 0.0)", "wrong"),
-    "weights never dropped": ("dropout(weights, dropout_p, key=dropout_key)", "weights", "`dropout_p`"),
+    "weights never dropped": ("dropout(weights, dropout_p, key=dropout_key).matmul", "weights.matmul", "dropout"),
 }

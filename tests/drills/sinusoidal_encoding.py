@@ -16,9 +16,17 @@ def sinusoidal_encoding(length, d_model, base=1e4, *, dtype=torch.float32):
 
 
 WRONG = {
-    "halves, not interleaved": ("p[:, 0::2] = angles.sin()\n    p[:, 1::2]", "p[:, : d_model // 2] = angles.sin()\n    p[:, d_model // 2 :]", "other places"),
+    "halves, not interleaved": (
+        "p[:, 0::2] = angles.sin()\n    p[:, 1::2]",
+        "p[:, : d_model // 2] = angles.sin()\n    p[:, d_model // 2 :]",
+        "other places",
+    ),
     "i, not 2i": ("(2 * i / d_model)", "(i / d_model)", "wrong"),
-    "sine and cosine swapped": ("p[:, 0::2] = angles.sin()\n    p[:, 1::2]", "p[:, 1::2] = angles.sin()\n    p[:, 0::2]", "wrong"),
+    "sine and cosine swapped": (
+        "p[:, 0::2] = angles.sin()\n    p[:, 1::2]",
+        "p[:, 1::2] = angles.sin()\n    p[:, 0::2]",
+        "wrong",
+    ),
     "positions from 1": ("torch.arange(length)", "(1 + torch.arange(length))", "off by one"),
     "clocks that speed up": ("t / base **", "t * base **", "wrong"),
     "the base is fixed": ("base ** (", "1e4 ** (", "`base`"),

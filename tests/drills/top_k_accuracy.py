@@ -16,7 +16,11 @@ WRONG = {
     "the kth alone": ("[:, :k]", "[:, k - 1 : k]", "differ"),
     "one too many": ("[:, :k]", "[:, : k + 1]", "differ"),
     "the ignored divide too": ("/ counted.sum()", "/ counted.numel()", "factor"),
-    "of equal scores the higher class": ("input.sort(dim=1, descending=True, stable=True).indices[:, :k]", "input.sort(dim=1, stable=True).indices.flip(1)[:, :k]", "differ"),
+    "of equal scores the higher class": (
+        "input.sort(dim=1, descending=True, stable=True).indices[:, :k]",
+        "input.sort(dim=1, stable=True).indices.flip(1)[:, :k]",
+        "differ",
+    ),
     "a sum": ("/ counted.sum()", "", "dtype"),
     "the least": ("descending=True, ", "", "differ"),
 }

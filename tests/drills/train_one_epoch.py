@@ -16,10 +16,26 @@ def train_one_epoch(ts, batches, *, step, seed, totals=None, each=None):
 
 WRONG = {
     "the mean of the batches": ("n = len(y)", "n = 1", "result[1]"),
-    "every step from the beginning": ("ts, metrics = checked_step(ts,", "after, metrics = checked_step(ts,", "result[0]"),
-    "another key": ("key=run_key(seed)", "key=run_key(seed + 1)", "an epoch is the step repeated under the keys of its seed"),
-    "an interrupted epoch's sums are lost": ("dict(totals) if totals else {\"examples\": 0}", "{\"examples\": 0}", "with `totals`"),
-    "each is never called": ("        if each is not None:\n            each(ts, metrics, sums)\n", "", "an epoch is the step repeated"),
-    "sums, not means": ("total / sums[\"examples\"]", "total", "result[1]"),
+    "every step from the beginning": (
+        "ts, metrics = checked_step(ts,",
+        "after, metrics = checked_step(ts,",
+        "result[0]",
+    ),
+    "another key": (
+        "key=run_key(seed)",
+        "key=run_key(seed + 1)",
+        "an epoch is the step repeated under the keys of its seed",
+    ),
+    "an interrupted epoch's sums are lost": (
+        'dict(totals) if totals else {"examples": 0}',
+        '{"examples": 0}',
+        "with `totals`",
+    ),
+    "each is never called": (
+        "        if each is not None:\n            each(ts, metrics, sums)\n",
+        "",
+        "an epoch is the step repeated",
+    ),
+    "sums, not means": ('total / sums["examples"]', "total", "result[1]"),
     "the first batch is skipped": ("for x, y in batches:", "for x, y in list(batches)[1:]:", "result"),
 }

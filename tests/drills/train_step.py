@@ -20,10 +20,22 @@ def train_step(ts, x, y, *, objective, optimizer, key, accumulate=1):
 
 
 WRONG = {
-    "the statistics are dropped": ("TrainState(params, state, opt_state)", "TrainState(params, ts.state, opt_state)", "result[0].state"),
-    "the optimizer forgets": ("TrainState(params, state, opt_state)", "TrainState(params, state, ts.opt_state)", "result[0].opt_state"),
-    "nothing is learned": ("TrainState(params, state, opt_state)", "TrainState(ts.params, state, opt_state)", "result[0].params"),
-    "one key for all steps": ("    key = fold_in(key, ts.opt_state[\"step\"])\n", "", "keys"),
+    "the statistics are dropped": (
+        "TrainState(params, state, opt_state)",
+        "TrainState(params, ts.state, opt_state)",
+        "result[0].state",
+    ),
+    "the optimizer forgets": (
+        "TrainState(params, state, opt_state)",
+        "TrainState(params, state, ts.opt_state)",
+        "result[0].opt_state",
+    ),
+    "nothing is learned": (
+        "TrainState(params, state, opt_state)",
+        "TrainState(ts.params, state, opt_state)",
+        "result[0].params",
+    ),
+    "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "keys"),
     "no root": ("** 0.5", "** 1", "grad_norm"),
     "up the hill": ("optimizer(ts.params, grads,", "optimizer(ts.params, tree.map(lambda g: -g, grads),", "result[0]"),
     "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate`"),
