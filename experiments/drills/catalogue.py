@@ -380,6 +380,7 @@ DRILLS = {
             *_cases(f"{TRAIN}test_a_step_changes_nothing_that_it_was_given", "cnn"),
             f"{TRAIN}test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed",
             *_cases(f"{TRAIN}test_accumulated_gradients_are_those_of_the_large_batch", "0.0-3"),
+            f"{TRAIN}test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part",
         ),
         (
             "grad_and_value(objective, has_aux=True) gives (grads, (loss, (metrics, state))).",

@@ -116,8 +116,8 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
             yield "sign", "the sign is reversed: off by a factor of -1"
         else:
             name = name_of(value, given, signature)
-            kind = f"factor {name}" if name or ratio.numel() > 1 else "scalar"  # of one number there always is a factor
-            yield kind, f"off by a constant factor of {value:.5g}{f', which is {name}' if name else ''}"
+            if name or ratio.numel() > 1:  # of one number to another there always is one
+                yield f"factor {name}", f"off by a constant factor of {value:.5g}{f', which is {name}' if name else ''}"
     elif same(a.abs(), b.abs()):
         yield "signs", "right but for the sign of some entries"
     else:
@@ -197,6 +197,7 @@ def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: in
         tail = name.partition(".")[2]
         if (
             tail
+            and where.startswith("result[")
             and where.endswith(f".{tail}")
             and isinstance(x, Tensor)
             and x.shape == b.shape
@@ -210,6 +211,8 @@ def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: in
                 ratio = moved / wanted
                 if float(ratio.max() - ratio.min()) <= 1e-4 * float(ratio.abs().max()):
                     value = float(ratio.mean())
+                    if abs(value - 1) < 1e-3:
+                        continue
                     said = "in the opposite direction" if value < 0 else f"by {value:.5g} times the expected step"
                     number = name_of(abs(value), given, signature)
                     told = f"a step {said}: off by a factor of {value:.5g}{f', which is {number}' if number else ''}"

@@ -52,7 +52,7 @@ def explain(seen: Sequence[Call], signature: inspect.Signature) -> list[str]:
     return [*lines, "", *example(case.call)]
 
 
-VAGUE = {"values", "places", "constant", "first", "factors", "scalar"}
+VAGUE = {"values", "places", "constant", "first", "factors"}
 """kinds that say where, not what, or that hold of small tensors by chance"""
 
 
@@ -110,8 +110,14 @@ def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
         if not isinstance(ours, Exception):
             yield Finding("raises", f"yours raised {show(yours)}")
     else:
-        yield from _structure(call, signature)
+        yield from _structure(call._replace(yours=_vector(yours), ours=_vector(ours)), signature)
         yield from _impurities(call)
+
+
+def _vector(x: Any) -> Any:
+    """A list of numbers is looked at as a whole: losses, say."""
+    numbers = isinstance(x, list) and len(x) > 1 and all(isinstance(n, float | int) for n in x)
+    return torch.tensor(x, dtype=torch.float64) if numbers else x
 
 
 def _impurities(call: Call) -> Iterator[Finding]:
@@ -127,7 +133,8 @@ def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
         return
     missing, extra = [where for where in ours if where not in yours], [where for where in yours if where not in ours]
     if missing or extra:
-        said = [f"has no {missing[0]}"] * bool(missing) + [f"has {extra[0]}, which is not expected"] * bool(extra)
+        said = [f"has no {missing[0]}"] if missing else []
+        said += [f"has {extra[0]}, which is not expected"] if extra else []
         count = f" ({len(yours)} parts, expected {len(ours)})"
         yield Finding("structure", f"what is returned {' and '.join(said)}{count}")
     found = [

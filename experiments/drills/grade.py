@@ -32,7 +32,7 @@ from jaxtyping import TypeCheckError
 
 from experiments.drills import cut
 from experiments.drills.catalogue import DRILLS
-from experiments.drills.door import Door, checked
+from experiments.drills.door import ANSWER, Door, checked
 from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
 
@@ -119,11 +119,11 @@ def answer(name: str, file: Path, seconds: float) -> Any:
 
 
 def _loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("drill_answer", file)
+    spec = importlib.util.spec_from_file_location(ANSWER, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["drill_answer"] = module
+    sys.modules[ANSWER] = module
     spec.loader.exec_module(module)
     return module
 
@@ -166,7 +166,7 @@ def install(name: str, yours: Any, allow_torch: bool) -> Door:
     else:
         door = Door(ours, checked(yours, ours), frozenset() if allow_torch else bare)
     for helper in cut.helpers(name):
-        door.guard(resolve_name(f"{drill.of.partition(':')[0]}:{helper}"), f"our own `{helper}`")
+        door.guard(resolve_name(f"{drill.of.partition(':')[0]}:{helper}"), f"our own `{helper}`", direct=True)
     for dotted in set(drill.forbidden) - bare:
         if not allow_torch:
             door.guard(_found(dotted), f"`{dotted.removesuffix('.__init__')}`")
@@ -195,6 +195,7 @@ class Run:
             "-W",
             "ignore::pytest.PytestAssertRewriteWarning",
             "--override-ini=addopts=",
+            "--override-ini=filterwarnings=",
             "--tb=short",
         ]
         options += [
@@ -270,10 +271,11 @@ def _taught(run: Run, file: Path) -> list[str]:
     assert run.failed is not None
     door.judging = True
     Run(door).tests([run.failed])
-    lines = explain(door.seen, door.signature) or [
-        "each call returns what ours returns; what fails is a law that ties several calls"
-    ]
-    return [*lines, "", *held]
+    try:
+        lines = explain(door.seen, door.signature)
+    except Exception as error:  # what an answer returns may be anything; that it is refused stands
+        lines = [f"what is returned cannot be compared ({_named(error)})"]
+    return [*(lines or ["each call returns what ours returns; what fails is a law that ties several calls"]), "", *held]
 
 
 def _is_yours(error: BaseException, failure: BaseException) -> bool:
@@ -321,7 +323,7 @@ def _timed(seconds: float) -> Any:
 
     def stop(_: int, frame: Any) -> None:
         while frame is not None:
-            if frame.f_globals.get("__name__") == "drill_answer":
+            if frame.f_globals.get("__name__") == ANSWER:
                 STOPPED.append(frame.f_lineno)
                 break
             frame = frame.f_back

@@ -19,7 +19,11 @@ def dropout(x, p=0.5, training=True, *, key=None):
 
 WRONG = {
     "not rescaled": ("x * scale)", "x)", "factor"),
-    "p is the share that is kept": ("uniform(key, x.shape) < p", "uniform(key, x.shape) >= p", "zero just where it should not be"),
+    "p is the share that is kept": (
+        "uniform(key, x.shape) < p",
+        "uniform(key, x.shape) >= p",
+        "zero just where it should not be",
+    ),
     "rescaled by p": ("1 / (1 - p) if p < 1", "1 / p if p < 1", "factor"),
     "drawn from the global generator": ("uniform(key, x.shape)", "torch.rand(x.shape)", "wrong"),
     "in evaluation too": ("if p == 0 or not training:", "if p == 0:", "raised"),

@@ -35,5 +35,5 @@ WRONG = {
     "loss and gradients swapped": ("grads, loss = slope(params)", "loss, grads = slope(params)", "raised"),
     "up the hill": ("p - 0.1 * v", "p + 0.1 * v", "wrong"),
     "tensors for numbers": ("float(loss)", "loss", "float"),
-    "one step too many": ("range(steps)", "range(steps + 1)", "parts"),
+    "one step too many": ("range(steps)", "range(steps + 1)", "shape"),
 }

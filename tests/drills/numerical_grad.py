@@ -23,10 +23,8 @@ def numerical_grad(f, params, eps=1e-6, chunk_size=256):
 WRONG = {
     "divided by ε, not 2ε": ("(2 * eps)", "eps", "factor of 2"),
     "from one side": ("(eps, -eps)", "(eps, 0.0)", "(2 * eps)", "eps", "differ"),
-    "the leaf itself is moved": ("leaf.reshape(-1).clone()", "leaf.view(-1)", "in place"),
+    "the leaf itself is moved": ("leaf.reshape(-1).clone()", "leaf.flatten()", "in place"),
     "in float32": (
-        "values.append(f(",
-        "values.append(f(",
         "slope = torch.zeros(leaf.numel(), dtype=leaf.dtype)",
         "slope = torch.zeros(leaf.numel())",
         "dtype",

@@ -22,12 +22,12 @@ def two_layer_grads(params, x, target):
 WRONG = {
     "not divided by the batch": ("d_a = d_a / len(target)", "", "factor"),
     "relu lets all pass": ("torch.where(z > 0, d_a @ w2, torch.zeros_like(z))", "d_a @ w2", "result.fc1"),
-    "softmax without the target": ("d_a[rows, target] -= 1", "", "result.fc2"),
+    "softmax without the target": ("d_a[rows, target] -= 1", "", "differ"),
     "sign": ("d_a[rows, target] -= 1", "d_a = -d_a\n    d_a[rows, target] += 1", "sign"),
     "the weight's gradient transposed": (
         'torch.einsum("bo,bi->oi", d_a, h)',
         'torch.einsum("bo,bi->io", d_a, h)',
         "swapped",
     ),
-    "softmax over the batch": ("dim=1", "dim=0", "result.fc2"),
+    "softmax over the batch": ("dim=1", "dim=0", "differ"),
 }
