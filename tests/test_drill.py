@@ -106,6 +106,7 @@ def test_from_an_untouched_file_to_a_pass(monkeypatch, capsys):
         assert run("relu", "--show") == 0
         lines = said().splitlines()
         assert any("ours, fn.layers.relu" in line and "yours" in line for line in lines) == alike
+    monkeypatch.setattr(drill.console, "width", 120)
     run()
     assert re.search(r"relu .* 0:0\d +2 +tomorrow", said())
     assert run("relu", "--reset") == 0

@@ -24,7 +24,7 @@ def compare(
     """Each way in which the one could have become the other, (kind, text), then how far apart they are."""
     names = names or [f"axis {i}" for i in range(ours.ndim)]
     if not ours.is_floating_point() or not yours.is_floating_point():
-        yield from _whole_numbers(yours, ours, names)
+        yield from whole_numbers(yours, ours, names)
         return
     a, b = yours.double(), ours.double()
     if not b.numel():
@@ -45,7 +45,7 @@ def compare(
         yield "values", f"the values differ by up to {float(apart):.3g}"
 
 
-def _whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
+def whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
     if a.dtype == torch.bool == b.dtype:
         if torch.equal(a, ~b):
             yield "inverted", "True and False are the wrong way round: the mask is inverted"
@@ -59,7 +59,9 @@ def _whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
                 yield "missing", f"indices are missing: {missing[:8]}"
             if extra and not missing:
                 yield "extra", f"indices too many: {extra[:8]}"
-    yield from _places(a.double(), b.double(), names)
+    if a.shape == b.shape:
+        yield from _places(a.double(), b.double(), names)
+        yield "values", f"{int((a != b).sum())} of {a.numel()} values are wrong"
 
 
 def _not_finite(a: Tensor, b: Tensor) -> Iterator[Said]:
@@ -112,6 +114,8 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
         yield "zeros", "all zeros"
     elif float(ratio.max() - ratio.min()) <= 1e-5 * float(ratio.abs().max()) and same(a[~fine], b[~fine]):
         value = float(ratio[0])
+        if abs(value - 1) < 1e-3:
+            return
         if is_close(value, -1):
             yield "sign", "the sign is reversed: off by a factor of -1"
         else:
@@ -134,10 +138,12 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
 
 def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
     """What number of the problem it is: a size, a root of one, an option"""
-    known: dict[str, float] = {}
+    known: dict[str, float] = {"that of a percentage": 100.0}
     for parameter, x in given.items():
         if isinstance(x, Tensor) and parameter in signature.parameters:
             for name, n in zip(axes(signature.parameters[parameter].annotation, x), x.shape, strict=True):
+                if name.isdigit():
+                    continue
                 known.setdefault(name if not name.startswith("axis ") else f"{name} of {parameter}", n)
             known.setdefault(f"the number of entries of {parameter}", x.numel())
         elif isinstance(x, float | int) and not isinstance(x, bool):

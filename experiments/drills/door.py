@@ -172,17 +172,17 @@ class Door:
             given = [copied((args, kwargs)) for _ in range(3)]
             self.inside = True
             try:
-                yours = _outcome(self.yours, *given[0])
+                yours = outcome(self.yours, *given[0])
             finally:
                 self.inside = False
             arguments, before = (self._bound(*some) for some in (given[0], given[2]))
-            ours = _outcome(self.ours, *given[1])
+            ours = outcome(self.ours, *given[1])
             gradients = _gradients(yours, given[0]), _gradients(ours, given[1])
             self.seen.append(Call(arguments, yours, ours, before, gradients))
         return self.ours(*_iterated(args), **_iterated(kwargs))
 
 
-def _outcome(f: Callable, args: Any, kwargs: Any) -> Any:
+def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
     try:
         result = f(*_iterated(args), **_iterated(kwargs))
         if isinstance(result, torch.utils.data.Dataset):

@@ -6,14 +6,18 @@ with the smallest of them as the example.
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments.drills.compare import axes, compare, leaves, same
+from experiments.drills.compare import axes, compare, leaves, same, whole_numbers
 from experiments.drills.door import Call
+from experiments.drills.guess import asked_for
+
+GUESSES = 8
+"""wrong calls that are tried with other arguments"""
 
 
 class Finding(NamedTuple):
@@ -27,9 +31,15 @@ class Case(NamedTuple):
     findings: list[Finding]
 
 
-def explain(seen: Sequence[Call], signature: inspect.Signature) -> list[str]:
+def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Lines about the calls that went wrong; none if no call did."""
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
+    tried = [case for case in cases if case.findings][:GUESSES]
+    guesses = [asked_for(case.call, ours, signature) for case in tried]
+    often = Counter(said for some in guesses for said in some)
+    for case, some in zip(tried, guesses, strict=True):
+        likely = [said for said in some if 2 * often[said] >= len(tried)]  # a small call can be explained by chance
+        case.findings[:0] = [Finding(f"as if {said}", f"yours is what comes out with {said}") for said in likely]
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
     if not wrong:
         return []
@@ -58,7 +68,7 @@ VAGUE = {"values", "places", "constant", "first", "factors"}
 
 def _weight(kind: str) -> int:
     """What a value has wrong explains its gradient too."""
-    return 1 if kind in VAGUE else 2 if "gradient" in kind else 8
+    return 1 if kind in VAGUE else 2 if "gradient" in kind else 30 if kind.startswith("as if") else 8
 
 
 def example(call: Call) -> list[str]:
@@ -159,6 +169,9 @@ def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Sign
         return
     names = axes(signature.return_annotation, ours) if where == "result" else None
     if yours.shape != ours.shape:
+        if yours.ndim == ours.ndim == 1 and not ours.is_floating_point():
+            for kind, text in whole_numbers(yours, ours, names or ["axis 0"]):
+                yield Finding(kind, at + text)
         yield Finding(
             f"shape {where}", f"{at}shape {_shape(yours)}, expected {_shape(ours, names)}{_reshaped(yours, ours)}"
         )

@@ -272,7 +272,7 @@ def _taught(run: Run, file: Path) -> list[str]:
     door.judging = True
     Run(door).tests([run.failed])
     try:
-        lines = explain(door.seen, door.signature)
+        lines = explain(door.seen, door.signature, door.ours)
     except Exception as error:  # what an answer returns may be anything; that it is refused stands
         lines = [f"what is returned cannot be compared ({_named(error)})"]
     return [*(lines or ["each call returns what ours returns; what fails is a law that ties several calls"]), "", *held]

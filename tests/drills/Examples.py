@@ -21,14 +21,14 @@ class Examples(Dataset):
 
 
 WRONG = {
-    "one key for all": ("fold_in(self.epoch_key, index)", "self.epoch_key", "result[0]"),
-    "the epoch ignored": ("rng_key(seed, epoch)", "rng_key(seed)", "`epoch`"),
+    "one key for all": ("fold_in(self.epoch_key, index)", "self.epoch_key", "result["),
+    "the epoch ignored": ("rng_key(seed, epoch)", "rng_key(seed)", "result["),
     "the batch axis is left": (".squeeze(0), self", ", self", "shape"),
     "not transformed": (
         "self.transform(self.images[index : index + 1], key.unsqueeze(0)).squeeze(0)",
         "self.images[index]",
         "result[0]",
     ),
-    "labels of the neighbour": ("self.labels[index]", "self.labels[index - 1]", "[1]"),
+    "labels of the neighbour": ("self.labels[index]", "self.labels[index - 1]", "a dataset gives what batches gather"),
     "one too few": ("len(self.images)", "len(self.images) - 1", "parts"),
 }

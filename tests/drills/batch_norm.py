@@ -43,9 +43,13 @@ WRONG = {
     "statistics of the batch in evaluation": (
         "y = (moved - mean)",
         "mean, var = rows.mean(0), rows.var(0, correction=0)\n    y = (moved - mean)",
-        "`training=False`",
+        "result[0]",
     ),
-    "running statistics in training": ("mean, var = rows.mean(0), rows.var(0, correction=0)", "pass", "result[0]"),
+    "running statistics in training": (
+        "mean, var = rows.mean(0), rows.var(0, correction=0)",
+        "pass",
+        "comes back as it was",
+    ),
     "statistics keep their graph": ("momentum * mean.detach()", "momentum * mean", "detach it"),
     "over the batch alone": (
         "rows.mean(0), rows.var",

@@ -9,7 +9,7 @@ def causal_mask(queries, keys, device=None):
 
 
 WRONG = {
-    "the future": ("j[None, :] <= i[:, None]", "j[None, :] >= i[:, None]", "transposed"),
+    "the future": ("j[None, :] <= i[:, None]", "j[None, :] >= i[:, None]", "wrong"),
     "inverted": ("j[None, :] <= i[:, None]", "j[None, :] > i[:, None]", "inverted"),
     "not itself": ("j[None, :] <= i[:, None]", "j[None, :] < i[:, None]", "off by one"),
     "aligned at the end": ("j[None, :] <= i[:, None]", "j[None, :] - keys <= i[:, None] - queries", "wrong"),

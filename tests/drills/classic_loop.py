@@ -29,7 +29,7 @@ WRONG = {
         "        optimizer.step()\n        loss.backward()\n",
         "wrong",
     ),
-    "softmax twice": ("module(x), y", "module(x).softmax(1), y", "wrong"),
+    "softmax twice": ("module(x), y", "module(x).softmax(1), y", "differ"),
     "no momentum": (", momentum=0.9", "", "wrong"),
     "a new optimizer every step": (
         "        optimizer.zero_grad()\n",
@@ -39,7 +39,7 @@ WRONG = {
     "the loss after the step": (
         "losses.append(float(loss))",
         "losses.append(float(F.cross_entropy(module(x), y)))",
-        "off by one",
+        "differ",
     ),
     "backward twice": (
         "        loss.backward()\n",

@@ -26,7 +26,7 @@ def torchs(input, target, *, ignore_index=-100, reduction="mean", label_smoothin
 
 
 WRONG = {
-    "mean over the ignored too": ("loss.sum() / counted.sum()", "loss.mean()", "factor"),
+    "mean over the ignored too": ("loss.sum() / counted.sum()", "loss.mean()", "a number where NaN"),
     "classes in the last axis": (
         "torch.exp(input - top).sum(1, keepdim=True)",
         "torch.exp(input - top).sum(-1, keepdim=True)",

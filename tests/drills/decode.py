@@ -15,7 +15,15 @@ def decode(offsets, anchors):
 WRONG = {
     "variances forgotten": (" * VARIANCES[0]", "", "wrong"),
     "moved by the new size": ("* (high - low)\n    return", "* size\n    return", "wrong"),
-    "centres for corners": ("[centre - size / 2, centre + size / 2]", "[centre, size]", "wrong"),
-    "no exponential": ("torch.exp(offsets[..., 2:] * VARIANCES[1])", "(offsets[..., 2:] * VARIANCES[1])", "wrong"),
-    "the whole size to each side": ("centre - size / 2, centre + size / 2", "centre - size, centre + size", "wrong"),
+    "centres for corners": ("[centre - size / 2, centre + size / 2]", "[centre, size]", "values differ"),
+    "no exponential": (
+        "torch.exp(offsets[..., 2:] * VARIANCES[1])",
+        "(offsets[..., 2:] * VARIANCES[1])",
+        "values differ",
+    ),
+    "the whole size to each side": (
+        "centre - size / 2, centre + size / 2",
+        "centre - size, centre + size",
+        "values differ",
+    ),
 }

@@ -24,7 +24,7 @@ WRONG = {
         "f(logits, y).item()",
         "sum(of) / sum(sizes)",
         "sum(of) / len(sizes)",
-        "wrong",
+        "result.loss",
     ),
     "in training mode": ("train=False", "train=True", "differ"),
     "statistics are updated": (
@@ -32,7 +32,7 @@ WRONG = {
         "logits, state = apply(params, state, x, train=True)",
         "differ",
     ),
-    "the last batch alone": ("sum(of) / sum(sizes)", "of[-1] / sizes[-1]", "wrong"),
-    "sums": ("sum(of) / sum(sizes)", "sum(of)", "factor"),
+    "the last batch alone": ("sum(of) / sum(sizes)", "of[-1] / sizes[-1]", "result."),
+    "sums": ("sum(of) / sum(sizes)", "sum(of)", "result.loss"),
     "the loss forgotten": ('{"loss": F.cross_entropy, **metrics}', "dict(metrics)", "has no result.loss"),
 }

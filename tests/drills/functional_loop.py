@@ -26,7 +26,7 @@ def functional_loop(params, x, y, steps):
 
 
 WRONG = {
-    "the new parameters are dropped": ("        params = tree.map(", "        _ = tree.map(", "wrong"),
+    "the new parameters are dropped": ("        params = tree.map(", "        _ = tree.map(", "only index 0"),
     "the velocity is dropped": (
         "        velocity = tree.map(lambda v, g: 0.9 * v + g, velocity, grads)",
         "        velocity = grads",

@@ -21,7 +21,7 @@ def torchs(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
 
 
 WRONG = {
-    "padded with zeros": ("value=-math.inf", "value=0.0", "`padding`"),
+    "padded with zeros": ("value=-math.inf", "value=0.0", "wrong at one index"),
     "a stride of 1": ("kernel_size if stride is None", "1 if stride is None", "without `stride`"),
     "the mean": (".max(-1).values", ".mean(-1)", "wrong"),
     "kernel axes swapped": ("(kh, kw), (sh, sw)", "(kw, kh), (sh, sw)", "size"),

@@ -22,8 +22,8 @@ def numerical_grad(f, params, eps=1e-6, chunk_size=256):
 
 WRONG = {
     "divided by ε, not 2ε": ("(2 * eps)", "eps", "factor of 2"),
-    "from one side": ("(eps, -eps)", "(eps, 0.0)", "(2 * eps)", "eps", "differ"),
-    "the leaf itself is moved": ("leaf.reshape(-1).clone()", "leaf.flatten()", "in place"),
+    "from one side": ("(eps, -eps)", "(eps, 0.0)", "(2 * eps)", "eps", "wrong"),
+    "the leaf itself is moved": ("leaf.reshape(-1).clone()", "leaf.flatten()", "0.5"),
     "in float32": (
         "slope = torch.zeros(leaf.numel(), dtype=leaf.dtype)",
         "slope = torch.zeros(leaf.numel())",

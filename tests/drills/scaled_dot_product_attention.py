@@ -35,13 +35,17 @@ def torchs(
 
 
 WRONG = {
-    "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "without `scale`"),
-    "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "without `scale`"),
-    "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "wrong"),
-    "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "wrong"),
+    "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "`scale = 1`"),
+    "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "`scale = 1 / d_head`"),
+    "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask=None`"),
+    "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "`attn_mask` inverted"),
     "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "differ"),
-    "not causal": ("    if is_causal:", "    if False:", "with `is_causal=True`"),
+    "not causal": ("    if is_causal:", "    if False:", "`is_causal=False`"),
     "a blind query looks everywhere": (".softmax(-1).masked_fill(blind, 0.0)", ".softmax(-1)", "wrong"),
     "masked with 0": ("masked_fill(~attn_mask, -math.inf)", "masked_fill(~attn_mask, 0.0)", "wrong"),
-    "weights never dropped": ("dropout(weights, dropout_p, key=dropout_key).matmul", "weights.matmul", "dropout"),
+    "weights never dropped": (
+        "dropout(weights, dropout_p, key=dropout_key).matmul",
+        "weights.matmul",
+        "`dropout_p=0.0`",
+    ),
 }

@@ -19,12 +19,12 @@ WRONG = {
     "up the hill": ("p - lr * move", "p + lr * move", "opposite direction"),
     "in place": ("new[name] = p - lr * move", "new[name] = p.sub_(lr * move)", "in place"),
     "dampened": ('momentum * flat["v"][name] + g', 'momentum * flat["v"][name] + (1 - momentum) * g', "factor"),
-    "decay forgotten": ('flat["g"][name] + weight_decay * p', 'flat["g"][name]', "`weight_decay`"),
+    "decay forgotten": ('flat["g"][name] + weight_decay * p', 'flat["g"][name]', "`weight_decay=0.0`"),
     "the old velocity moves": (
         'flat["v"][name] + g\n        velocity[name] = v',
         'flat["v"][name] + g\n        velocity[name], v = v, flat["v"][name]',
         "stays",
     ),
-    "Nesterov ignored": ("g + momentum * v if nesterov else v", "v", "`nesterov=True`"),
+    "Nesterov ignored": ("g + momentum * v if nesterov else v", "v", "`nesterov=False`"),
     "the step is not counted": ('state["step"] + 1', 'state["step"]', "result[1].step"),
 }

@@ -27,7 +27,7 @@ WRONG = {
         "p[:, 1::2] = angles.sin()\n    p[:, 0::2]",
         "wrong",
     ),
-    "positions from 1": ("torch.arange(length)", "(1 + torch.arange(length))", "off by one"),
+    "positions from 1": ("torch.arange(length)", "(1 + torch.arange(length))", "wrong in all"),
     "clocks that speed up": ("t / base **", "t * base **", "wrong"),
-    "the base is fixed": ("base ** (", "1e4 ** (", "`base`"),
+    "the base is fixed": ("base ** (", "1e4 ** (", "`base=10000.0`"),
 }
