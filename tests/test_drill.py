@@ -179,6 +179,29 @@ def test_what_is_no_answer_is_refused_in_words(refusals, label):
     assert REFUSED[label][1] in "\n".join(verdict.lines)
 
 
+NOTHING_RAN = """
+import sys
+from experiments.drills import prove
+from experiments.drills.catalogue import DRILLS
+
+DRILLS["relu"] = DRILLS["relu"]._replace(tests=tuple(sys.argv[1:]))
+for outcome in prove.grade_all([prove.Answer("relu", "", sys.stdin.read(), True)]):
+    print(outcome.verdict.passed, *outcome.verdict.lines)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "test", ["tests/test_layers.py::test_layer_norm_refuses_another_shape", "tests/test_layers.py::no"]
+)
+def test_tests_that_never_reach_the_answer_prove_nothing(test):
+    """One that passes without it, and one that is not there."""
+    command = [sys.executable, "-c", NOTHING_RAN, test]
+    done = subprocess.run(command, input=RIGHT, capture_output=True, text=True, cwd=cut.ROOT)
+    assert done.stdout.startswith("False"), done.stdout + done.stderr[-2000:]
+    assert "no test went through your `relu`" in done.stdout
+
+
 @pytest.mark.slow
 def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     """As --check starts it; an answer that only waits is ended from outside."""

@@ -56,13 +56,16 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
         return Verdict(False, str(error).splitlines())
     door = install(name, yours, allow_torch)
     run = Run(door)
+    status = 0
     try:
         with _timed(seconds):
             status = run.tests(DRILLS[name].tests)
-    except OutOfTime:
-        return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *_stopped_at(file)])
+    except OutOfTime as error:
+        run.error = error
     except MemoryError as error:
         return Verdict(False, _out_of_memory(error))
+    if isinstance(run.error, OutOfTime):  # pytest takes it for a failure
+        return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *_stopped_at(file)])
     if door.refusal is not None:
         return Verdict(False, [f"this calls {door.refusal}, and that is what you are to write"])
     if run.failed is None:

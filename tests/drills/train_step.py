@@ -38,5 +38,5 @@ WRONG = {
     "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "keys"),
     "no root": ("** 0.5", "** 1", "grad_norm"),
     "up the hill": ("optimizer(ts.params, grads,", "optimizer(ts.params, tree.map(lambda g: -g, grads),", "result[0]"),
-    "not accumulated": ("    if accumulate > 1:", "    if False:", "result[0].state"),
+    "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate=1`"),
 }
