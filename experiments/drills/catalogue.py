@@ -264,7 +264,7 @@ DRILLS = {
         "Lab 0 · optimizers",
         2,
         (
-            *_cases(FOLLOWS, "adam", "adam with eps", "adam with L2"),
+            *_cases(FOLLOWS, "adam with eps", "adam", "adam with L2"),
             *_cases(f"{OPTIM}test_nothing_given_is_changed", "adam"),
         ),
         (

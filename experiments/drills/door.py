@@ -103,7 +103,8 @@ class Door:
         """Whoever makes one of ours gets one of yours."""
         original = type(ours.__name__, ours.__bases__, {k: v for k, v in vars(ours).items() if k != "__dict__"})
         made = lambda *args, **kwargs: original(*args, **kwargs)  # noqa: E731
-        made.__module__, made.__qualname__, made.__wrapped__ = ours.__module__, ours.__qualname__, original
+        made.__module__, made.__qualname__ = ours.__module__, ours.__qualname__
+        made.__dict__["__wrapped__"] = original
         door = cls(made, yours)
         ours.__new__ = staticmethod(lambda _, *args, **kwargs: made(*args, **kwargs))  # pyright: ignore
         return door

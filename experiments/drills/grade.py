@@ -184,9 +184,12 @@ class Run:
     """pytest, watched: how many tests counted, and the first that failed."""
 
     def __init__(self, door: Door) -> None:
-        self.door, self.counted, self.failed, self.collected = door, 0, None, 0
+        self.door, self.counted, self.collected = door, 0, 0
+        self.failed: str | None = None
         self.said: list[str] = []
         self.error: BaseException | None = None
+        self.raised: tuple[BaseException, dict[str, Any]] | None = None
+        """what the answer had raised when the test failed, and what it was given"""
         self.printed = ""
 
     def tests(self, ids: Sequence[str]) -> int:
@@ -255,7 +258,7 @@ def _title(item: Any) -> str:
 
 def _taught(run: Run, file: Path) -> list[str]:
     """What is wrong, from a second run of the test that failed in which ours answers and yours is compared."""
-    door, first = run.door, run.raised if run.error is not None else None
+    door, first = run.door, run.raised
     held = [f"the test that fails: {run.said[0]}"] if run.said else []
     if first is not None and run.error is not None and _is_yours(first[0], run.error):
         error, arguments = first

@@ -27,7 +27,7 @@ WRONG = {
         "square[name]",
         "factor",
     ),
-    "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "differ"),
+    "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "moves `params"),
     "no root": ("(s.sqrt() + eps)", "(s + eps)", "wrong"),
     "betas swapped": ("b1, b2 = betas", "b2, b1 = betas", "result[1]"),
     "steps counted from 0": ("1 - b1 ** t.double()", "1 - b1 ** (t - 1).double()", "result[0]"),
@@ -37,6 +37,6 @@ WRONG = {
         'flat["g"][name]',
         "p - lr * m",
         "p - lr * weight_decay * p - lr * m",
-        "`weight_decay`",
+        "moves `params",
     ),
 }
