@@ -97,7 +97,7 @@ def due(s: Standing, now: float) -> str:
     if s.due is None:
         return "-"
     days = (s.due - now) / progress.DAY
-    return "now" if days <= 0 else "tomorrow" if days <= 1 else f"in {days:.0f} days"
+    return "now" if days <= 0 else "tomorrow" if days < 1.5 else f"in {days:.0f} days"
 
 
 def place(name: str) -> Path:

@@ -8,6 +8,7 @@ what stands in the answer, what they write, and what they must be told.
 """
 
 import ast
+import gc
 import importlib
 import json
 import os
@@ -26,6 +27,10 @@ from experiments.drills.launch import CPU_SECONDS, Verdict, verdict
 
 IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
 """here, so that no fork has to"""
+
+
+BARRED = "this calls"
+"""how a refusal begins of an answer that has another function do the work"""
 
 
 class Answer(NamedTuple):
@@ -60,10 +65,10 @@ def answers(name: str) -> Iterator[Answer]:
     if "torchs" in space:
         yield Answer(name, "torch's own", f"{head}\n\n{defined} = torchs\n", True, allow_torch=True)
         yield Answer(
-            name, "torch's own, where it is not allowed", f"{head}\n\n{defined} = torchs\n", False, phrase="this calls"
+            name, "torch's own, where it is not allowed", f"{head}\n\n{defined} = torchs\n", False, phrase=BARRED
         )
     if not isinstance(cut.source(name).node, ast.ClassDef):
-        yield Answer(name, "calls ours", _calls_ours(name), False, phrase="this calls our own")
+        yield Answer(name, "calls ours", _calls_ours(name), False, phrase=f"{BARRED} our own")
     for label, (*edits, phrase) in space["WRONG"].items():
         wrong = head
         for old, new in zip(edits[::2], edits[1::2], strict=True):
@@ -100,6 +105,7 @@ def grade_all(some: Sequence[Answer], seconds: float = CPU_SECONDS) -> Iterator[
             file = Path(folder) / f"{answer.drill}.py"
             file.write_text(answer.text)
             yield Outcome(answer, _in_a_fork(answer, file, seconds))
+    gc.unfreeze()
 
 
 def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
@@ -124,6 +130,18 @@ def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
     return verdict(said, -signal.SIGKILL if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status))
 
 
+def _is_right(answer: Answer) -> bool:
+    return answer.right
+
+
+def _is_barred(answer: Answer) -> bool:
+    return answer.phrase.startswith(BARRED)
+
+
+def _is_wrong(answer: Answer) -> bool:
+    return not answer.right and not _is_barred(answer)
+
+
 def main(names: Sequence[str]) -> int:
     began, outcomes = time.perf_counter(), []
     for outcome in prove(names or list(DRILLS)):
@@ -137,13 +155,14 @@ def main(names: Sequence[str]) -> int:
                 f"           to be said: {answer.phrase!r}",
                 sep="\n",
             )
-    wrong, right = [[o.ok for o in outcomes if o.answer.right == kind] for kind in (False, True)]
+    wrong, barred, right = ([o.ok for o in outcomes if kind(o.answer)] for kind in (_is_wrong, _is_barred, _is_right))
     drills = len({o.answer.drill for o in outcomes})
     print(
-        f"{sum(wrong)} of {len(wrong)} wrong answers are refused in fitting words, {sum(right)} of {len(right)} right "
-        f"ones pass: {drills} drills, {time.perf_counter() - began:.0f} s"
+        f"{sum(wrong)} of {len(wrong)} wrong answers are refused in fitting words, and so are {sum(barred)} of "
+        f"{len(barred)} that call ours or torch's; {sum(right)} of {len(right)} right ones pass: {drills} drills, "
+        f"{time.perf_counter() - began:.0f} s"
     )
-    return 0 if all([*wrong, *right]) else 1
+    return 0 if all(o.ok for o in outcomes) else 1
 
 
 if __name__ == "__main__":
