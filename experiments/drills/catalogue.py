@@ -174,7 +174,7 @@ DRILLS = {
         (
             "Scores are the products of every query with every key, over √d_head unless a scale is given.",
             "A boolean mask is True where a query may look; False is -∞ before the softmax. Another mask is added.",
-            "A query that may look nowhere gets zeros. block_size says how, not what: here you may leave it unused.",
+            "A query that may look nowhere gets zeros. block_size and native say how, not what: leave them unused.",
         ),
         ("scaled_dot_product_attention",),
         ("causal_mask",),
@@ -185,7 +185,7 @@ DRILLS = {
         2,
         (
             f"{ATTENTION}test_multi_head_attention_is_torchs_on_its_own_parameters",
-            f"{ATTENTION}test_rotary_turns_queries_and_keys_of_every_head[None]",
+            f"{ATTENTION}test_rotary_turns_queries_and_keys_of_every_head",
         ),
         (
             "in_proj_weight is three weights, one under the other: of queries, keys, values.",

@@ -36,7 +36,7 @@ from experiments.drills.door import ANSWER, Door, checked
 from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
 
-EXAMPLES = 15
+EXAMPLES = 40
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
 
 

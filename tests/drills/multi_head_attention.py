@@ -10,7 +10,7 @@ from fn.positions import rotary_encoding
 
 def multi_head_attention(
     query, key, value, heads, in_proj_weight, in_proj_bias, out_proj, attn_mask=None, dropout_p=0.0, is_causal=False,
-    *, rotary=False, need_weights=False, dropout_key=None, block_size=None,
+    *, rotary=False, need_weights=False, dropout_key=None, block_size=None, native=False,
 ):  # fmt: skip
     width = query.shape[-1]
     q, k, v = (

@@ -10,7 +10,17 @@ from fn.layers import dropout
 
 
 def scaled_dot_product_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, *, dropout_key=None, block_size=None
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    *,
+    dropout_key=None,
+    block_size=None,
+    native=False,
 ):
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ key.mT * scale
@@ -26,7 +36,17 @@ def scaled_dot_product_attention(
 
 
 def torchs(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, *, dropout_key=None, block_size=None
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    *,
+    dropout_key=None,
+    block_size=None,
+    native=False,
 ):
     if dropout_p:  # torch's draws from the global generator
         weights = F.scaled_dot_product_attention(query, key, torch.eye(key.shape[-2]).expand(*key.shape[:-2], -1, -1))
