@@ -169,6 +169,7 @@ DRILLS = {
         2,
         (
             f"{ATTENTION}test_attention_is_torchs",
+            f"{ATTENTION}test_large_scores_do_not_overflow",
             f"{ATTENTION}test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key",
         ),
         (
