@@ -49,6 +49,16 @@ break *flags:
 note *flags:
     @uv run python -m experiments.note "$@"
 
+# From memory: the list, or drills/NAME.py to write: just drill softmax; just drill next
+[no-exit-message]
+drill *flags:
+    @uv run python -m experiments.drill "$@"
+
+# Grade drills/NAME.py: just check-drill softmax
+[no-exit-message]
+check-drill name *flags:
+    @uv run python -m experiments.drill "$@" --check
+
 # Run the tests on all cores, shape checks enforced; arguments go to pytest
 [no-exit-message]
 test *args:

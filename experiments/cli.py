@@ -75,6 +75,7 @@ MaybeNames = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME
 MaybeSizes = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="")]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+FlagsT = TypeVar("FlagsT")
 
 
 class Check(NamedTuple):
@@ -105,10 +106,20 @@ def fail(status: int, message: str) -> NoReturn:
 
 def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
     """The config from the flags; UsageError, in one line, for flags that are no good."""
+    config = parse_flags(config_type, argv)
+    if isinstance(config, Compiled) and not {"--compile", "--no-compile"} & set(argv):
+        config = dataclasses.replace(config, compile=config.compile_pays())
+    if not 0 <= config.seed < 2**62:
+        raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
+    return config
+
+
+def parse_flags(config_type: type[FlagsT], argv: Sequence[str]) -> FlagsT:
+    """The same for any dataclass: what is no experiment has no seed."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            config = tyro.cli(
+            return tyro.cli(
                 config_type,
                 args=argv,
                 prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
@@ -118,11 +129,6 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
         if stop.code == 0:
             raise
         raise UsageError(_one_line(complaint.getvalue())) from None
-    if isinstance(config, Compiled) and not {"--compile", "--no-compile"} & set(argv):
-        config = dataclasses.replace(config, compile=config.compile_pays())
-    if not 0 <= config.seed < 2**62:
-        raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
-    return config
 
 
 def as_json(config: Config) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def average_precision(
     result = torch.full((len(THRESHOLDS), len(sizes), classes), torch.nan, dtype=torch.float64)
     for c in range(classes):
         rows, wanted = ranked[labels[ranked] == c], (~ignored & (object_labels == c)).sum(dim=1)
-        ap = _area_under_curve(matched[:, :, rows] & ~left_out[:, :, rows], left_out[:, :, rows], wanted)
+        ap = area_under_curve(matched[:, :, rows] & ~left_out[:, :, rows], left_out[:, :, rows], wanted)
         result[:, :, c] = torch.where(wanted > 0, ap, torch.nan)
     return result
 
@@ -130,7 +130,7 @@ def _assign(
     return matched, hidden
 
 
-def _area_under_curve(
+def area_under_curve(
     right: Bool[Tensor, "thresholds sizes detections"],
     left_out: Bool[Tensor, "thresholds sizes detections"],
     wanted: Int64[Tensor, " sizes"],

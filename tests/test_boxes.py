@@ -108,10 +108,11 @@ def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     return some, scores, torch.randint(3, (n,), generator=rng), (0.0, 0.3, 0.5, 0.75)[seed % 4]
 
 
-def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch):
+@pytest.mark.parametrize("seeds", [range(40), range(40, 1000)], ids=["the first", "the rest"])
+def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch, seeds):
     """Index for index. Of equal scores the earlier box comes first: what a stable sort gives."""
     blocks, kept = (16, 64, ours.BLOCK), 0
-    for seed in range(1000):
+    for seed in seeds:
         monkeypatch.setattr(ours, "BLOCK", blocks[seed % 3])
         some, scores, classes, threshold = candidates(seed)
         expected = ops.nms(some, scores, threshold)
@@ -120,7 +121,7 @@ def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch):
         theirs = ops.batched_nms(some, scores, classes, threshold)
         assert torch.equal(batched_nms(some, scores, classes, threshold), theirs), seed
         kept += len(expected)
-    assert kept > 10_000
+    assert kept > 10 * len(seeds)
 
 
 @pytest.mark.parametrize("bad", [0, 1])
@@ -328,14 +329,15 @@ def pycocotools_ap(case: dict[str, Any]) -> Tensor:
     return torch.where(precision[:, 0] > -1, precision.mean(dim=1), torch.nan).transpose(1, 2)
 
 
-def test_average_precision_is_pycocotools_on_300_cases():
+@pytest.mark.parametrize("seeds", [range(20), range(20, 300)], ids=["the first", "the rest"])
+def test_average_precision_is_pycocotools_on_300_cases(seeds):
     judged = 0
-    for seed in range(300):
+    for seed in seeds:
         case = random_case(seed)
         ap = average_precision(**case)
         torch.testing.assert_close(ap, pycocotools_ap(case), rtol=0, atol=1e-6, equal_nan=True, msg=f"seed {seed}")
         judged += int(((ap > 0) & (ap < 1)).sum())
-    assert judged > 5_000
+    assert judged > 10 * len(seeds)
 
 
 def test_of_equal_overlaps_the_later_object_is_found():

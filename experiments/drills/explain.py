@@ -1,0 +1,278 @@
+"""What a teacher says of a wrong result: which part of it, which axis, which factor or term, and when.
+
+Each finding is a guess at the mistake that explains the numbers. That which explains most of the wrong calls is told,
+with the smallest of them as the example.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.drills.compare import axes, compare, leaves, same, whole_numbers
+from experiments.drills.door import Call
+from experiments.drills.guess import asked_for
+
+GUESSES = 8
+"""wrong calls that are tried with other arguments"""
+
+
+class Finding(NamedTuple):
+    kind: str
+    """alike for calls that show the same mistake"""
+    text: str
+
+
+class Case(NamedTuple):
+    call: Call
+    findings: list[Finding]
+
+
+def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
+    """Lines about the calls that went wrong; none if no call did."""
+    cases = [Case(call, list(_findings(call, signature))) for call in seen]
+    tried = [case for case in cases if case.findings][:GUESSES]
+    guesses = [asked_for(case.call, ours, signature) for case in tried]
+    often = Counter(said for some in guesses for said in some)
+    for case, some in zip(tried, guesses, strict=True):
+        likely = [said for said in some if 2 * often[said] >= len(tried)]  # a small call can be explained by chance
+        case.findings[:0] = [Finding(f"as if {said}", f"yours is what comes out with {said}") for said in likely]
+    wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
+    if not wrong:
+        return []
+    count = Counter(kind for case in wrong for kind in {f.kind for f in case.findings})
+    first = [f.kind for case in wrong for f in case.findings]
+    kind = max(count, key=lambda kind: (count[kind] * _weight(kind), -first.index(kind)))
+    told = [case for case in wrong if kind in {f.kind for f in case.findings}]
+    case = min(told, key=lambda case: abs(_size(case.call) - 12))
+    text = next(f.text for f in case.findings if f.kind == kind)
+    more = [f.text for f in case.findings if f.kind != kind and f.kind not in VAGUE][:2]
+    lines = [text, *more]
+    others = [case for case in wrong if kind not in {f.kind for f in case.findings}]
+    rest = Counter(k for case in others for k in {f.kind for f in case.findings} - VAGUE)
+    if rest:
+        other = max(rest, key=lambda k: rest[k] * _weight(k))
+        lines.append("in others: " + next(f.text for case in others for f in case.findings if f.kind == other))
+    when = _when([case.call for case in wrong], [case.call for case in right], signature)
+    if when:
+        lines.append(when)
+    return [*lines, "", *example(case.call)]
+
+
+VAGUE = {"values", "places", "constant", "first", "factors"}
+"""kinds that say where, not what, or that hold of small tensors by chance"""
+
+
+def _weight(kind: str) -> int:
+    """What a value has wrong explains its gradient too."""
+    return 1 if kind in VAGUE else 2 if "gradient" in kind else 30 if kind.startswith("as if") else 8
+
+
+def example(call: Call) -> list[str]:
+    given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
+    return ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
+
+
+def show(x: Any, room: int = 400) -> str:
+    """A value as one reads it, in whole if there is room."""
+    if isinstance(x, Tensor):
+        kind = str(x.dtype).removeprefix("torch.")
+        head = f"{kind}{list(x.shape)}"
+        if x.numel() > 24:
+            return f"{head} {_numbers(x.flatten()[:6])[:-1]}, …]"
+        return f"{head} {_numbers(x)}" if x.numel() else head
+    if isinstance(x, BaseException):
+        return f"{type(x).__name__}: {str(x).splitlines()[0] if str(x) else ''}"
+    if isinstance(x, dict):
+        text = "{" + ", ".join(f"{name}: {show(value)}" for name, value in x.items()) + "}"
+    elif isinstance(x, tuple | list):
+        text = "(" + ", ".join(map(show, x)) + ")"
+    else:
+        text = getattr(x, "__name__", None) or repr(x)
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def _numbers(x: Tensor) -> str:
+    def text(value: Any) -> str:
+        return (
+            f"[{', '.join(map(text, value))}]"
+            if isinstance(value, list)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else str(value)
+        )
+
+    return text(x.detach().tolist())
+
+
+def _size(call: Call) -> int:
+    return sum(x.numel() for _, x in leaves(call.before, "") if isinstance(x, Tensor))
+
+
+def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    yours, ours = call.yours, call.ours
+    if isinstance(ours, Exception) and not isinstance(yours, Exception):
+        yield Finding("accepts", f"this is to be refused: {show(ours)}")
+    elif isinstance(yours, Exception):
+        if not isinstance(ours, Exception):
+            yield Finding("raises", f"yours raised {show(yours)}")
+    else:
+        yield from _structure(call._replace(yours=_vector(yours), ours=_vector(ours)), signature)
+        yield from _impurities(call)
+
+
+def _vector(x: Any) -> Any:
+    """A list of numbers is looked at as a whole: losses, say."""
+    numbers = isinstance(x, list) and len(x) > 1 and all(isinstance(n, float | int) for n in x)
+    return torch.tensor(x, dtype=torch.float64) if numbers else x
+
+
+def _impurities(call: Call) -> Iterator[Finding]:
+    for (where, now), (_, was) in zip(leaves(call.arguments, ""), leaves(call.before, ""), strict=False):
+        if isinstance(now, Tensor) and isinstance(was, Tensor) and (now.shape != was.shape or not same(now, was)):
+            yield Finding("in place", f"`{where}` was changed in place: a function leaves what it is given as it was")
+
+
+def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    yours, ours = dict(leaves(call.yours)), dict(leaves(call.ours))
+    if call.yours is None and call.ours is not None:
+        yield Finding("none", "nothing is returned: is a `return` missing?")
+        return
+    missing, extra = [where for where in ours if where not in yours], [where for where in yours if where not in ours]
+    if missing or extra:
+        said = [f"has no {missing[0]}"] if missing else []
+        said += [f"has {extra[0]}, which is not expected"] if extra else []
+        count = f" ({len(yours)} parts, expected {len(ours)})"
+        yield Finding("structure", f"what is returned {' and '.join(said)}{count}")
+    found = [
+        (where, list(_leaf(where, yours[where], ours[where], call, signature))) for where in ours if where in yours
+    ]
+    for _, findings in found:
+        yield from findings
+    if not any(findings for _, findings in found) and not missing and not extra:
+        yield from _gradients(call, signature)
+
+
+def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    at = f"{where}: " if where != "result" else ""
+    if isinstance(ours, float | int) and isinstance(yours, float | int):
+        yours, ours = (torch.tensor(float(x), dtype=torch.float64) for x in (yours, ours))
+    if not isinstance(ours, Tensor):
+        if not callable(ours) and not isinstance(ours, Tensor | torch.nn.Module) and not _equal(yours, ours):
+            yield Finding(f"value {where}", f"{at}{show(yours)}, expected {show(ours)}")
+        return
+    if not isinstance(yours, Tensor):
+        yield Finding(f"type {where}", f"{at}{type(yours).__name__} where a tensor is expected")
+        return
+    names = axes(signature.return_annotation, ours) if where == "result" else None
+    if yours.shape != ours.shape:
+        if yours.ndim == ours.ndim == 1 and not ours.is_floating_point():
+            for kind, text in whole_numbers(yours, ours, names or ["axis 0"]):
+                yield Finding(kind, at + text)
+        yield Finding(
+            f"shape {where}", f"{at}shape {_shape(yours)}, expected {_shape(ours, names)}{_reshaped(yours, ours)}"
+        )
+        return
+    if yours.dtype != ours.dtype:
+        yield Finding(
+            f"dtype {where}", f"{at}dtype {yours.dtype}, expected {ours.dtype}: was a constant made in another?"
+        )
+    if same(yours, ours):
+        return
+    for kind, text in compare(yours.detach(), ours.detach(), where, call.before, names, signature):
+        yield Finding(kind if kind in VAGUE or where == "result" else f"{kind} {where}", at + text)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except Exception:
+        return False
+
+
+def _shape(x: Tensor, names: list[str] | None = None) -> str:
+    if names and not names[0].startswith("axis ") if names else False:
+        return "(" + ", ".join(f"{name} {n}" for name, n in zip(names or [], x.shape, strict=True)) + ")"
+    return str(tuple(x.shape))
+
+
+def _reshaped(yours: Tensor, ours: Tensor) -> str:
+    if yours.ndim == ours.ndim and sorted(yours.shape) == sorted(ours.shape):
+        moved = [i for i in range(ours.ndim) if yours.shape[i] != ours.shape[i]]
+        return f": the same sizes in another order, axes {' and '.join(map(str, moved))} are swapped"
+    if yours.numel() == ours.numel():
+        return ": as many numbers, with an axis too many or too few"
+    if yours.ndim > ours.ndim:
+        return ": an axis that should have been reduced is left"
+    if yours.ndim < ours.ndim:
+        return ": an axis is reduced that should be there"
+    return f": axis {next(i for i in range(ours.ndim) if yours.shape[i] != ours.shape[i])} has another size"
+
+
+def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    """The result is right: is its gradient?"""
+    parts = zip(*([x for _, x in leaves(r) if isinstance(x, Tensor)] for r in (call.yours, call.ours)), strict=True)
+    live = [(y.requires_grad, z.requires_grad) for y, z in parts]
+    if (True, False) in live:
+        yield Finding("undetached", "a part of the result carries a gradient that it should not have: detach it")
+    if (False, True) in live:
+        yield Finding("detached", "the values are right, but detached: no gradient passes through the result")
+        return
+    yours, ours = call.gradients
+    for (path, wanted), name in zip(ours.items(), _float_names(call, ours), strict=True):
+        got = yours.get(path)
+        if wanted is None or (got is not None and same(got, wanted)):
+            continue
+        if got is None or not got.any():
+            yield Finding(
+                f"no gradient {name}", f"the values are right, but no gradient reaches `{name}`: is it detached?"
+            )
+            continue
+        yield Finding(
+            f"gradient {name}",
+            f"the values are right, but the gradient of `{name}` is not: {show(got)}, expected {show(wanted)}",
+        )
+        for kind, text in compare(got, wanted, f"gradient of {name}", call.before, None, signature):
+            if kind not in VAGUE:
+                yield Finding(f"{kind} gradient", f"the gradient of `{name}`: {text}")
+
+
+def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
+    """The names of the arguments that gradients were taken of"""
+    names = [name for name, x in leaves(call.arguments, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
+    return names if len(names) == len(gradients) else list(gradients)
+
+
+def _when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
+    """The property of the arguments that all wrong calls have, and of the right ones the fewest"""
+    if not right:
+        return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
+    found = []
+    for name, parameter in signature.parameters.items():
+        for said, holds in _properties(parameter.default):
+            if all(holds(call.before.get(name)) for call in wrong):
+                found.append((sum(holds(call.before.get(name)) for call in right), said.format(name)))
+    such, said = min(found, default=(len(right), ""), key=lambda pair: pair[0])
+    if such > 0.7 * len(right):
+        return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
+    among = f"{len(wrong)} of the {len(wrong) + such}" if such else f"all {len(wrong)}"
+    return f"wrong in {among} calls {said}, right in the {len(right) - such} others"
+
+
+def _properties(default: Any) -> Iterator[tuple[str, Any]]:
+    yield "with `{}`", lambda x: isinstance(x, Tensor | dict)
+    yield "without `{}`", lambda x: x is None
+    yield "with `{}=True`", lambda x: x is True
+    yield "with `{}=False`", lambda x: x is False
+    yield "with a boolean `{}`", lambda x: isinstance(x, Tensor) and x.dtype == torch.bool
+    yield "with an additive `{}`", lambda x: isinstance(x, Tensor) and x.is_floating_point()
+    if isinstance(default, float | int | tuple):
+        yield f"where `{{}}` is not {default}", lambda x: x not in (default, (default,) * 2)
+    yield "where `{}` has no axis of a batch", lambda x: isinstance(x, Tensor) and x.ndim < 3
+    yield "where `{}` has more than two axes", lambda x: isinstance(x, Tensor) and x.ndim > 2
+    for value in ("mean", "sum", "none"):
+        yield f'with `{{}}="{value}"`', lambda x, value=value: isinstance(x, str) and x == value
+    yield "where `{}` has a NaN", lambda x: isinstance(x, Tensor) and x.is_floating_point() and bool(x.isnan().any())

@@ -1,0 +1,64 @@
+"""What would ours have to be asked for, to give what yours gave? An option that is ignored shows itself so."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.drills.compare import axes, leaves, same
+from experiments.drills.door import Call, copied, outcome
+
+Change = tuple[str, dict[str, Any]]
+
+
+def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
+    """The changes of one argument, or exchanges of two, with which ours gives what yours gave"""
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if isinstance(call.yours, Exception) or kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+        return []
+    found = []
+    for said, change in _changes(call, signature):
+        result = outcome(ours, (), copied(call.before | change))
+        if not isinstance(result, Exception) and _alike(call.yours, result) and not _alike(call.ours, result):
+            found.append(said)
+    return found
+
+
+def _changes(call: Call, signature: inspect.Signature) -> Iterator[Change]:
+    sizes = {"1": 1.0}
+    for name, x in call.before.items():
+        if isinstance(x, Tensor):
+            named = zip(axes(signature.parameters[name].annotation, x), x.shape, strict=True)
+            sizes |= {f"1 / {axis}": 1 / n for axis, n in named if n > 1 and not axis.startswith("axis ")}
+    for name, parameter in signature.parameters.items():
+        x, default = call.before[name], parameter.default
+        if isinstance(x, bool):
+            yield f"`{name}={not x}`", {name: not x}
+        elif isinstance(x, Tensor) and x.dtype == torch.bool:
+            yield f"`{name}` inverted", {name: ~x}
+        if isinstance(default, float | int | None) and default is not inspect.Parameter.empty and x is not default:
+            yield f"`{name}={default}`", {name: default}
+        if isinstance(x, float) or (
+            x is None and "float" in str(parameter.annotation) and "Tensor" not in str(parameter.annotation)
+        ):
+            yield from ((f"`{name} = {said}`", {name: value}) for said, value in sizes.items())
+    tensors = [name for name, x in call.before.items() if isinstance(x, Tensor)]
+    for one, other in combinations(tensors, 2):
+        if call.before[one].shape == call.before[other].shape and call.before[one].dtype == call.before[other].dtype:
+            yield f"`{one}` and `{other}` exchanged", {one: call.before[other], other: call.before[one]}
+
+
+def _alike(a: Any, b: Any) -> bool:
+    xs, ys = dict(leaves(a)), dict(leaves(b))
+    if xs.keys() != ys.keys():
+        return False
+    pairs = [(xs[where], ys[where]) for where in xs]
+    return all(
+        x.shape == y.shape and x.dtype == y.dtype and same(x, y)
+        if isinstance(x, Tensor) and isinstance(y, Tensor)
+        else type(x) is type(y) and not isinstance(x, Tensor) and (callable(x) or bool(x == y))
+        for x, y in pairs
+    )

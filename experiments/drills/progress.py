@@ -1,0 +1,117 @@
+"""What you have done, a line of JSON per event, in a file of your own: everything else is computed from it.
+
+A line is appended whole or, in a crash, cut off; what cannot be read is passed over, and so are fields and events of a
+later version. Nothing is ever rewritten, so that no version loses what another wrote.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+VERSION = 1
+DAY = 86_400.0
+GROWTH = 2.5
+"""how much longer after each pass until a drill is due again"""
+
+
+class Standing(NamedTuple):
+    """Of one drill"""
+
+    attempts: int = 0
+    """times it was checked"""
+    passes: int = 0
+    """times it was begun and then passed"""
+    best: float | None = None
+    """seconds from its beginning to a pass, the least"""
+    begun: float | None = None
+    """when the answer that is under way was begun"""
+    hints: int = 0
+    """that were shown since"""
+    open: bool = False
+    """whether an answer is under way that has not passed"""
+    interval: float = 0.0
+    """days from the last pass until it is due"""
+    due: float | None = None
+    """when it is due again"""
+
+
+def file() -> Path:
+    """$XDG_DATA_HOME/functional-torch/drills.jsonl, or in ~/.local/share"""
+    root = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(root) / "functional-torch" / "drills.jsonl"
+
+
+def record(drill: str, event: str, **details: Any) -> None:
+    """Append "start", "check" or "hint". On a line of its own even where the last one was cut off."""
+    path = file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"v": VERSION, "at": round(time.time(), 1), "drill": drill, "event": event, **details})
+    with path.open("ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            line = line if log.read(1) == b"\n" else f"\n{line}"
+        log.write(f"{line}\n".encode())
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def standings() -> dict[str, Standing]:
+    """Where each drill stands that was ever begun"""
+    found: dict[str, Standing] = {}
+    for event in _events():
+        found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
+    return found
+
+
+def _events() -> Iterator[dict[str, Any]]:
+    try:
+        lines = file().read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            event = json.loads(line)
+            if isinstance(event["drill"], str) and isinstance(event["event"], str):
+                event["at"] = float(event["at"])
+                yield event
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off in a crash, or not ours
+            continue
+
+
+def _after(was: Standing, event: dict[str, Any]) -> Standing:
+    """A pass counts once per beginning; with hints, or after a failure, the drill is due again tomorrow."""
+    at = event["at"]
+    match event["event"]:
+        case "start":
+            return was._replace(begun=at, hints=0, open=True)
+        case "hint":
+            return was._replace(hints=was.hints + 1)
+        case "check":
+            was = was._replace(attempts=was.attempts + 1)
+            if event.get("passed") is not True or not was.open or was.begun is None:
+                return was
+            seconds = max(at - was.begun, 0.0)
+            best = seconds if was.best is None else min(was.best, seconds)
+            early = was.due is not None and at < was.due
+            interval = was.interval if early else max(1.0, GROWTH * was.interval)
+            interval = 1.0 if was.hints else interval
+            return was._replace(
+                passes=was.passes + 1, best=best, open=False, interval=interval, due=at + DAY * interval
+            )
+    return was
+
+
+def next_drill(names: list[str], difficulty: dict[str, int], now: float) -> str:
+    """What is under way; else what is most overdue; else the easiest never passed; else what is due soonest."""
+    known = standings()
+    by_name = {name: known.get(name, Standing()) for name in names}
+    if under_way := [name for name in names if by_name[name].open]:
+        return max(under_way, key=lambda name: by_name[name].begun or 0.0)
+    passed = sorted((s.due, name) for name, s in by_name.items() if s.due is not None)
+    if passed and passed[0][0] <= now:
+        return passed[0][1]
+    fresh = [name for name in names if by_name[name].due is None]
+    return min(fresh, key=lambda name: difficulty[name]) if fresh else passed[0][1]

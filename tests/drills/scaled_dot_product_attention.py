@@ -1,0 +1,71 @@
+"""scaled_dot_product_attention in one piece."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from fn.attention import causal_mask
+from fn.layers import dropout
+
+
+def scaled_dot_product_attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    *,
+    dropout_key=None,
+    block_size=None,
+    native=False,
+):
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = query @ key.mT * scale
+    if is_causal:
+        attn_mask = causal_mask(*scores.shape[-2:])
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    blind = (scores == -math.inf).all(-1, keepdim=True)
+    weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    return dropout(weights, dropout_p, key=dropout_key).matmul(value)
+
+
+def torchs(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    *,
+    dropout_key=None,
+    block_size=None,
+    native=False,
+):
+    if dropout_p:  # torch's draws from the global generator
+        weights = F.scaled_dot_product_attention(query, key, torch.eye(key.shape[-2]).expand(*key.shape[:-2], -1, -1))
+        return dropout(weights, dropout_p, key=dropout_key) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, is_causal, scale=scale)
+
+
+WRONG = {
+    "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "`scale = 1`"),
+    "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "`scale = 1 / d_head`"),
+    "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "with a boolean `attn_mask`"),
+    "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "with a boolean `attn_mask`"),
+    "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "differ"),
+    "not causal": ("    if is_causal:", "    if False:", "`is_causal=False`"),
+    "a blind query looks everywhere": (".softmax(-1).masked_fill(blind, 0.0)", ".softmax(-1)", "wrong"),
+    "masked with 0": ("masked_fill(~attn_mask, -math.inf)", "masked_fill(~attn_mask, 0.0)", "wrong"),
+    "weights never dropped": (
+        "dropout(weights, dropout_p, key=dropout_key).matmul",
+        "weights.matmul",
+        "`dropout_p=0.0`",
+    ),
+}

@@ -1,0 +1,22 @@
+"""softmax through a logarithm."""
+
+import torch
+import torch.nn.functional as F
+
+
+def softmax(x, dim):
+    top = x.max(dim, keepdim=True).values.detach()
+    e = torch.exp(x - top)
+    return e * e.sum(dim, keepdim=True).reciprocal()
+
+
+def torchs(x, dim):
+    return F.softmax(x, dim)
+
+
+WRONG = {
+    "over the wrong axis": ("e.sum(dim, keepdim=True)", "e.sum(0, keepdim=True)", "axis"),
+    "not shifted": ("x - top", "x", "NaN"),
+    "not normalised": ("e * e.sum(dim, keepdim=True).reciprocal()", "e", "sums to one"),
+    "shifted by the mean": ("x.max(dim, keepdim=True).values.detach()", "x.mean(dim, keepdim=True)", "NaN"),
+}

@@ -1,0 +1,24 @@
+"""warmup_schedule with a minimum."""
+
+import torch
+
+
+def warmup_schedule(step, *, lr, warmup_steps):
+    share = torch.minimum((torch.as_tensor(step) + 1) / warmup_steps, torch.ones(()))
+    return share * lr
+
+
+WRONG = {
+    "begins at 0": ("torch.as_tensor(step) + 1", "torch.as_tensor(step)", "factor"),
+    "never stops": (
+        "torch.minimum((torch.as_tensor(step) + 1) / warmup_steps, torch.ones(()))",
+        "(torch.as_tensor(step) + 1) / warmup_steps",
+        "factor",
+    ),
+    "upside down": (
+        "(torch.as_tensor(step) + 1) / warmup_steps",
+        "warmup_steps / (torch.as_tensor(step) + 1)",
+        "factor",
+    ),
+    "no warm-up": ("share * lr", "torch.as_tensor(lr) + 0 * share", "factor"),
+}

@@ -1,0 +1,332 @@
+"""The doors of `drill`, what a grader notices, what a progress file survives, and the proof of every grader."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+
+from experiments import cli, drill
+from experiments.drills import cut, launch, progress, prove
+from experiments.drills.catalogue import DRILLS
+from experiments.drills.launch import Verdict
+
+RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(drill, "FOLDER", tmp_path / "drills")
+
+
+def run(*flags: str) -> int:
+    return drill.main(cli.parse_flags(drill.Config, flags))
+
+
+# The catalogue and what is cut from it.
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_a_drill_is_the_head_of_ours_and_nothing_of_its_body(name):
+    text, ours = cut.cut(name), cut.source(name)
+    defined = cut.definition_of(cut.ast.parse(text), DRILLS[name].of.partition(":")[2])
+    assert cut.is_empty(defined)
+    assert not cut.is_empty(ours.node)
+    assert cut.ast.get_docstring(defined) == cut.ast.get_docstring(ours.node)
+    if isinstance(defined, cut.ast.FunctionDef) and isinstance(ours.node, cut.ast.FunctionDef):
+        assert cut.ast.unparse(defined.args) == cut.ast.unparse(ours.node.args)
+    assert len(DRILLS[name].hints) == 3
+    assert 1 <= DRILLS[name].difficulty <= 3
+
+
+def test_what_is_cut_runs_as_it_is():
+    """Every name that a signature needs is imported."""
+    files = "\n".join(f"exec(compile({cut.cut(name)!r}, {name!r}, 'exec'), {{}})" for name in DRILLS)
+    done = subprocess.run([sys.executable, "-c", files], capture_output=True, text=True, cwd=cut.ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# The doors.
+
+
+def test_the_list_and_the_help_need_no_torch():
+    for flags in ([], ["--help"]):
+        code = f"import sys; sys.argv = ['drill', *{flags}]; from experiments import drill\n"
+        code += "try: drill.run()\nfinally: print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cut.ROOT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.rstrip().endswith("False")
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"), [("softmx", "softmax"), ("attention", "scaled_dot_product_attention"), ("iou", "box_iou")]
+)
+def test_an_unknown_drill_lists_the_nearest(asked, nearest):
+    with pytest.raises(cli.UsageError, match=rf"^there is no drill '{asked}'; the nearest are .*{nearest}"):
+        run(asked)
+
+
+def test_a_flag_without_a_name_is_refused_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.drill", "--check"], capture_output=True, text=True, cwd=cut.ROOT
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: which drill?")
+    assert done.stderr.count("\n") == 1
+
+
+def test_from_an_untouched_file_to_a_pass(monkeypatch, capsys):
+    """Begun, hinted at, checked in vain, passed, shown, and due again."""
+    file = drill.place("relu")
+    said = lambda: capsys.readouterr().out  # noqa: E731
+    assert run("relu") == 0
+    assert file.read_text() == cut.cut("relu")
+    monkeypatch.setattr(launch, "graded", lambda name, path: Verdict("masked_fill" in path.read_text(), ["said"]))
+    assert run("relu", "--check") == 1
+    assert "not yet" in said()
+    assert run("relu", "--show") == 1
+    for count in (1, 2, 3, 3):
+        said()
+        assert run("relu", "--hint") == 0
+        assert said().count(" of 3: ") == count
+    file.write_text(RIGHT)
+    assert run("relu") == 0
+    assert "is there already" in said()
+    assert file.read_text() == RIGHT
+    assert run("relu", "--check") == 0
+    assert "passed in 0:0" in said()
+    for width, alike in ((200, True), (60, False)):
+        monkeypatch.setattr(drill.console, "width", width)
+        assert run("relu", "--show") == 0
+        lines = said().splitlines()
+        assert any("ours, fn.layers.relu" in line and "yours" in line for line in lines) == alike
+    monkeypatch.setattr(drill.console, "width", 120)
+    run()
+    assert re.search(r"relu .* 0:0\d +2 +tomorrow", said())
+    assert run("relu", "--reset") == 0
+    assert file.read_text() == cut.cut("relu")
+    assert file.with_suffix(".py.old").read_text() == RIGHT
+    assert run("softmax", "--blank") == 0
+    assert drill.place("softmax").read_text() == ""
+
+
+# What a grader notices.
+
+
+REFUSED = {
+    "untouched": (cut.cut("relu"), "nothing is written yet"),
+    "empty": ("", "is empty: write `relu` from memory"),
+    "no function": ("x = 3\n", "has no `relu`: it defines no function"),
+    "another name": ("def rleu(x):\n    return x\n", "has no `relu`: it defines `rleu`"),
+    "no Python": ("def relu(x:\n    return x\n", "line 1: '(' was never closed"),
+    "fails on import": ("import nonsense\n\n" + RIGHT, "fails when it is imported: ModuleNotFoundError"),
+    "another parameter": ("def relu(input):\n    return input\n", "takes (input), expected (x)"),
+    "another default": ("def relu(x=None):\n    return x\n", "the default of `x` is None, expected missing"),
+    "raises": ("def relu(x):\n    return x.clmp(min=0)\n", "line 2: return x.clmp(min=0)"),
+    "returns nothing": ("def relu(x):\n    x.clamp(min=0)\n", "return"),
+    "ours": ("from fn import layers\ndef relu(x):\n    return layers.relu(x)\n", "this calls our own `fn.layers.relu`"),
+    "ours, caught": (
+        "from fn.layers import relu as r\ndef relu(x):\n    try: return r(x)\n    except Exception: return x\n",
+        "this calls our own",
+    ),
+    "torch's method": ("def relu(x):\n    return x.relu()\n", "this calls torch's own `relu`"),
+    "torch's module": ("import torch\ndef relu(x):\n    return torch.nn.ReLU()(x)\n", "this calls torch's own `relu`"),
+    "a loop without end": (
+        "def relu(x):\n    while True:\n        pass\n",
+        "not done after 2 s: is there a loop that does not end?",
+    ),
+    "an import without end": ("while True:\n    pass\ndef relu(x): ...\n", "nothing is written yet"),
+    "all the memory": ("import torch\ndef relu(x):\n    return torch.ones(1 << 33)\n", "out of memory"),
+    "memory bit by bit": (
+        "def relu(x):\n    all = []\n    while True:\n        all.append(bytearray(1 << 26))\n",
+        "out of memory",
+    ),
+    "leaves": ("import os\ndef relu(x):\n    os._exit(0)\n", "before it had graded"),
+    "its own annotation": (
+        'from jaxtyping import Float\nfrom torch import Tensor\ndef relu(x: Float[Tensor, "a b c d e"]): return x\n',
+        "does not fit the annotation",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals() -> dict[str, Verdict]:
+    """All in forks of one process that has torch in memory."""
+    texts = {label: text for label, (text, _) in REFUSED.items()}
+    code = (
+        "import json, sys; from experiments.drills import prove\n"
+        "answers = [prove.Answer('relu', label, text, True) for label, text in json.load(sys.stdin).items()]\n"
+        "print(json.dumps({o.answer.label: o.verdict for o in prove.grade_all(answers, seconds=2.0)}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, cwd=cut.ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {label: Verdict(*verdict) for label, verdict in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", REFUSED)
+def test_what_is_no_answer_is_refused_in_words(refusals, label):
+    verdict = refusals[label]
+    assert not verdict.passed
+    assert REFUSED[label][1] in "\n".join(verdict.lines)
+
+
+NOTHING_RAN = """
+import sys
+from experiments.drills import prove
+from experiments.drills.catalogue import DRILLS
+
+DRILLS["relu"] = DRILLS["relu"]._replace(tests=tuple(sys.argv[1:]))
+for outcome in prove.grade_all([prove.Answer("relu", "", sys.stdin.read(), True)]):
+    print(outcome.verdict.passed, *outcome.verdict.lines)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "test", ["tests/test_layers.py::test_layer_norm_refuses_another_shape", "tests/test_layers.py::no"]
+)
+def test_tests_that_never_reach_the_answer_prove_nothing(test):
+    """One that passes without it, and one that is not there."""
+    command = [sys.executable, "-c", NOTHING_RAN, test]
+    done = subprocess.run(command, input=RIGHT, capture_output=True, text=True, cwd=cut.ROOT)
+    assert done.stdout.startswith("False"), done.stdout + done.stderr[-2000:]
+    assert "no test went through your `relu`" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
+    """As --check starts it; an answer that only waits is ended from outside."""
+    file = tmp_path / "relu.py"
+    file.write_text(RIGHT)
+    verdict = launch.graded("relu", file)
+    assert verdict.passed, verdict.lines
+    assert verdict.tests == 4
+    file.write_text("import time\ndef relu(x):\n    time.sleep(1e6)\n")
+    assert launch.graded("relu", file, wall_seconds=20.0).lines[0].startswith("not done after 20 s")
+
+
+# The proof.
+
+HALVES = {"first half": list(DRILLS)[::2], "second half": list(DRILLS)[1::2]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", HALVES.values(), ids=HALVES)
+def test_every_wrong_answer_is_refused_in_fitting_words_and_every_right_one_passes(names):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.drills.prove", *names], capture_output=True, text=True, cwd=cut.ROOT
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_each_drill_has_four_wrong_answers_and_a_right_one(name):
+    some = list(prove.answers(name))
+    own = [answer for answer in some if answer.label not in ("calls ours", "torch's own, where it is not allowed")]
+    assert sum(not answer.right for answer in own) >= 4
+    assert sum(answer.right for answer in own) >= 1
+    assert all(answer.right or answer.phrase for answer in some)
+    assert len({answer.text for answer in some}) == len(some) - (
+        "torchs" in {a.label for a in some} or any(a.allow_torch for a in some)
+    )
+
+
+# Progress.
+
+
+def events(*some: tuple[str, dict]) -> None:
+    for event, details in some:
+        progress.record("relu", event, **details)
+
+
+def test_a_log_that_was_cut_off_anywhere_still_counts_what_is_whole():
+    events(("start", {}), ("check", {"passed": False}), ("check", {"passed": True}))
+    path = progress.file()
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        complete = sum(end - 1 <= length for end in ends)
+        standing = progress.standings().get("relu", progress.Standing())
+        assert (standing.attempts, standing.passes) == (max(complete - 1, 0), int(complete == 3))
+        progress.record("relu", "check", passed=False)
+        assert progress.standings()["relu"].attempts == standing.attempts + 1
+
+
+NO_EVENTS = [b"", b"{", b"3", b"[]", b"null", b"\xff\x00", b'{"v": 1}', b"[" * 100_000]
+NO_EVENTS += [b'{"drill": "relu", "event": 3, "at": 0}', b'{"drill": "relu", "event": "check", "at": "soon"}']
+
+
+@pytest.mark.parametrize("line", NO_EVENTS, ids=range(len(NO_EVENTS)))
+def test_a_line_that_is_no_event_is_passed_over(line):
+    events(("start", {}))
+    with progress.file().open("ab") as log:
+        log.write(line + b"\n")
+    events(("check", {"passed": True}))
+    assert progress.standings()["relu"].passes == 1
+
+
+def test_what_a_later_version_wrote_is_kept_and_does_no_harm():
+    events(("start", {"mood": "good"}), ("sung", {"v": 9}), ("check", {"passed": True, "score": [1, 2]}))
+    with progress.file().open("a") as log:
+        log.write(json.dumps({"v": 7, "drill": "a drill of tomorrow", "event": "start", "at": 5, "new": {}}) + "\n")
+    before = progress.file().read_bytes()
+    events(("hint", {}))
+    assert progress.file().read_bytes().startswith(before)
+    assert progress.standings()["relu"].passes == 1
+    assert run() == 0
+
+
+def test_killed_at_any_moment_the_log_is_sound():
+    """A process that records without end, killed five times."""
+    code = "from experiments.drills import progress\nwhile True: progress.record('relu', 'check', passed=False)"
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=cut.ROOT, env={**os.environ})
+        deadline, before = time.monotonic() + 60, len(progress.file().read_bytes()) if progress.file().exists() else 0
+        while time.monotonic() < deadline:
+            if progress.file().exists() and len(progress.file().read_bytes()) > before + 1000:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    lines = progress.file().read_bytes().splitlines()
+    assert progress.standings()["relu"].attempts >= len(lines) - 5
+
+
+def test_passes_are_further_and_further_apart(monkeypatch):
+    """1, 2.5, 6.25 days; with a hint one again; a second pass of one answer, or one before it is due, adds none."""
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    waits = []
+    for hint in (False, False, False, True, False):
+        events(("start", {}), *[("hint", {})] * hint, ("check", {"passed": True}), ("check", {"passed": True}))
+        standing = progress.standings()["relu"]
+        assert standing.due is not None
+        waits.append((standing.due - now[0]) / progress.DAY)
+        now[0] = standing.due
+    assert waits == pytest.approx([1, 2.5, 6.25, 1, 2.5])
+    events(("start", {}))
+    now[0] += 90
+    events(("check", {"passed": True}), ("start", {}), ("check", {"passed": True}))
+    standing = progress.standings()["relu"]
+    assert standing.interval == pytest.approx(6.25)
+    assert (standing.passes, standing.best) == (7, 0)
+
+
+def test_next_is_what_is_under_way_then_what_is_due_then_the_easiest_new_one():
+    difficulty = {"hard": 3, "easy": 1, "relu": 2}
+    pick = partial(progress.next_drill, list(difficulty), difficulty)
+    assert pick(time.time()) == "easy"
+    events(("start", {}))
+    assert pick(time.time()) == "relu"
+    events(("check", {"passed": True}))
+    assert pick(time.time()) == "easy"
+    assert pick(time.time() + 2 * progress.DAY) == "relu"
