@@ -36,7 +36,7 @@ from experiments.drills.door import ANSWER, Door, checked
 from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
 
-EXAMPLES = 40
+EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
 
 
@@ -220,7 +220,6 @@ class Run:
             return int(pytest.main([*options, *paths], plugins=[self]))
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        self.collected = len(items)
         for item in items:
             own = getattr(item.obj, "_hypothesis_internal_use_settings", None)
             if own is not None:
