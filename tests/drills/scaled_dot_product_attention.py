@@ -57,8 +57,8 @@ def torchs(
 WRONG = {
     "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "`scale = 1`"),
     "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "`scale = 1 / d_head`"),
-    "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask=None`"),
-    "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "`attn_mask` inverted"),
+    "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask"),
+    "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "`attn_mask"),
     "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "differ"),
     "not causal": ("    if is_causal:", "    if False:", "`is_causal=False`"),
     "a blind query looks everywhere": (".softmax(-1).masked_fill(blind, 0.0)", ".softmax(-1)", "wrong"),
