@@ -79,9 +79,10 @@ def list_drills() -> None:
     rows = []
     for name, drill in DRILLS.items():
         s = known.get(name, Standing())
-        rows.append((name, drill.topic, "●" * drill.difficulty, minutes(s.best), str(s.attempts or "-"), due(s, now)))
+        topic = drill.topic.removeprefix("Lab ")
+        rows.append((name, topic, "●" * drill.difficulty, minutes(s.best), str(s.attempts or "-"), due(s, now)))
     passed = sum(s.passes > 0 for name, s in known.items() if name in DRILLS)
-    table("From memory", ("drill", "topic", "difficulty", "best time", "attempts", "due"), rows)
+    table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
     console.print(
         f"\n{passed} of {len(DRILLS)} passed; just drill NAME begins one, just drill next picks it", markup=False
     )

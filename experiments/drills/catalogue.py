@@ -351,7 +351,7 @@ DRILLS = {
     ),
     "functional_loop": Drill(
         "experiments.lab0_mlp:functional_loop",
-        "Lab 0 · the whole training loop",
+        "Lab 0 · the whole loop",
         2,
         _cases(f"{LOOPS}test_a_loop_is_gradient_descent_by_hand", "functional"),
         (
@@ -363,7 +363,7 @@ DRILLS = {
     ),
     "classic_loop": Drill(
         "experiments.lab0_mlp:classic_loop",
-        "Lab 0 · the whole training loop",
+        "Lab 0 · the whole loop",
         1,
         _cases(f"{LOOPS}test_a_loop_is_gradient_descent_by_hand", "classic"),
         (
