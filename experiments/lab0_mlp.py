@@ -138,6 +138,7 @@ def classic_loop(module: torch.nn.Module, x: Tensor, y: Tensor, steps: int) -> l
 
 def functional_loop(params: Params, x: Tensor, y: Tensor, steps: int) -> list[float]:
     """The loss before each step of SGD on all of x, an MLP's; rate 0.1, momentum 0.9. New parameters every step."""
+
     def objective(params: Params) -> Tensor:
         logits, _ = mlp_apply(params, {}, x, train=True)  # forward
         return cross_entropy(logits, y)  # loss
