@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(run: Runnable, seed: int) -> Refusal | None:
-    """Who refused the mistake, by a check of shape and dtype or an error of its own; None if nobody in fn did.
+    """Which of fn's checks of shape and dtype refused the mistake, or None.
 
     `broken` has run through already: where it is itself what the checks judge, they have let it pass.
     """
@@ -41,12 +40,9 @@ def refusal(run: Runnable, seed: int) -> Refusal | None:
         run.checked(seed)
     except TypeCheckError as error:
         said = str(error).partition("\n---")[0]
-        return Refusal(re.findall(r"whilst checking the \w+(?: \w+)? of (fn[\w.]*\w)", said)[0], said)
-    except ValueError as error:
-        frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
-        by = f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"
-        return Refusal(by, str(error)) if by.startswith("fn.") else None
-    except RuntimeError:  # torch's own, without a word from fn
+        by = re.search(r"whilst checking the \w+(?: \w+)? of (fn\.[\w.]*\w)", said)
+        return Refusal(by[1], said) if by else None
+    except (RuntimeError, ValueError):  # another's error, or fn's own of another kind: no check
         return None
     return None
 
