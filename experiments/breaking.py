@@ -156,11 +156,17 @@ def show_seen(seen: Seen) -> None:
     label = max(map(len, seen)) + 4
     for name, value in seen.items():
         if isinstance(value, list):
-            ends = f"  {value[0]:.3g} → {value[-1]:.3g}"
+            ends = "  " + " → ".join(landmarks(value))
             shown = spark(value, max(8, min(40, console.width - label - len(ends) - 7))) + ends
         else:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         wrapped(f"  {name}".ljust(label), shown, style="")
+
+
+def landmarks(curve: Sequence[float]) -> list[str]:
+    """Its first and its last value, and between them the greatest where it is neither."""
+    first, greatest, last = (f"{v:.3g}" for v in (curve[0], max(curve), curve[-1]))
+    return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 
 def draw(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:

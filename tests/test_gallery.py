@@ -260,7 +260,7 @@ def test_everything_is_told_once_and_in_the_order_of_finding_out(
 
 def test_only_a_check_of_fn_is_a_refusal():
     def not_ours(seed: int) -> None:
-        torch.zeros(2, 3) @ torch.zeros(4, 5)
+        torch.matmul(torch.zeros(2, 3), torch.zeros(4, 5))
 
     def no_check(seed: int) -> None:
         raise ValueError("no check of shapes")
@@ -295,7 +295,8 @@ def test_four_causes_are_offered_of_its_kind_where_there_are_enough():
         four = quizzing.choices(failure, rng)
         assert len({other.name for other in four}) == 4
         assert failure in four
-        assert failure.name not in quizzing.AKIN or sum(other.name in quizzing.AKIN for other in four) == 1
+        assert not failure.akin & {other.name for other in four}
+        assert all(failure.name in entries()[name].akin for name in failure.akin), "each of the other"
         alike = sum(other.kind == failure.kind for other in entries().values())
         assert sum(other.kind == failure.kind for other in four) == min(4, alike)
     places = {quizzing.choices(entries()["zero_init"], rng).index(entries()["zero_init"]) for _ in range(50)}
@@ -304,15 +305,19 @@ def test_four_causes_are_offered_of_its_kind_where_there_are_enough():
 
 def test_the_quiz_grades_and_keeps_the_score(monkeypatch, capsys):
     few = [entries()[name] for name in ("fp16_overflow", "wrong_axis", "channels_last")]
-    monkeypatch.setattr(random.Random, "sample", lambda *_: few)
+    monkeypatch.setattr(quizzing, "order", lambda *_: few)
     monkeypatch.setattr(quizzing, "choices", lambda failure, _: [*few[1:], few[0], entries()["zero_init"]])
     answers(monkeypatch, "7", "3", "2")
     quizzing.quiz(0, CPU)
     out = capsys.readouterr().out
     assert "1, 2, 3 or 4, or q" in out
     assert "right: just break fp16_overflow" in out
-    assert "no, 1: just break wrong_axis" in out
-    assert out.endswith("\n1 of 2 right; 1 of 2 in all\n")
+    assert "no, 1: just break wrong_axis\n" in out
+    told = " ".join(out.partition("just break wrong_axis\n")[2].split())
+    wrong = entries()["wrong_axis"]
+    assert told.startswith(f"{wrong.title}. {wrong.parts['Cause']}"), "the right title, and why"
+    assert entries()["fp16_overflow"].parts["Cause"][:30] not in out, "no lecture where it was right"
+    assert out.endswith("\nMissed   wrong_axis\n\n1 of 2 right; 1 of 2 in all\n")
 
     answers(monkeypatch, "3", "1", "2")
     quizzing.quiz(0, CPU)
@@ -348,6 +353,42 @@ def test_the_order_of_the_quiz_is_the_seeds(monkeypatch, capsys):
     assert firsts[0] == firsts[1] != firsts[2]
 
 
+def test_the_quiz_shows_the_mistake_live_with_its_seed(monkeypatch, capsys, stub):
+    monkeypatch.setattr(quizzing, "order", lambda *_: [stub])
+    for device, elsewhere in (("cpu", "meta"), ("cuda", "cuda")):
+        answers(monkeypatch)
+        quizzing.quiz(7, torch.device(device))
+        out = capsys.readouterr().out
+        in_order(out, "Seed 7.", "The symptom.", f"seen  before, 7 on {elsewhere}\n", "  1  ", "  4  ")
+        assert "after" not in out
+
+
+def test_the_quiz_draws_a_new_seed_unless_one_is_given():
+    drawn = {gallery.parse(gallery.Config, ["--quiz"]).seed for _ in range(20)}
+    assert len(drawn) > 10
+    for flags in (["--quiz", "--seed", "3"], ["--quiz", "--seed=3"], ["wrong_axis", "--seed", "3"]):
+        assert gallery.parse(gallery.Config, flags).seed == 3
+    assert gallery.parse(gallery.Config, ["wrong_axis"]).seed == 0
+
+
+def test_the_quiz_asks_what_was_never_asked_then_what_was_missed():
+    known = {name: {"asked": 2, "right": 2} for name in entries()}
+    known |= {"zero_init": {"asked": 4, "right": 1}, "test_leak": {"asked": 2, "right": 1}}
+    del known["unshuffled"]
+    names = [failure.name for failure in quizzing.order(known, random.Random(0))]
+    assert names[:3] == ["unshuffled", "zero_init", "test_leak"]
+    assert sorted(names) == sorted(entries())
+    orders = {tuple(f.name for f in quizzing.order(known, random.Random(seed)))[3:] for seed in range(5)}
+    assert len(orders) == 5
+
+
+def test_a_curve_is_told_by_its_ends_and_its_summit():
+    assert breaking.landmarks([2.64, 36473.0, 3.2]) == ["2.64", "3.65e+04", "3.2"]
+    assert breaking.landmarks([3.0, 2.0, 1.0]) == ["3", "1"]
+    assert breaking.landmarks([1.0, 2.0, 3.0]) == ["1", "3"]
+    assert breaking.landmarks([1.0, math.inf, 2.0]) == ["1", "inf", "2"]
+
+
 def test_sparks():
     assert show.spark([0, 1, 2, 7]) == "▁▂▃█"
     assert show.spark([7.0] * 3) == "███", "a flat curve is flat where it is, not at the bottom"
@@ -378,6 +419,47 @@ def test_a_note_leaves_the_journal_as_it_was(tmp_path):
     after = journal.read_text()
     assert after.replace(added + "\n", "") == before
     assert re.findall(r"(?m)^## .*", after)[0] == added.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "heading", "rest"),
+    [
+        ("Adam, e.g. AdamW, is fast. It is.", "Adam, e.g. AdamW, is fast", "It is."),
+        ("0.3 vs. The rest (cf. Lab 2) won. So", "0.3 vs. The rest (cf. Lab 2) won", "So"),
+        ("A heading. 300 digits were read.", "A heading", "300 digits were read."),
+        ("A line. Two sentences\nand a paragraph.", "A line. Two sentences", "and a paragraph."),
+        ("Is it so? yes.", "Is it so?", "yes."),
+        ("No end", "No end", ""),
+    ],
+)
+def test_the_heading_is_the_first_line_or_the_first_sentence(text, heading, rest):
+    body = f"\n\n{rest}" if rest else ""
+    assert note.entry(text, "", date(2026, 1, 1)) == f"## 2026-01-01 · {heading}{body}\n"
+
+
+def test_nothing_in_a_note_begins_an_entry_or_ends_a_cell(monkeypatch, capsys, tmp_path):
+    journal = tmp_path / "LEARNING.md"
+    journal.write_text("## 2026-01-01 · Without a title\n")
+    note.insert(journal, note.entry("Newer\nText\n## 2026-01-09 · False\n# Too", "", date(2026, 1, 2)))
+    text = journal.read_text()
+    assert re.findall(r"(?m)^#.*", text) == ["## 2026-01-02 · Newer", "## 2026-01-01 · Without a title"]
+    assert "\n\\## 2026-01-09 · False\n\\# Too\n" in text
+    (tmp_path / "link.md").symlink_to(journal)
+    note.insert(tmp_path / "link.md", note.entry("Third", "", date(2026, 1, 3)))
+    assert (tmp_path / "link.md").is_symlink()
+    assert journal.read_text() == f"## 2026-01-03 · Third\n\n{text}"
+
+    checks = [
+        {"name": "|x| of y", "value": 0.5, "spread": "± 0.1, 5 seeds", "target": "> 0.9", "ok": False},
+        {"name": "loss", "value": None, "target": "< 1", "ok": False},
+        {"name": "kept", "value": 1, "target": "== 1", "ok": True},
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"checks": checks, "command": "just"}))
+    assert note.run_figures(tmp_path).splitlines()[2:5] == [
+        r"| \|x\| of y | 0.5 ± 0.1, 5 seeds, which fails | > 0.9 |",
+        "| loss | not finite, which fails | < 1 |",
+        "| kept | 1 | == 1 |",
+    ]
 
 
 def write_note(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:

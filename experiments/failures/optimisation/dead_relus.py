@@ -16,6 +16,8 @@ Fix: No step too large: clip the gradient's norm, warm up. Leaky ReLU and
 GELU have a slope below 0.
 
 Checks: blind: zeros have the right shape.
+
+Akin: no_warmup, rate_too_high
 """
 
 from experiments.failures import Seen

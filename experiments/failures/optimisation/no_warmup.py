@@ -14,6 +14,8 @@ Fix: Raise the rate over the first steps: warmup_schedule, or one_cycle.
 Transformers with their norm after the residual need it most.
 
 Checks: blind: a rate is a number.
+
+Akin: dead_relus, rate_too_high
 """
 
 from functools import partial
