@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(run: Runnable, seed: int) -> Refusal | None:
-    """Who refused the mistake, by a check of shape and dtype or an error of its own; None if nobody in fn did.
+    """Which of fn's checks of shape and dtype refused the mistake, or None.
 
     `broken` has run through already: where it is itself what the checks judge, they have let it pass.
     """
@@ -41,12 +40,9 @@ def refusal(run: Runnable, seed: int) -> Refusal | None:
         run.checked(seed)
     except TypeCheckError as error:
         said = str(error).partition("\n---")[0]
-        return Refusal(re.findall(r"whilst checking the \w+(?: \w+)? of (fn[\w.]*\w)", said)[0], said)
-    except ValueError as error:
-        frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
-        by = f"{frame.f_globals['__name__']}.{frame.f_code.co_name}"
-        return Refusal(by, str(error)) if by.startswith("fn.") else None
-    except RuntimeError:  # torch's own, without a word from fn
+        by = re.search(r"whilst checking the \w+(?: \w+)? of (fn\.[\w.]*\w)", said)
+        return Refusal(by[1], said) if by else None
+    except (RuntimeError, ValueError):  # another's error, or fn's own of another kind: no check
         return None
     return None
 
@@ -160,11 +156,17 @@ def show_seen(seen: Seen) -> None:
     label = max(map(len, seen)) + 4
     for name, value in seen.items():
         if isinstance(value, list):
-            ends = f"  {value[0]:.3g} → {value[-1]:.3g}"
+            ends = "  " + " → ".join(landmarks(value))
             shown = spark(value, max(8, min(40, console.width - label - len(ends) - 7))) + ends
         else:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         wrapped(f"  {name}".ljust(label), shown, style="")
+
+
+def landmarks(curve: Sequence[float]) -> list[str]:
+    """Its first and its last value, and between them the greatest where it is neither."""
+    first, greatest, last = (f"{v:.3g}" for v in (curve[0], max(curve), curve[-1]))
+    return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 
 def draw(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:

@@ -4,6 +4,7 @@ Without a name, the list.
 """
 
 import difflib
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class Config(cli.Config):
     all: bool = False
     """every failure, one after the other, without asking"""
     quiz: bool = False
-    """symptoms in an order drawn from the seed: which of four is the cause?"""
+    """symptoms, each with four causes, those never asked and often missed first; a new order unless --seed is given"""
     table: bool = False
     """the list as the README has it"""
 
@@ -45,6 +46,8 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     if not (config.name or config.all or config.quiz):
         list_gallery()
         sys.exit(0)
+    if config.quiz and not any(flag.partition("=")[0] == "--seed" for flag in argv):
+        config = replace(config, seed=secrets.randbelow(1000))
     name = config.name.replace("-", "_")
     if name and name not in gallery():
         nearest = difflib.get_close_matches(name, gallery(), n=3, cutoff=0.0)

@@ -1,6 +1,7 @@
 """Add an entry to the journal: python -m experiments.note "What was learned. And the details." --run runs/lab3
 
-The text up to its first full stop or line break is the heading. `--run` adds that run's figures and its command.
+The text up to its first line break, or else the end of its first sentence, is the heading. `--run` adds that run's
+figures and its command.
 """
 
 import argparse
@@ -34,19 +35,38 @@ def main() -> None:
     print(f"noted in {given.file}")
 
 
+ABBREVIATIONS = ("e.g.", "i.e.", "vs.", "cf.", "etc.", "approx.", "resp.", "fig.", "sec.", "eq.")
+
+
+def split_heading(text: str) -> tuple[str, str]:
+    """(heading, rest): the first line where there are several, else the first sentence, which no abbreviation ends."""
+    line, _, rest = text.strip().partition("\n")
+    if rest:
+        return line.strip(), rest.strip()
+    for end in re.finditer(r"[.!?]\s+", line):
+        word = line[: end.start() + 1].split()[-1].lower().lstrip("([")
+        if word not in ABBREVIATIONS:
+            return line[: end.start() + 1], line[end.end() :]
+    return line, ""
+
+
 def entry(text: str, figures: str, day: date) -> str:
-    """ "## 2026-11-25 · Heading", the rest as a paragraph, the figures; UsageError if there is no text."""
-    heading, *rest = re.split(r"\n+|(?<=[.!?])\s+(?=[A-Z])", text.strip(), maxsplit=1)
+    """ "## 2026-11-25 · Heading", the rest as a paragraph, the figures; UsageError if there is no text.
+
+    A line that would begin another entry begins none.
+    """
+    heading, rest = split_heading(text)
     if not heading:
         raise UsageError("there is nothing to note: the text is empty")
-    return "\n\n".join([f"## {day} · {heading.removesuffix('.')}", *rest, *([figures] if figures else [])]) + "\n"
+    parts = [f"## {day} · {heading.removesuffix('.')}", re.sub(r"(?m)^(?=#)", r"\\", rest), figures]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def run_figures(run: Path) -> str:
     """The run's checks as a table, and the command that made them; UsageError for a folder that holds none."""
     try:
         summary: Any = json.loads((run / "summary.json").read_text())
-        rows = [f"| {c['name']} | {_value(c)} | {c['target']} |" for c in summary["checks"]]
+        rows = [f"| {_cell(c['name'])} | {_cell(_value(c))} | {_cell(c['target'])} |" for c in summary["checks"]]
         command = summary["command"]
     except OSError as error:
         raise UsageError(f"--run {run}: there is no summary.json to read in it ({error.strerror})") from None
@@ -59,7 +79,12 @@ def run_figures(run: Path) -> str:
 
 def _value(check: dict[str, Any]) -> str:
     value = "not finite" if check["value"] is None else f"{check['value']:.4g}"
-    return f"{value} {check.get('spread', '')}{'' if check['ok'] else ', which fails'}".strip()
+    return " ".join(filter(None, [value, check.get("spread")])) + ("" if check["ok"] else ", which fails")
+
+
+def _cell(text: Any) -> str:
+    """A pipe does not end it."""
+    return str(text).replace("|", r"\|")
 
 
 def insert(journal: Path, entry: str) -> None:
@@ -68,8 +93,10 @@ def insert(journal: Path, entry: str) -> None:
 
     try:
         before = journal.read_text(encoding="utf-8") if journal.exists() else "# LEARNING\n"
-        head, newest, rest = re.split(r"(?m)^(?=## )()", before, maxsplit=1) if "\n## " in before else (before, "", "")
-        write_atomic(journal, f"{head.rstrip()}\n\n{entry}" + (f"\n{newest}{rest}" if rest else ""))
+        newest = re.search(r"(?m)^## ", before)
+        head, rest = (before[: newest.start()], before[newest.start() :]) if newest else (before, "")
+        parts = [f"{head.rstrip()}\n"] * bool(head.strip()) + [entry] + [rest] * bool(rest)
+        write_atomic(journal.resolve(), "\n".join(parts))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--file {journal} cannot be read or written: {error}") from None
 

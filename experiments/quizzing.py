@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,6 @@ from fn.files import write_atomic
 
 Score = dict[str, dict[str, int]]
 """{failure: {"asked": how often, "right": how often}}"""
-
-AKIN = {"dead_relus", "no_warmup", "rate_too_high"}
-"""Where one of them is the cause, the others may be too: they are not offered beside it."""
 
 
 def score_file() -> Path:
@@ -40,8 +38,7 @@ def load_score() -> Score:
 
 def choices(failure: Failure, rng: random.Random) -> list[Failure]:
     """It and three others in random order, of its kind as far as there are any."""
-    akin = AKIN if failure.name in AKIN else {failure.name}
-    others = [other for name, other in gallery().items() if name not in akin]
+    others = [other for name, other in gallery().items() if name not in failure.akin | {failure.name}]
     rng.shuffle(others)
     others.sort(key=lambda other: other.kind != failure.kind)
     four = [failure, *others[:3]]
@@ -49,31 +46,52 @@ def choices(failure: Failure, rng: random.Random) -> list[Failure]:
     return four
 
 
+def order(score: Score, rng: random.Random) -> list[Failure]:
+    """Every failure once: those never asked first, then those most often missed; drawn among equals."""
+    failures = rng.sample(list(gallery().values()), len(gallery()))
+    return sorted(failures, key=lambda f: score[f.name]["right"] / score[f.name]["asked"] if f.name in score else -1.0)
+
+
 def quiz(seed: int, device: torch.device) -> None:
     """Every failure once, in an order drawn from the seed; the end of the answers, or Ctrl-C, ends it."""
-    rng, score, right, asked = random.Random(seed), load_score(), 0, 0
-    failures = rng.sample(list(gallery().values()), len(gallery()))
-    console.print("Which cause has the symptom? 1 to 4; q ends.")
+    rng, score, right, missed = random.Random(seed), load_score(), 0, []
+    failures = order(score, rng)
+    console.print(f"Which cause has the symptom? 1 to 4; q ends. Seed {seed}.")
     try:
-        for failure in failures:
+        for number, failure in enumerate(failures, start=1):
             four = choices(failure, rng)
-            console.print(f"\n{asked + 1} of {len(failures)}", style="bold")
-            wrapped("", failure.symptom)
-            show_seen(on(device, failure.load().broken)(seed))
-            for number, each in enumerate(four, start=1):
-                wrapped(f"  {number}  ", each.title)
+            console.print(f"\n{number} of {len(failures)}", style="bold")
+            pose(failure, four, seed, device)
             answer = ask()
             if answer is None:
                 break
             hit = four[answer - 1] is failure
-            asked, right = asked + 1, right + hit
-            said = "right" if hit else f"no, {four.index(failure) + 1}"
-            console.print(f"{said}: just break {failure.name}", style="green" if hit else "red")
+            right, missed = right + hit, missed + [failure.name] * (not hit)
+            tell(failure, hit, four.index(failure) + 1)
             keep(score, failure.name, hit)
     except KeyboardInterrupt:
         print()
     sums = {key: sum(n[key] for n in score.values()) for key in ("right", "asked")}
-    console.print(f"\n{right} of {asked} right; {sums['right']} of {sums['asked']} in all", markup=False)
+    if missed:
+        wrapped("\nMissed   ", ", ".join(missed))
+    console.print(f"\n{right} of {right + len(missed)} right; {sums['right']} of {sums['asked']} in all", markup=False)
+
+
+def pose(failure: Failure, four: Sequence[Failure], seed: int, device: torch.device) -> None:
+    """The symptom in words, then live, and four titles."""
+    wrapped("", failure.symptom)
+    show_seen(on(device, failure.load().broken)(seed))
+    for number, each in enumerate(four, start=1):
+        wrapped(f"  {number}  ", each.title)
+
+
+def tell(failure: Failure, hit: bool, number: int) -> None:
+    """Whether it was right, and if not, what is."""
+    if hit:
+        console.print(f"right: just break {failure.name}", style="green")
+        return
+    console.print(f"no, {number}: just break {failure.name}", style="red")
+    wrapped("  ", f"{failure.title}. {failure.parts['Cause']}", style="")
 
 
 def ask() -> int | None:

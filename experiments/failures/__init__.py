@@ -3,7 +3,9 @@
 All are of one form; a new one is a new file. Its docstring is the cause in
 one line, then a paragraph each: Expect, what is asked before it runs;
 Cause; Find; Fix; and Checks, what the shape checks say, "caught by
-fn.module.function: …" or "blind: …". Then:
+fn.module.function: …" or "blind: …". Akin may follow: other failures that
+could be the cause of the same symptom, which the quiz does not offer
+beside it. Then:
 
     broken(seed) -> Seen   the mistake, as people write it; what it shows
     fixed(seed) -> Seen    the same without it
@@ -39,6 +41,8 @@ class Failure(NamedTuple):
     symptom: str
     parts: dict[str, str]
     """a paragraph for each of PARTS"""
+    akin: frozenset[str]
+    """whose symptom could be taken for this one's"""
 
     @property
     def catcher(self) -> str | None:
@@ -82,6 +86,7 @@ def read(file: Path) -> Failure:
         r"\n\s*\n", ast.get_docstring(source) or ""
     )
     parts = dict(map(_part, paragraphs))
+    akin = frozenset(re.findall(r"\w+", parts.pop("Akin", "")))
     [shows] = [
         f
         for f in source.body
@@ -96,6 +101,7 @@ def read(file: Path) -> Failure:
         _one_line(title),
         _one_line(ast.get_docstring(shows) or ""),
         parts,
+        akin,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 
+from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -48,9 +49,12 @@ def descend(
 
 
 def message(f: Callable[[], object]) -> str:
-    """What the error that `f` raises says, or that there was none"""
+    """What the error that `f` raises says, or that there was none; a
+    refusal of the shape checks is not hidden"""
     try:
         f()
+    except TypeCheckError:
+        raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "no error"

@@ -1,11 +1,12 @@
-"""NumPy's float64 spreads to all that it meets
+"""NumPy's numbers are float64, and torch keeps them so
 
 Expect: Weights are drawn with NumPy, the pixels come from scikit-learn.
 How many bytes does a number of this network take?
 
-Cause: numpy.random and numpy.loadtxt give float64, torch.from_numpy keeps
-it, and float32 with float64 makes float64. Where all have it, nothing
-complains: it only takes twice the memory, and on a GPU far more time.
+Cause: numpy.random and numpy.loadtxt give float64, and torch.from_numpy
+keeps it. Sums and products, element by element, of float32 and float64
+are float64; a matrix product of the two raises. Where all have it, as
+here, nothing complains: it only takes twice the memory, and more time.
 
 Find: {name: p.dtype for …} once after the model is made, and again after
 the first step.

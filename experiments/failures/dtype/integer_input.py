@@ -10,10 +10,11 @@ Find: Look at the least and the greatest value of what goes in. No value
 below 0 after taking off a middle is the sign.
 
 Fix: .float() first, then arithmetic. v2.ToDtype(torch.float32, scale=True)
-does both.
+makes [0, 1] of bytes, from where v2.Normalize goes on.
 
-Checks: caught by fn.data.transforms.normalize: it takes Float alone. Not
-after a division, which hides that the pixels were bytes.
+Checks: caught by fn.data.transforms.normalize: it does this arithmetic,
+for Float alone. Written out as here, no function of ours sees the bytes:
+the division has made floats of them.
 """
 
 import torch
@@ -73,5 +74,5 @@ def shows(seen: Seen) -> bool:
 
 
 def checked(seed: int) -> None:
-    x = torch.zeros(8, 1, 8, 8, dtype=torch.uint8)
+    x = as_bytes(digits()[0].images)
     normalize(x, torch.tensor([128.0]), torch.tensor([128.0]))

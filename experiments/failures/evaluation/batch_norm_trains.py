@@ -7,8 +7,8 @@ Cause: In training mode batch norm takes mean and variance from the batch.
 In a batch of nothing but sevens, what makes them sevens is the mean, and
 is taken off. And the running statistics move with every look.
 
-Find: Predict one example alone and among others. In evaluation mode the
-two are equal.
+Find: Predict one example in two batches, among different others. In
+evaluation mode the two answers are equal.
 
 Fix: model.eval() before evaluation, model.train() after it. Here train is
 an argument without a default: nobody can forget it.

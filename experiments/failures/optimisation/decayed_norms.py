@@ -1,13 +1,15 @@
 """Weight decay pulls a norm's gains from 1 towards 0
 
-Expect: AdamW decays all parameters alike. What becomes of the gains of a
-layer norm?
+Expect: AdamW decays all parameters alike, here with λ = 1, a hundred times
+its default, to show in 100 steps what takes thousands. What becomes of
+the gains of a layer norm?
 
 Cause: Decay takes ηλθ off every parameter in every step. For a matrix
 that is a bias towards small weights; for a gain or bias, which are few
 and set the scale, it only works against what was just normalised.
 
-Find: Print the mean of each norm's weight during training.
+Find: Print the mean of each norm's weight during training, and compare
+the loss with that of two groups.
 
 Fix: No decay for norms and biases: two groups of parameters, split by
 name (tree.split), the decay of one being 0.
@@ -27,6 +29,8 @@ from fn.layers import flatten, layer_norm, layer_norm_init
 from fn.losses import cross_entropy
 from fn.optim import adamw, adamw_init
 from fn.tree import Params
+
+UNDECAYED = ("norm", "mlp.fc1.bias", "mlp.fc2.bias")
 
 
 def start(seed: int) -> Params:
@@ -51,11 +55,11 @@ def broken(seed: int) -> Seen:
 
 def fixed(seed: int) -> Seen:
     params, gains = start(seed), []
-    norm, rest = (adamw_init(p) for p in tree.split(params, ["norm"]))
+    kept, rest = (adamw_init(p) for p in tree.split(params, UNDECAYED))
     for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
-        (p, q), (g, h) = (tree.split(t, ["norm"]) for t in (params, grads))
-        p, norm = adamw(p, g, norm, lr=0.01, weight_decay=0)
+        (p, q), (g, h) = (tree.split(t, UNDECAYED) for t in (params, grads))
+        p, kept = adamw(p, g, kept, lr=0.01, weight_decay=0)
         q, rest = adamw(q, h, rest, lr=0.01, weight_decay=1)
         params = tree.merge(p, q)
         gains.append(params["norm"]["weight"].mean().item())
@@ -63,7 +67,8 @@ def fixed(seed: int) -> Seen:
 
 
 def shows(seen: Seen) -> bool:
-    """A layer norm's gains start at 1, and their mean shrinks in every
-    single step."""
+    """A layer norm's gains start at 1, their mean shrinks in every single
+    step, and the loss ends higher than it need."""
     gains = seen["mean gain"]
-    return gains[-1] < 0.8 and all(b < a for a, b in pairwise(gains))
+    shrinks = gains[-1] < 0.8 and all(b < a for a, b in pairwise(gains))
+    return shrinks and seen["loss"] > 0.04

@@ -2,9 +2,10 @@
 
 Expect: The features are detached "to save memory". Which layers learn?
 
-Cause: detach, .item(), .numpy(), torch.tensor(y) and torch.no_grad all
-end the graph. What lies before has no gradient: with backward it stays
-None, with torch.func.grad it is 0, and nobody complains.
+Cause: detach, .item() and torch.no_grad end the graph; so does
+torch.tensor(h), with a warning. What lies before has no gradient: with
+backward it stays None, with torch.func.grad it is 0. As long as something
+still learns, nobody complains: backward raises only if all is cut off.
 
 Find: tree.map(norm, grads) after the first step: exact zeros.
 

@@ -3,15 +3,16 @@
 Expect: Twelve layers with sigmoids, one after the other. How much smaller
 is the gradient of the first than that of the last?
 
-Cause: The gradient of the first layer is a product of twelve Jacobians,
-and each shrinks a vector: the slope of a sigmoid is 1/4 at most.
+Cause: To the first layer the gradient comes through the Jacobians of the
+eleven that follow, and its own slope. Each shrinks it: the slope of a
+sigmoid is 1/4 at most.
 
 Find: The gradient's norm layer by layer, on a logarithmic axis: a
-straight line down.
+straight line, up from the first layer to the last.
 
 Fix: Residuals, x + f(x), whose Jacobian is I + J: the gradient has a way
-around every layer. Norms, and initial weights that keep the variance,
-help too.
+around every layer. (A sigmoid only ever adds, so activations grow with
+depth; a norm before it would stop that.)
 
 Checks: blind: however small, a gradient has the shape of its parameter.
 """

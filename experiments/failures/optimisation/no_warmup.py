@@ -1,11 +1,11 @@
-"""The full rate at once, where the loss is steepest
+"""The full rate at once, which a fresh network cannot bear
 
 Expect: Momentum with a rate of 2. From the first step on, or reached over
 50 steps: does it matter for where the loss ends?
 
-Cause: A fresh network is far steeper than one that has learned a little.
-The rate that suits it later throws it out of its valley now, into a place
-where most units are closed.
+Cause: This network is steeper when fresh than when it has learned a
+little (no law: others grow steeper in training). The rate that suits it
+later throws it out of its valley now, to where most units are closed.
 
 Find: The loss leaps in the first ten steps. Start at a hundredth of the
 rate: if that is calm, and the full rate is calm later, it is this.
@@ -14,6 +14,8 @@ Fix: Raise the rate over the first steps: warmup_schedule, or one_cycle.
 Transformers with their norm after the residual need it most.
 
 Checks: blind: a rate is a number.
+
+Akin: dead_relus, rate_too_high
 """
 
 from functools import partial

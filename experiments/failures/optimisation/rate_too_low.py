@@ -6,8 +6,9 @@ hundred steps?
 Cause: The loss falls by about η‖∇‖² a step. With η a thousandth of what
 the valley allows, a hundred steps are a tenth of one.
 
-Find: The curve is a straight line, slightly down, without any noise:
-nothing is wrong with gradient or data. Try ten times the rate.
+Find: The curve is nearly a straight line, slightly down: nothing is wrong
+with gradient or data. (Small batches would hide it in their noise: look
+at averages.) Try ten times the rate.
 
 Fix: Raise the rate until the loss jumps, then take a third of it.
 

@@ -5,7 +5,8 @@ much does what comes out for the other change?
 
 Cause: nn.MultiheadAttention, nn.Transformer and nn.LSTM want (seq, batch,
 d_model) unless told batch_first=True. Given the batch first, they take it
-for the sequence: the examples attend to each other.
+for the sequence: the examples attend to each other, or an LSTM reads on
+from one to the next.
 
 Find: Change one example of a batch: only its own output may change. Or
 give each axis a size of its own, and count what comes back.
