@@ -68,6 +68,19 @@ def test_attention_is_torchs(case: Case, way):
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize(("queries", "keys"), [(2, 4), (4, 2)])
+def test_causal_counts_from_the_first_key(queries, keys, way):
+    """Not from the last, as where keys of the past are kept: query i may look at keys 0 to i."""
+    rng = generator(0)
+    q, k, v = (torch.randn(n, 3, generator=rng, dtype=torch.float64) for n in (queries, keys, keys))
+    agree(
+        partial(scaled_dot_product_attention, is_causal=True, **way),
+        partial(F.scaled_dot_product_attention, is_causal=True),
+        *(q, k, v),
+    )
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's kernel, one example after the other
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive, some -∞"])

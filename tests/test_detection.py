@@ -105,7 +105,10 @@ def drawn(objects: Tensor, height: int, width: int) -> Tensor:
 @settings(max_examples=50)
 @given(st.integers(0, 1000), st.floats(0.6, 1.6), st.floats(-10, 10), st.floats(-10, 10))
 def test_zoom_moves_boxes_as_it_moves_pixels(seed, scale, right, down):
-    """Masks of the boxes are zoomed as images: their area is the new box's, and so are their outermost pixels."""
+    """Masks of the boxes are zoomed as images: their area is the new box's, and so are their outermost pixels.
+
+    An edge is a ramp of `scale` pixels: between two samples a pixel apart it can lie (1 - 0.6) / 2 off.
+    """
     objects = random_objects(seed, 2)
     objects[..., :4] = objects[..., :4].round()  # so that a mask is its box, to the pixel
     masks = drawn(objects, *SHAPE[1:])
@@ -114,7 +117,7 @@ def test_zoom_moves_boxes_as_it_moves_pixels(seed, scale, right, down):
     for i, n in (objects[..., 4] >= 0).nonzero().tolist():
         mask, (x1, y1, x2, y2, label) = moved[i, n], after[i, n].tolist()
         assert label in (float(objects[i, n, 4]), -1)
-        assert (x2 - x1) * (y2 - y1) == pytest.approx(float(mask.sum()), abs=0.35 * (x2 - x1 + y2 - y1) + 0.1)
+        assert (x2 - x1) * (y2 - y1) == pytest.approx(float(mask.sum()), abs=0.4 * (x2 - x1 + y2 - y1) + 0.2)
         if min(x2 - x1, y2 - y1) >= 2:
             solid = (mask > 0.5).nonzero()
             (top, left), (bottom, last) = solid.amin(dim=0).tolist(), (solid.amax(dim=0) + 1).tolist()

@@ -265,7 +265,7 @@ def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
         ('{"epochs": NaN}', "--epochs"),
         ('{"lr": NaN}', "--lr nan is not between 0.0 and 1000000.0"),
         ('{"model": "--help"}', "'--help' is no value for 'model'"),
-        ('{"augment": ["crop", "spin"]}', "Expected one of ('crop', 'flip', 'affine', 'cutout')"),
+        ('{"augment": ["crop", "spin"]}', "Expected one of ('crop', 'resized_crop', 'flip', 'affine', 'cutout')"),
         ('{"epochs": {"a": 1}}', "--epochs"),
         ("[1]", "is not a JSON object"),
         ("{", "is not a readable JSON file"),

@@ -100,6 +100,7 @@ DRILLS = {
             *_cases(PARITY, "batch_norm", "batch_norm, sequences", "batch_norm, images", "batch_norm, eps"),
             *_cases(PARITY, "batch_norm, eval", "batch_norm, eval, images"),
             f"{LAYERS}test_batch_norm_of_a_batch_is_standard",
+            *_cases(f"{LAYERS}test_batch_norm_refuses_to_train_on_one_value_per_channel", "shape0"),
         ),
         (
             "One mean and one variance per channel: over the batch and every position.",
@@ -169,6 +170,8 @@ DRILLS = {
         2,
         (
             f"{ATTENTION}test_attention_is_torchs",
+            f"{ATTENTION}test_causal_counts_from_the_first_key",
+            f"{ATTENTION}test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient",
             f"{ATTENTION}test_large_scores_do_not_overflow",
             f"{ATTENTION}test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key",
         ),
@@ -257,7 +260,7 @@ DRILLS = {
             "Decay is added to the gradient first; then v ← μv + g; then the move is along v.",
             "Nesterov moves along g + μv, with the new v.",
         ),
-        ("torch.optim.Optimizer.__init__",),
+        ("torch.optim.Optimizer.__init__", "torch.optim.sgd.sgd"),
         ("sgd_init",),
     ),
     "adam": Drill(
@@ -273,7 +276,7 @@ DRILLS = {
             "Both moments start at 0 and are too small at first: divide each by 1 - βᵗ.",
             "ε is added to the root of the corrected square, outside of it.",
         ),
-        ("torch.optim.Optimizer.__init__",),
+        ("torch.optim.Optimizer.__init__", "torch.optim.adam.adam", "torch.optim.adamw.adamw"),
         ("adam_init",),
     ),
     "clip_grad_norm": Drill(

@@ -199,16 +199,11 @@ def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
     """Of an update: how far it moves what it was given"""
+    first = next(iter(signature.parameters), "")
     for name, x in leaves(given, ""):
-        tail = name.partition(".")[2]
-        if (
-            tail
-            and where.startswith("result[")
-            and where.endswith(f".{tail}")
-            and isinstance(x, Tensor)
-            and x.shape == b.shape
-            and x.is_floating_point()
-        ):
+        head, _, tail = name.partition(".")
+        became = {first: f"result[0].{tail}", "state": f"result[1].{tail}"}.get(head)
+        if tail and where == became and isinstance(x, Tensor) and x.shape == b.shape and x.is_floating_point():
             x = x.detach().double()
             moved, wanted = a - x, b - x
             if same(a, x) and not same(b, x):

@@ -33,6 +33,7 @@ def torchs(x, running_mean, running_var, weight=None, bias=None, training=False,
 
 
 WRONG = {
+    "trains on one value per channel": ("if len(rows) < 2:", "if len(rows) < 1:", "refused"),
     "biased running variance": ("rows.detach().var(0, correction=1)", "var.detach()", "result[1].running_var"),
     "unbiased in the normalisation": ("rows.var(0, correction=0)", "rows.var(0, correction=1)", "result[0]"),
     "momentum the wrong way round": (

@@ -55,6 +55,16 @@ def torchs(
 
 
 WRONG = {
+    "causal from the last key": (
+        "attn_mask = causal_mask(*scores.shape[-2:])",
+        "attn_mask = torch.ones(scores.shape[-2:]).tril(scores.shape[-1] - scores.shape[-2]).bool()",
+        "wrong in",
+    ),
+    "masked with -1e9": (
+        "scores.masked_fill(~attn_mask, -math.inf)",
+        "scores.masked_fill(~attn_mask, -1e9)",
+        "only index 0",
+    ),
     "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "`scale = 1`"),
     "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "`scale = 1 / d_head`"),
     "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask"),
