@@ -194,8 +194,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _shape(x: Tensor, names: list[str] | None = None) -> str:
-    if names and not names[0].startswith("axis ") if names else False:
-        return "(" + ", ".join(f"{name} {n}" for name, n in zip(names or [], x.shape, strict=True)) + ")"
+    if names and not names[0].startswith("axis "):
+        return "(" + ", ".join(f"{name} {n}" for name, n in zip(names, x.shape, strict=True)) + ")"
     return str(tuple(x.shape))
 
 
