@@ -41,6 +41,7 @@ RECIPES = {
         fine_lr=3e-3,
         fine_train="all",
         fine_augment=None,
+        fine_rates={},
         scratch=True,
     ),
     "folder": Recipe(  # chosen by fifths, held out in turn, of 243 photographs of ants and bees: see LEARNING.md
@@ -53,6 +54,7 @@ RECIPES = {
         fine_lr=5e-5,
         fine_train="last",
         fine_augment=partial(compose, transforms=[random_horizontal_flip, random_resized_crop]),
+        fine_rates={"head": 10.0},
         scratch=False,
     ),
 }
@@ -72,7 +74,8 @@ class Config(cli.Config):
     """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2; of digits all, of
     photographs the last stage unless given"""
     rates: dict[str, float] = field(default_factory=dict)
-    """factors of the learning rate by dotted prefix, then: backbone 0.1"""
+    """by dotted prefix, factors of the learning rate of that second stage: backbone 0.1, say; of photographs head 10
+    unless this or --train is given"""
     dataset: Literal["digits", "folder"] = "digits"
     """what it learns"""
     data: cli.MaybePath = None
@@ -108,12 +111,13 @@ def setup(config: Config, device: torch.device) -> Task:
         raise cli.UsageError("--dataset folder and --data PATH, its directory of photographs, go together")
     recipe = RECIPES[config.dataset]
     train = (recipe.fine_train,) if config.train is None else config.train
+    rates = config.rates or (recipe.fine_rates if config.train is None else {})
     require_names(config, row, train)
     options = {"root": config.data, "image_size": row.shape[1], "stats": row.stats} if config.data else {}
     params, state = (tree.to(part, device) for part in load(config.backbone, config.weights))
     dataset = cli.load(config.dataset, device, **options)
     features = [extract(row, params, state, split.images) for split in (dataset.train, dataset.test)]
-    return Task(row, (params, state), dataset, (features[0], features[1]), train, config.rates, recipe)
+    return Task(row, (params, state), dataset, (features[0], features[1]), train, rates, recipe)
 
 
 def require_names(config: Config, row: Backbone, train: Sequence[str]) -> None:

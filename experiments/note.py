@@ -74,7 +74,8 @@ def run_figures(run: Path) -> str:
         raise UsageError(f"--run {run}: its summary.json, perhaps an older one, has no {key}; run it again") from None
     except (ValueError, TypeError):
         raise UsageError(f"--run {run}: its summary.json is damaged") from None
-    return "\n".join(["| check | value | target |", "|---|---|---|", *rows, "", f"    {command}"])
+    head = ["| check | value | target |", "|---|---|---|"]
+    return "\n".join([*head, *rows, ""] * bool(rows) + [f"    {command}"])
 
 
 def _value(check: dict[str, Any]) -> str:
@@ -92,11 +93,13 @@ def insert(journal: Path, entry: str) -> None:
     from fn.files import write_atomic  # here, not above: what it imports would hold up --help
 
     try:
-        before = journal.read_text(encoding="utf-8") if journal.exists() else "# LEARNING\n"
+        text = journal.read_bytes().decode("utf-8") if journal.exists() else "# LEARNING\n"
+        ends = "\r\n" if "\r\n" in text else "\n"
+        before = text.replace(ends, "\n")
         newest = re.search(r"(?m)^## ", before)
         head, rest = (before[: newest.start()], before[newest.start() :]) if newest else (before, "")
         parts = [f"{head.rstrip()}\n"] * bool(head.strip()) + [entry] + [rest] * bool(rest)
-        write_atomic(journal.resolve(), "\n".join(parts))
+        write_atomic(journal.resolve(), "\n".join(parts).replace("\n", ends))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--file {journal} cannot be read or written: {error}") from None
 

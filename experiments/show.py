@@ -53,7 +53,13 @@ def follow(
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     drawn = Table(
-        title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for column in columns:
         drawn.add_column(column, overflow="fold")

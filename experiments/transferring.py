@@ -35,6 +35,8 @@ class Recipe(NamedTuple):
     fine_train: str
     """what is trained after the head: last or all"""
     fine_augment: Callable | None
+    fine_rates: Mapping[str, float]
+    """factors of fine_lr, by dotted prefix"""
     scratch: bool
     """whether to learn from scratch too"""
     dropout_p: float = 0.5
@@ -51,7 +53,7 @@ class Task(NamedTuple):
     train: Sequence[str]
     """what is trained once the head has learnt: head, last, all, or prefixes"""
     rates: Mapping[str, float]
-    """factors of the learning rate, then"""
+    """factors of the learning rate of that second stage"""
     recipe: Recipe
 
     @property

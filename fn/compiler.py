@@ -168,6 +168,7 @@ def _trace(
         ) from error
     output, donated = made[-1]
     _require_pure(graph)
+    _judge_by_result(graph)
     if donated:
         _write_back(graph, donated)
     return graph, output, donated
@@ -199,6 +200,29 @@ def _require_pure(graph: torch.fx.GraphModule) -> None:
         schema = getattr(node.target, "_schema", None)
         if schema and schema.is_mutable and _source(node.args[0]).op == "placeholder":
             raise JitError(f"the step writes to an argument ({node.target}); it must return something new")
+
+
+def _judge_by_result(graph: torch.fx.GraphModule) -> None:
+    """The gradient of y = where(x <= 0, 0, x) asks for y <= 0 instead, which says the same of every number and of NaN.
+
+    So y alone is kept until then, which the gradient of the next layer needs too, and not x beside it.
+    """
+    where, at_most = torch.ops.aten.where.self, torch.ops.aten.le.Scalar
+    for y in graph.graph.find_nodes(op="call_function", target=where):
+        closed, zero, x = y.args
+        if closed.target is at_most and closed.args == (x, 0) and _is_zero(zero):
+            with graph.graph.inserting_after(y):
+                also_closed = graph.graph.call_function(at_most, (y, 0))
+                also_closed.meta |= closed.meta
+            closed.replace_all_uses_with(
+                also_closed, delete_user_cb=lambda user, y=y, new=also_closed: user not in (y, new)
+            )
+    graph.recompile()
+
+
+def _is_zero(node: torch.fx.Node) -> bool:
+    made = (torch.ops.aten.scalar_tensor.default, torch.ops.aten.full.default)
+    return node.target in made and bool(node.args[-1] == 0)
 
 
 def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:

@@ -190,11 +190,15 @@ def test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key(p):
         attend(dropout_p=p)
 
 
-def test_what_attention_refuses():
+def test_a_mask_beside_is_causal_is_refused():
     q, mask = torch.ones(3, 4), causal_mask(3, 3)
     for way in WAYS:
         with pytest.raises(ValueError, match="is_causal and attn_mask exclude each other"):
             scaled_dot_product_attention(q, q, q, mask, is_causal=True, **way)
+
+
+def test_what_attention_refuses():
+    q, mask = torch.ones(3, 4), causal_mask(3, 3)
     with pytest.raises(ValueError, match="exclude each other"):
         attention_weights(q, q, mask, is_causal=True)
     dropped = {"dropout_p": 0.1, "dropout_key": key(0)}

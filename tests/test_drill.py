@@ -135,6 +135,11 @@ REFUSED = {
         "from fn.layers import relu as r\ndef relu(x):\n    try: return r(x)\n    except Exception: return x\n",
         "this calls our own",
     ),
+    "the text of ours": (
+        "import inspect\nfrom fn import layers\ndef relu(x):\n"
+        "    space = {}\n    exec(inspect.getsource(layers), space)\n    return space['relu'](x)\n",
+        "line 5: `exec` can run what is written elsewhere",
+    ),
     "torch's method": ("def relu(x):\n    return x.relu()\n", "this calls torch's own `relu`"),
     "torch's module": ("import torch\ndef relu(x):\n    return torch.nn.ReLU()(x)\n", "this calls torch's own `relu`"),
     "a loop without end": (

@@ -410,15 +410,16 @@ def test_a_note_is_the_newest_entry(tmp_path):
     assert journal.read_text() == f"# LEARNING\n\n{heading}\n\n{body}\n\n## 2026-01-01 · Begun\n"
 
 
-def test_a_note_leaves_the_journal_as_it_was(tmp_path):
-    before = (ROOT / "LEARNING.md").read_text()
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_note_leaves_the_journal_as_it_was(tmp_path, ends):
+    before = (ROOT / "LEARNING.md").read_text().replace("\n", ends)
     journal = tmp_path / "LEARNING.md"
-    journal.write_text(before)
+    journal.write_bytes(before.encode())
     added = note.entry(TEXT, "", date(2026, 1, 2))
     note.insert(journal, added)
-    after = journal.read_text()
-    assert after.replace(added + "\n", "") == before
-    assert re.findall(r"(?m)^## .*", after)[0] == added.splitlines()[0]
+    after = journal.read_bytes().decode()
+    assert after.replace((added + "\n").replace("\n", ends), "") == before
+    assert re.findall(r"(?m)^## .*?(?=\r?$)", after)[0] == added.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -460,6 +461,8 @@ def test_nothing_in_a_note_begins_an_entry_or_ends_a_cell(monkeypatch, capsys, t
         "| loss | not finite, which fails | < 1 |",
         "| kept | 1 | == 1 |",
     ]
+    (tmp_path / "summary.json").write_text(json.dumps({"checks": [], "command": "just break --quiz"}))
+    assert note.run_figures(tmp_path) == "    just break --quiz"
 
 
 def write_note(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:

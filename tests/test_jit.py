@@ -1,5 +1,6 @@
 """jit: the same results, errors and purity as the step, without its Python."""
 
+import math
 import os
 import platform
 import resource
@@ -15,11 +16,12 @@ from jaxtyping import TypeCheckError
 from torch import vmap
 from torch.func import grad
 
+from fn import compiler, train, tree
 from fn import jit as jit_module
-from fn import train, tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.jit import JitError, jit
+from fn.layers import relu
 from fn.models import Model, cnn, mlp
 from fn.optim import adam_init, adamw, cosine_schedule, scheduled
 from fn.rng import generator, uniform
@@ -286,6 +288,20 @@ def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to keep memory")
+def test_of_a_relu_its_result_is_kept_and_not_its_argument_too():
+    """What the gradient reads is y; both are the same to the bit, at 0, -0, infinity and NaN too."""
+
+    def step(x):
+        return grad(lambda x: (relu(3 * x) ** 2).sum())(x)
+
+    x = torch.tensor([1.0, 0.1, 0.0, -0.0, -2.0, math.inf, -math.inf, math.nan])
+    torch.testing.assert_close(jit(step)(x), step(x), rtol=0, atol=0, equal_nan=True)
+    graph, *_ = compiler._trace(step, (x,), {}, [x], False)
+    [y] = [n for n in graph.graph.nodes if n.target is torch.ops.aten.where.self and "mul" in n.args[2].name][:1]
+    assert set(y.args[2].users) == {y, y.args[0]}
+    assert set(y.args[0].users) == {y}
+
+
 def test_what_a_step_frees_is_there_for_the_next():
     f, x = jit(lambda x: x + 1), torch.zeros(10_000_000)
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 import math
 import urllib.error
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,6 +274,13 @@ def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
         image.save(data / ("ants", "bees")[index] / "0.png")
         seen = setup(config, CPU).dataset.train.images[4 * index]
         torch.testing.assert_close(seen, theirs(image))
+
+
+def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_for(tmp_path, squeezenet):
+    config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", data=photographs(tmp_path / "p"))
+    assert setup(config, CPU).rates == {"head": 10.0}
+    assert setup(replace(config, train=("last",)), CPU).rates == {}
+    assert setup(replace(config, rates={"backbone": 0.5}), CPU).rates == {"backbone": 0.5}
 
 
 # Downloads, from a file:// in place of the network.

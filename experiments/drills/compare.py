@@ -1,7 +1,6 @@
 """Two tensors of one shape that differ: by a factor, a term, an axis, a mask, at an end?"""
 
 import inspect
-import math
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
@@ -9,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.drills.values import is_close, leaves, name_of, same
+
 Said = tuple[str, str]
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
 def compare(
@@ -24,6 +24,7 @@ def compare(
     """Each way in which the one could have become the other, (kind, text), then how far apart they are."""
     names = names or [f"axis {i}" for i in range(ours.ndim)]
     if not ours.is_floating_point() or not yours.is_floating_point():
+        yield from _kept(yours, where, given)
         yield from whole_numbers(yours, ours, names)
         return
     a, b = yours.double(), ours.double()
@@ -51,17 +52,30 @@ def whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
             yield "inverted", "True and False are the wrong way round: the mask is inverted"
         yield from _arrangement(a.double(), b.double(), names)
     elif a.ndim == 1:
+        extra, missing = sorted(set(a.tolist()) - set(b.tolist())), sorted(set(b.tolist()) - set(a.tolist()))
+        count = f" ({len(a)} of them, expected {len(b)})" if len(a) != len(b) else ""
         if sorted(a.tolist()) == sorted(b.tolist()):
             yield "order", "the right indices in another order"
+        elif missing and not extra:
+            yield "missing", f"indices are missing: {missing[:8]}{count}"
+        elif extra and not missing:
+            yield "extra", f"indices too many: {extra[:8]}{count}"
+        elif extra:
+            yield "others", f"indices {extra[:8]} where {missing[:8]} are expected{count}"
         else:
-            extra, missing = sorted(set(a.tolist()) - set(b.tolist())), sorted(set(b.tolist()) - set(a.tolist()))
-            if missing and not extra:
-                yield "missing", f"indices are missing: {missing[:8]}"
-            if extra and not missing:
-                yield "extra", f"indices too many: {extra[:8]}"
+            yield "repeated", f"the right indices, some of them more than once{count}"
     if a.shape == b.shape:
         yield from _places(a.double(), b.double(), names)
-        yield "values", f"{int((a != b).sum())} of {a.numel()} values are wrong"
+        wrong = f"{int((a != b).sum())} of {a.numel()} values are wrong"
+        yield "values", wrong if a.numel() > 1 else f"{a.item()}, expected {b.item()}"
+
+
+def _kept(yours: Tensor, where: str, given: dict[str, Any]) -> Iterator[Said]:
+    """Of a count: does it stay?"""
+    for name, x in leaves(given, ""):
+        same_place = name.rpartition(".")[2] == where.rpartition(".")[2] and "." in name
+        if same_place and isinstance(x, Tensor) and x.dtype == yours.dtype and torch.equal(x, yours):
+            yield f"unchanged {name}", f"`{name}` comes back as it was"
 
 
 def _not_finite(a: Tensor, b: Tensor) -> Iterator[Said]:
@@ -136,42 +150,6 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
                     return
 
 
-def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
-    """What number of the problem it is: a size, a root of one, an option"""
-    known: dict[str, float] = {"that of a percentage": 100.0}
-    for parameter, x in given.items():
-        if isinstance(x, Tensor) and parameter in signature.parameters:
-            for name, n in zip(axes(signature.parameters[parameter].annotation, x), x.shape, strict=True):
-                if name.isdigit():
-                    continue
-                known.setdefault(name if not name.startswith("axis ") else f"{name} of {parameter}", n)
-            known.setdefault(f"the number of entries of {parameter}", x.numel())
-        elif isinstance(x, float | int) and not isinstance(x, bool):
-            known.setdefault(parameter, x)
-        elif isinstance(x, tuple):
-            known |= {f"{parameter}[{i}]": v for i, v in enumerate(x) if isinstance(v, float)}
-    forms = {
-        "{}": lambda n: n,
-        "1 / {}": lambda n: 1 / n,
-        "√{}": math.sqrt,
-        "1 / √{}": lambda n: 1 / math.sqrt(n),
-        "1 - {}": lambda n: 1 - n,
-        "1 / (1 - {})": lambda n: 1 / (1 - n),
-        "1 + {}": lambda n: 1 + n,
-        "{} / ({} - 1)": lambda n: n / (n - 1),
-        "({} - 1) / {}": lambda n: (n - 1) / n,
-        "{}²": lambda n: n * n,
-    }
-    for form, f in forms.items():
-        for name, n in known.items():
-            try:
-                if not is_close(value, 1) and is_close(f(n), value):
-                    return form.replace("{}", name)
-            except (ValueError, ZeroDivisionError):
-                continue
-    return ""
-
-
 def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
     difference = a - b
     for name, x in leaves(given, ""):
@@ -216,6 +194,8 @@ def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: in
                         continue
                     said = "in the opposite direction" if value < 0 else f"by {value:.5g} times the expected step"
                     number = name_of(abs(value), given, signature)
+                    if ratio.numel() == 1 and not number:  # of one number to another there always is a factor
+                        continue
                     told = f"a step {said}: off by a factor of {value:.5g}{f', which is {number}' if number else ''}"
                     yield "step" if value > 0 else "step sign", f"moves `{name}` {told}"
 
@@ -236,7 +216,7 @@ def _masked(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 def _negative(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
     for name, x in leaves(given, ""):
-        if isinstance(x, Tensor) and x.shape == a.shape and x.is_floating_point() and wrong.any() and not wrong.all():
+        if isinstance(x, Tensor) and x.shape == a.shape and x.is_floating_point() and 2 < wrong.sum() < wrong.numel():
             for said, places in (("negative", x < 0), ("positive", x > 0), ("0", x == 0)):
                 if torch.equal(wrong, places):
                     yield f"{said} {name}", f"wrong just where `{name}` is {said}"
@@ -270,43 +250,3 @@ def _places(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
         elif not (wrong & above).any():
             yield "below", f"wrong at and below the diagonal alone; {share}"
     yield "places", share
-
-
-def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
-    """(where, leaf) of everything in a result"""
-    if isinstance(x, dict):
-        for name, value in x.items():
-            yield from leaves(value, f"{path}.{name}" if path else str(name))
-    elif isinstance(x, tuple) and hasattr(x, "_fields"):
-        for name, value in x._asdict().items():  # pyright: ignore
-            yield from leaves(value, f"{path}.{name}" if path else name)
-    elif isinstance(x, tuple | list):
-        for i, value in enumerate(x):
-            yield from leaves(value, f"{path}[{i}]")
-    else:
-        yield path, x
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    if not (a.is_floating_point() or b.is_floating_point()):
-        return torch.equal(a, b)
-    tolerance = max(TOLERANCE.get(a.dtype, 1e-4), TOLERANCE.get(b.dtype, 1e-4))
-    return torch.allclose(a.detach().double(), b.detach().double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def axes(annotation: Any, x: Tensor) -> list[str]:
-    """The name of each axis, from a jaxtyping annotation; axes of a `*name` are called by it."""
-    names = str(getattr(annotation, "dim_str", "")).split()
-    starred = [i for i, name in enumerate(names) if name.startswith(("*", "..."))]
-    if starred:
-        spread = x.ndim - len(names) + 1
-        [i, *_] = starred
-        several = (
-            [f"axis {i + n}" for n in range(spread)] if spread > 1 else [names[i].strip("*#.") or f"axis {i}"] * spread
-        )
-        names = [*names[:i], *several, *names[i + 1 :]]
-    return [name.strip("#{}") for name in names] if len(names) == x.ndim else [f"axis {i}" for i in range(x.ndim)]
-
-
-def is_close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)

@@ -18,7 +18,7 @@ from jaxtyping import jaxtyped
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from experiments.drills.compare import leaves
+from experiments.drills.values import leaves
 
 ANSWER = "drill_answer"
 """the name of the module that an answer is loaded as"""

@@ -7,17 +7,19 @@ with the smallest of them as the example.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments.drills.compare import axes, compare, leaves, same, whole_numbers
+from experiments.drills.compare import compare, whole_numbers
 from experiments.drills.door import Call
 from experiments.drills.guess import asked_for
+from experiments.drills.values import alike, axes, children, leaves, same
 
 GUESSES = 8
-"""wrong calls that are tried with other arguments"""
+"""wrong calls, of different shapes if there are, that are tried with other arguments"""
 
 
 class Finding(NamedTuple):
@@ -34,12 +36,13 @@ class Case(NamedTuple):
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Lines about the calls that went wrong; none if no call did."""
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
-    tried = [case for case in cases if case.findings][:GUESSES]
+    tried = _varied([case for case in cases if case.findings])[:GUESSES]
     guesses = [asked_for(case.call, ours, signature) for case in tried]
     often = Counter(said for some in guesses for said in some)
     for case, some in zip(tried, guesses, strict=True):
-        likely = [said for said in some if 2 * often[said] >= len(tried)]  # a small call can be explained by chance
-        case.findings[:0] = [Finding(f"as if {said}", f"yours is what comes out with {said}") for said in likely]
+        said = max(some, key=lambda said: often[said], default="")
+        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
+            case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
     if not wrong:
         return []
@@ -49,8 +52,9 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     told = [case for case in wrong if kind in {f.kind for f in case.findings}]
     case = min(told, key=lambda case: abs(_size(case.call) - 12))
     text = next(f.text for f in case.findings if f.kind == kind)
-    more = [f.text for f in case.findings if f.kind != kind and f.kind not in VAGUE][:2]
-    lines = [text, *more]
+    others = [f for f in case.findings if f.kind != kind]
+    more = [f for f in others if f.kind not in VAGUE][:2] or others[:1]
+    lines = [text, *(f.text for f in more)]
     others = [case for case in wrong if kind not in {f.kind for f in case.findings}]
     rest = Counter(k for case in others for k in {f.kind for f in case.findings} - VAGUE)
     if rest:
@@ -68,7 +72,9 @@ VAGUE = {"values", "places", "constant", "first", "factors"}
 
 def _weight(kind: str) -> int:
     """What a value has wrong explains its gradient too."""
-    return 1 if kind in VAGUE else 2 if "gradient" in kind else 30 if kind.startswith("as if") else 8
+    if kind in VAGUE:
+        return 1
+    return 2 if "gradient" in kind else 4 if kind.startswith("parts") else 30 if kind.startswith("as if") else 8
 
 
 def example(call: Call) -> list[str]:
@@ -112,6 +118,18 @@ def _size(call: Call) -> int:
     return sum(x.numel() for _, x in leaves(call.before, "") if isinstance(x, Tensor))
 
 
+def _varied(cases: list[Case]) -> list[Case]:
+    """One of each set of shapes first"""
+    firsts = {_shapes(case.call): i for i, case in reversed(list(enumerate(cases)))}
+    return [cases[i] for i in firsts.values()] + [case for i, case in enumerate(cases) if i not in firsts.values()]
+
+
+def _shapes(call: Call) -> tuple:
+    return tuple(
+        (name, *x.shape) if isinstance(x, Tensor) else (name, x is None) for name, x in leaves(call.before, "")
+    )
+
+
 def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
     yours, ours = call.yours, call.ours
     if isinstance(ours, Exception) and not isinstance(yours, Exception):
@@ -152,8 +170,36 @@ def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
     ]
     for _, findings in found:
         yield from findings
+    yield from _parts(call.yours, call.ours)
     if not any(findings for _, findings in found) and not missing and not extra:
         yield from _gradients(call, signature)
+
+
+def _parts(yours: Any, ours: Any) -> Iterator[Finding]:
+    """Of several results, which are right"""
+    parts = list(_judged(yours, ours, "result"))
+    right, wrong = ([where for where, ok in parts if ok is kind] for kind in (True, False))
+    if right and wrong:
+        yield Finding(f"parts {wrong}", f"{', '.join(right)} {_are(right)} right; {', '.join(wrong)} {_are(wrong)} not")
+
+
+def _are(some: Sequence[str]) -> str:
+    return "is" if len(some) == 1 else "are"
+
+
+def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
+    """(where, whether it is right) of the largest parts of which one can say it; a None as expected says nothing"""
+    if alike(yours, ours):
+        if ours is not None:
+            yield where, True
+        return
+    parts = [
+        part for name, part in children(ours) for part in _judged(dict(children(yours)).get(name), part, where + name)
+    ]
+    if any(ok for _, ok in parts):
+        yield from parts
+    else:
+        yield where, False
 
 
 def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Signature) -> Iterator[Finding]:
@@ -169,9 +215,9 @@ def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Sign
         return
     names = axes(signature.return_annotation, ours) if where == "result" else None
     if yours.shape != ours.shape:
-        if yours.ndim == ours.ndim == 1 and not ours.is_floating_point():
-            for kind, text in whole_numbers(yours, ours, names or ["axis 0"]):
-                yield Finding(kind, at + text)
+        if yours.ndim == ours.ndim == 1 and not ours.is_floating_point():  # as many as the values call for
+            yield from (Finding(kind, at + text) for kind, text in whole_numbers(yours, ours, names or ["axis 0"]))
+            return
         yield Finding(
             f"shape {where}", f"{at}shape {_shape(yours)}, expected {_shape(ours, names)}{_reshaped(yours, ours)}"
         )
@@ -247,22 +293,45 @@ def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
 
 
 def _when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
-    """The property of the arguments that all wrong calls have, and of the right ones the fewest"""
+    """The property of the arguments that nearly all wrong calls have, and of the right ones the fewest"""
     if not right:
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
     found = []
-    for name, parameter in signature.parameters.items():
-        for said, holds in _properties(parameter.default):
-            if all(holds(call.before.get(name)) for call in wrong):
-                found.append((sum(holds(call.before.get(name)) for call in right), said.format(name)))
-    such, said = min(found, default=(len(right), ""), key=lambda pair: pair[0])
+    for said, holds in _properties(signature):
+        among_wrong, among_right = (sum(holds(call.before) for call in calls) for calls in (wrong, right))
+        if among_wrong >= 0.9 * len(wrong):
+            found.append((among_right, -among_wrong, said))
+    such, with_it, _ = min(found, default=(len(right), 0, ""))
     if such > 0.7 * len(right):
         return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
-    among = f"{len(wrong)} of the {len(wrong) + such}" if such else f"all {len(wrong)}"
-    return f"wrong in {among} calls {said}, right in the {len(right) - such} others"
+    said = " and ".join([said for *counts, said in found if counts == [such, with_it]][:2])
+    strays, others = len(wrong) + with_it, len(right) - such
+    among = f"{-with_it} of the {such - with_it}" if such else f"all {-with_it}"
+    elsewhere = f"in {strays} of the {strays + others} others" if strays else f"right in the {others} others"
+    return f"wrong in {among} calls {said}, {elsewhere}"
 
 
-def _properties(default: Any) -> Iterator[tuple[str, Any]]:
+Property = tuple[str, Callable[[dict[str, Any]], bool]]
+
+
+def _properties(signature: inspect.Signature) -> Iterator[Property]:
+    """(in words, whether it holds of what a call was given)"""
+    for name, parameter in signature.parameters.items():
+        for said, holds in _properties_of_one(parameter.default):
+            yield said.format(name), lambda given, name=name, holds=holds: holds(given.get(name))
+    for one, other in permutations(signature.parameters, 2):
+        yield (
+            f"where `{one}` is beyond `{other}`",
+            lambda given, one=one, other=other: _is_beyond(given[one], given[other]),
+        )
+
+
+def _is_beyond(a: Any, b: Any) -> bool:
+    numbers = [x for x in (a, b) if isinstance(x, float | int | Tensor) and not isinstance(x, bool)]
+    return len(numbers) == 2 and all(not isinstance(x, Tensor) or x.ndim == 0 for x in numbers) and float(a) > float(b)
+
+
+def _properties_of_one(default: Any) -> Iterator[tuple[str, Any]]:
     yield "with `{}`", lambda x: isinstance(x, Tensor | dict)
     yield "without `{}`", lambda x: x is None
     yield "with `{}=True`", lambda x: x is True

@@ -6,23 +6,16 @@ A test counts if it passed and went through the answer. The verdict is one line 
 first argument; `launch` is who starts this, with limits on time and memory.
 """
 
-import ast
 import contextlib
 import gc
-import importlib.util
 import inspect
 import io
 import json
-import linecache
 import os
-import resource
-import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -31,21 +24,15 @@ from hypothesis import strategies
 from jaxtyping import TypeCheckError
 
 from experiments.drills import cut
+from experiments.drills.answer import Wrong, answer, named, where
 from experiments.drills.catalogue import DRILLS
-from experiments.drills.door import ANSWER, Door, checked
+from experiments.drills.door import Door, checked
 from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
+from experiments.drills.limits import OutOfTime, limit_memory, stopped_at, timed
 
 EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
-
-
-class OutOfTime(BaseException):
-    """Past `except Exception`, so that an answer cannot swallow it."""
-
-
-class Wrong(Exception):
-    """What is said of an answer that never came to a test."""
 
 
 def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = CPU_SECONDS) -> Verdict:
@@ -58,14 +45,14 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     run = Run(door)
     status = 0
     try:
-        with _timed(seconds):
+        with timed(seconds):
             status = run.tests(DRILLS[name].tests)
     except OutOfTime as error:
         run.error = error
     except MemoryError as error:
         return Verdict(False, _out_of_memory(error))
     if isinstance(run.error, OutOfTime):  # pytest takes it for a failure
-        return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *_stopped_at(file)])
+        return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *stopped_at(file)])
     if door.refusal is not None:
         return Verdict(False, [f"this calls {door.refusal}, and that is what you are to write"])
     if run.failed is None:
@@ -75,89 +62,11 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
             )
         return Verdict(True, [f"{run.counted} tests that hold ours hold yours"], run.counted)
     try:
-        with _timed(seconds):
-            lines = _taught(run, file)
+        with timed(seconds):
+            lines = _taught(run, file, DRILLS[name].tests)
     except OutOfTime:
         lines = run.said
     return Verdict(False, lines, run.counted)
-
-
-def answer(name: str, file: Path, seconds: float) -> Any:
-    """The reader's function; Wrong says in words what keeps the file from having one."""
-    wanted = DRILLS[name].of.partition(":")[2]
-    try:
-        text = file.read_text()
-        tree = ast.parse(text, str(file))
-    except SyntaxError as error:
-        marked = (error.text or "").rstrip()
-        raise Wrong(f"{file.name}, line {error.lineno}: {error.msg}\n    {marked.strip()}") from None
-    except (OSError, ValueError) as error:
-        raise Wrong(f"{file} cannot be read: {error}") from None
-    if not text.strip():
-        raise Wrong(f"{file.name} is empty: write `{wanted}` from memory, its signature too")
-    try:
-        if cut.is_empty(cut.definition_of(tree, wanted)):
-            raise Wrong(f"nothing is written yet below the signature of `{wanted}`")
-    except LookupError:
-        others = [node.name for node in tree.body if isinstance(node, cut.Definition)]
-        there = f"it defines {', '.join(f'`{other}`' for other in others)}" if others else "it defines no function"
-        if wanted not in text:
-            raise Wrong(f"{file.name} has no `{wanted}`: {there}") from None
-    with _timed(seconds):
-        try:
-            module = _loaded(file)
-        except OutOfTime:
-            raise Wrong(f"{file.name} does not end when it is imported") from None
-        except BaseException as error:
-            raise Wrong(
-                "\n".join([f"{file.name} fails when it is imported: {_named(error)}", *_where(error, file)])
-            ) from None
-    yours = getattr(module, wanted, None)
-    if not callable(yours):
-        raise Wrong(f"{file.name} has no function `{wanted}`")
-    ours = resolve_name(DRILLS[name].of)
-    for mine, theirs in _pairs(yours, ours):
-        _compare_signatures(mine, theirs)
-    return yours
-
-
-def _loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(ANSWER, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[ANSWER] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _pairs(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
-    if not inspect.isclass(ours):
-        return [(yours, ours)]
-    methods = [name for name, value in vars(ours).items() if inspect.isfunction(value)]
-    missing = [name for name in methods if name not in vars(yours)]
-    if missing:
-        raise Wrong(f"`{ours.__name__}` has no method `{missing[0]}`")
-    return [(vars(yours)[name], vars(ours)[name]) for name in methods]
-
-
-def _compare_signatures(yours: Any, ours: Any) -> None:
-    """The names, their order, which are keywords, and the defaults; Wrong names the first difference."""
-    own, wanted = (inspect.signature(inspect.unwrap(f)).parameters for f in (yours, ours))
-    if list(own) != list(wanted):
-        raise Wrong(
-            f"the signature of `{ours.__name__}` takes ({', '.join(own)}), expected ({', '.join(wanted)}): "
-            "names and order count"
-        )
-    for name, parameter in wanted.items():
-        if own[name].kind != parameter.kind:
-            raise Wrong(
-                f"the parameter `{name}` is to be {parameter.kind.description}, not {own[name].kind.description}"
-            )
-        defaults = [p.default for p in (own[name], parameter)]
-        if defaults[0] is not defaults[1] and repr(defaults[0]) != repr(defaults[1]):
-            said = ["missing" if d is inspect.Parameter.empty else repr(d) for d in defaults]
-            raise Wrong(f"the default of `{name}` is {said[0]}, expected {said[1]}")
 
 
 def install(name: str, yours: Any, allow_torch: bool) -> Door:
@@ -216,6 +125,8 @@ class Run:
         ]
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         paths = [f"{cut.ROOT}/{test}" for test in ids]
+        raises = pytest.raises
+        pytest.raises = lambda *args, match=None, **kwargs: raises(*args, **kwargs)  # in whose words is not asked
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return int(pytest.main([*options, *paths], plugins=[self]))
 
@@ -238,7 +149,7 @@ class Run:
             self.failed = self.failed or item.nodeid
             if self.error is None:
                 self.error, self.raised = error, self.door.error
-                self.said = [f"{_title(item)}: {_named(error)}"]
+                self.said = [f"{_title(item)}: {named(error)}"]
             raise
         self.counted += self.door.calls > 0
         return result
@@ -253,8 +164,8 @@ def _title(item: Any) -> str:
     return item.name.removeprefix("test_").replace("_", " ")
 
 
-def _taught(run: Run, file: Path) -> list[str]:
-    """What is wrong, from a second run of the test that failed in which ours answers and yours is compared."""
+def _taught(run: Run, file: Path, tests: Sequence[str]) -> list[str]:
+    """What is wrong: the test that failed, with all its cases, once more, where ours answers and yours is compared."""
     door, first = run.door, run.raised
     held = [f"the test that fails: {run.said[0]}"] if run.said else []
     if first is not None and run.error is not None and _is_yours(first[0], run.error):
@@ -263,21 +174,22 @@ def _taught(run: Run, file: Path) -> list[str]:
             return _out_of_memory(error)
         if isinstance(error, TypeCheckError):
             return [*_type_error(error), "", "given", *(f"  {n} = {show(x)}" for n, x in arguments.items())]
-        said = "nothing is written there yet" if isinstance(error, NotImplementedError) else _named(error)
+        said = "nothing is written there yet" if isinstance(error, NotImplementedError) else named(error)
         return [
             f"your function raised {said}",
-            *_where(error, file),
+            *where(error, file),
             "",
             "given",
             *(f"  {n} = {show(x)}" for n, x in arguments.items()),
         ]
     assert run.failed is not None
     door.judging = True
-    Run(door).tests([run.failed])
+    failed = run.failed.partition("[")[0]
+    Run(door).tests([test for test in tests if test.partition("[")[0] == failed])
     try:
         lines = explain(door.seen, door.signature, door.ours)
     except Exception as error:  # what an answer returns may be anything; that it is refused stands
-        lines = [f"what is returned cannot be compared ({_named(error)})"]
+        lines = [f"what is returned cannot be compared ({named(error)})"]
     return [*(lines or ["each call returns what ours returns; what fails is a law that ties several calls"]), "", *held]
 
 
@@ -298,54 +210,8 @@ def _type_error(error: BaseException) -> list[str]:
     return ["the shape or dtype does not fit the annotation:", *(f"  {line}"[:300] for line in kept[:6])]
 
 
-def _named(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
-
-
-def _where(error: BaseException, file: Path) -> list[str]:
-    """The line of the answer that was running"""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    return [f"  line {frames[-1].lineno}: {frames[-1].line}"] if frames else []
-
-
 def _out_of_memory(error: BaseException) -> list[str]:
-    return [f"out of memory: more than {MEMORY >> 20} MiB were asked for", f"  {_named(error)[:200]}"]
-
-
-STOPPED: list[int] = []
-
-
-def _stopped_at(file: Path) -> list[str]:
-    return [f"  it was at line {line}: {linecache.getline(str(file), line).strip()}" for line in STOPPED[-1:] if line]
-
-
-@contextlib.contextmanager
-def _timed(seconds: float) -> Any:
-    """OutOfTime after so many seconds of computing; waiting is for `launch` to end."""
-
-    def stop(_: int, frame: Any) -> None:
-        while frame is not None:
-            if frame.f_globals.get("__name__") == ANSWER:
-                STOPPED.append(frame.f_lineno)
-                break
-            frame = frame.f_back
-        raise OutOfTime
-
-    signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def limit_memory() -> None:
-    """`MEMORY` more than what is mapped now: torch maps gigabytes that it never touches."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages:
-        most = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return [f"out of memory: more than {MEMORY >> 20} MiB were asked for", f"  {named(error)[:200]}"]
 
 
 def warm_up(names: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.drills.compare import axes, leaves, same
 from experiments.drills.door import Call, copied, outcome
+from experiments.drills.values import alike, axes
 
 Change = tuple[str, dict[str, Any]]
 
@@ -22,8 +22,15 @@ def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[
     found = []
     for said, change in _changes(call, signature):
         result = outcome(ours, (), copied(call.before | change))
-        if not isinstance(result, Exception) and _alike(call.yours, result) and not _alike(call.ours, result):
+        if isinstance(result, Exception):
+            continue
+        if alike(call.yours, result) and not alike(call.ours, result):
             found.append(said)
+        elif all(isinstance(r, tuple) and len(r) == len(call.ours) for r in (call.ours, call.yours, result)):
+            parts = enumerate(zip(call.yours, result, call.ours, strict=True))
+            found += [
+                f"{said}, as far as result[{i}] goes" for i, (a, b, c) in parts if alike(a, b) and not alike(c, b)
+            ]
     return found
 
 
@@ -32,7 +39,9 @@ def _changes(call: Call, signature: inspect.Signature) -> Iterator[Change]:
     for name, x in call.before.items():
         if isinstance(x, Tensor):
             named = zip(axes(signature.parameters[name].annotation, x), x.shape, strict=True)
-            sizes |= {f"1 / {axis}": 1 / n for axis, n in named if n > 1 and not axis.startswith("axis ")}
+            for axis, n in named:
+                if n > 1 and not axis.startswith("axis "):
+                    sizes |= {f"1 / {axis}": 1 / n, f"1 / √{axis}": n**-0.5}
     for name, parameter in signature.parameters.items():
         x, default = call.before[name], parameter.default
         if isinstance(x, bool):
@@ -49,16 +58,3 @@ def _changes(call: Call, signature: inspect.Signature) -> Iterator[Change]:
     for one, other in combinations(tensors, 2):
         if call.before[one].shape == call.before[other].shape and call.before[one].dtype == call.before[other].dtype:
             yield f"`{one}` and `{other}` exchanged", {one: call.before[other], other: call.before[one]}
-
-
-def _alike(a: Any, b: Any) -> bool:
-    xs, ys = dict(leaves(a)), dict(leaves(b))
-    if xs.keys() != ys.keys():
-        return False
-    pairs = [(xs[where], ys[where]) for where in xs]
-    return all(
-        x.shape == y.shape and x.dtype == y.dtype and same(x, y)
-        if isinstance(x, Tensor) and isinstance(y, Tensor)
-        else type(x) is type(y) and not isinstance(x, Tensor) and (callable(x) or bool(x == y))
-        for x, y in pairs
-    )

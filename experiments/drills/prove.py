@@ -42,6 +42,10 @@ class Answer(NamedTuple):
     phrase: str = ""
     """what a refusal must say"""
 
+    @property
+    def kind(self) -> str:
+        return "right" if self.right else "barred" if self.phrase.startswith(BARRED) else "wrong"
+
 
 class Outcome(NamedTuple):
     answer: Answer
@@ -109,7 +113,7 @@ def grade_all(some: Sequence[Answer], seconds: float = CPU_SECONDS) -> Iterator[
 
 
 def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
-    from experiments.drills import grade
+    from experiments.drills import grade, limits
 
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -118,7 +122,7 @@ def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
         status = 1
         with suppress(BaseException):
             os.close(reader)
-            grade.limit_memory()
+            limits.limit_memory()
             result = grade.grade(answer.drill, file, allow_torch=answer.allow_torch, seconds=seconds)
             os.write(writer, json.dumps(result._asdict()).encode())
             status = 0
@@ -128,18 +132,6 @@ def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
         said = pipe.read()
     _, status = os.waitpid(child, 0)
     return verdict(said, -signal.SIGKILL if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status))
-
-
-def _is_right(answer: Answer) -> bool:
-    return answer.right
-
-
-def _is_barred(answer: Answer) -> bool:
-    return answer.phrase.startswith(BARRED)
-
-
-def _is_wrong(answer: Answer) -> bool:
-    return not answer.right and not _is_barred(answer)
 
 
 def main(names: Sequence[str]) -> int:
@@ -155,7 +147,7 @@ def main(names: Sequence[str]) -> int:
                 f"           to be said: {answer.phrase!r}",
                 sep="\n",
             )
-    wrong, barred, right = ([o.ok for o in outcomes if kind(o.answer)] for kind in (_is_wrong, _is_barred, _is_right))
+    wrong, barred, right = ([o.ok for o in outcomes if o.answer.kind == kind] for kind in ("wrong", "barred", "right"))
     drills = len({o.answer.drill for o in outcomes})
     print(
         f"{sum(wrong)} of {len(wrong)} wrong answers are refused in fitting words, and so are {sum(barred)} of "

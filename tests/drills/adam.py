@@ -27,16 +27,20 @@ WRONG = {
         "square[name]",
         "factor",
     ),
-    "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "moves `params"),
+    "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "where `eps` is not 1e-08"),
     "no root": ("(s.sqrt() + eps)", "(s + eps)", "wrong"),
     "betas swapped": ("b1, b2 = betas", "b2, b1 = betas", "result[1]"),
     "steps counted from 0": ("1 - b1 ** t.double()", "1 - b1 ** (t - 1).double()", "result[0]"),
-    "the gradient's mean, squared": ("(1 - b2) * g**2", "(1 - b2) * mean[name] ** 2", "result[1].square"),
+    "the gradient's mean, squared": (
+        "(1 - b2) * g**2",
+        "(1 - b2) * mean[name] ** 2",
+        "result[0], result[1].square are not",
+    ),
     "decoupled decay": (
         'flat["g"][name] + weight_decay * p',
         'flat["g"][name]',
         "p - lr * m",
         "p - lr * weight_decay * p - lr * m",
-        "moves `params",
+        "where `weight_decay` is not 0.0",
     ),
 }

@@ -26,11 +26,11 @@ WRONG = {
         "sum(of) / len(sizes)",
         "result.loss",
     ),
-    "in training mode": ("train=False", "train=True", "differ"),
+    "in training mode": ("train=False", "train=True", "result.loss is not"),
     "statistics are updated": (
         "logits = apply(params, state, x, train=False)[0]",
         "logits, state = apply(params, state, x, train=True)",
-        "differ",
+        "result.loss is not",
     ),
     "the last batch alone": ("sum(of) / sum(sizes)", "of[-1] / sizes[-1]", "result."),
     "sums": ("sum(of) / sum(sizes)", "sum(of)", "result.loss"),

@@ -20,7 +20,7 @@ def torchs(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 
 WRONG = {
-    "unbiased variance": ("correction=0", "correction=1", "differ"),
+    "unbiased variance": ("correction=0", "correction=1", "√(("),
     "eps outside the root": ("torch.sqrt(var + eps)", "(torch.sqrt(var) + eps)", "eps"),
     "over the batch": ("axes = [-1 - i for i in range(len(normalized_shape))]", "axes = [0]", "differ"),
     "over the last axis alone": ("range(len(normalized_shape))", "range(1)", "axes"),

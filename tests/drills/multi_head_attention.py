@@ -43,12 +43,12 @@ WRONG = {
     "mask not passed on": (
         "scaled_dot_product_attention(q, k, v, attn_mask,",
         "scaled_dot_product_attention(q, k, v, None,",
-        "with `attn_mask`",
+        "`attn_mask=None`",
     ),
     "values turned too": (
         "q, k = rotary_encoding(q), rotary_encoding(k)",
         "q, k, v = map(rotary_encoding, (q, k, v))",
         "only index 0 of axis 1 is right",
     ),
-    "causal forgotten": ("dropout_p, is_causal, dropout_key", "dropout_p, dropout_key", "with `is_causal=True`"),
+    "causal forgotten": ("dropout_p, is_causal, dropout_key", "dropout_p, dropout_key", "`is_causal=False`"),
 }

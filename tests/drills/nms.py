@@ -7,6 +7,8 @@ from fn.boxes import box_iou
 
 
 def nms(boxes, scores, iou_threshold):
+    if boxes.isnan().any() or scores.isnan().any():
+        raise ValueError("a NaN is neither better nor worse")
     order = scores.sort(descending=True, stable=True).indices
     overlap = box_iou(boxes, boxes).double() > iou_threshold
     kept = []
@@ -19,10 +21,17 @@ def nms(boxes, scores, iou_threshold):
 
 
 def torchs(boxes, scores, iou_threshold):
+    if boxes.isnan().any() or scores.isnan().any():  # torchvision's takes them
+        raise ValueError
     return torchvision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
 
 
 WRONG = {
+    "a score that is NaN": (
+        "boxes.isnan().any() or scores.isnan().any():\n        raise ValueError(",
+        "boxes.isnan().any():\n        raise ValueError(",
+        "this is to be refused",
+    ),
     "what is struck out strikes too": (
         "        order = rest[~overlap[best, rest]]\n    return torch.tensor(kept, dtype=torch.int64)",
         "        order = rest\n    kept = [k for i, k in enumerate(kept) if not overlap[k, kept[:i]].any()]\n    return torch.tensor(kept, dtype=torch.int64)",

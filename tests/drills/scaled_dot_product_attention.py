@@ -22,6 +22,8 @@ def scaled_dot_product_attention(
     block_size=None,
     native=False,
 ):
+    if is_causal and attn_mask is not None:
+        raise ValueError("two masks")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ key.mT * scale
     if is_causal:
@@ -48,6 +50,8 @@ def torchs(
     block_size=None,
     native=False,
 ):
+    if is_causal and attn_mask is not None:  # torch raises a RuntimeError
+        raise ValueError
     if dropout_p:  # torch's draws from the global generator
         weights = F.scaled_dot_product_attention(query, key, torch.eye(key.shape[-2]).expand(*key.shape[:-2], -1, -1))
         return dropout(weights, dropout_p, key=dropout_key) @ value
@@ -70,7 +74,12 @@ WRONG = {
     "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask"),
     "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "`attn_mask"),
     "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "differ"),
-    "not causal": ("    if is_causal:", "    if False:", "`is_causal=False`"),
+    "two masks, one taken": (
+        '    if is_causal and attn_mask is not None:\n        raise ValueError("two masks")\n',
+        "",
+        "this is to be refused",
+    ),
+    "not causal": ("    if is_causal:\n", "    if False:\n", "`is_causal=False`"),
     "a blind query looks everywhere": (".softmax(-1).masked_fill(blind, 0.0)", ".softmax(-1)", "wrong"),
     "masked with 0": ("masked_fill(~attn_mask, -math.inf)", "masked_fill(~attn_mask, 0.0)", "wrong"),
     "weights never dropped": (

@@ -23,7 +23,7 @@ WRONG = {
     "the old velocity moves": (
         'flat["v"][name] + g\n        velocity[name] = v',
         'flat["v"][name] + g\n        velocity[name], v = v, flat["v"][name]',
-        "moves `params",
+        "result[1] is right; result[0] is not",
     ),
     "Nesterov ignored": ("g + momentum * v if nesterov else v", "v", "`nesterov=False`"),
     "the step is not counted": ('state["step"] + 1', 'state["step"]', "result[1].step"),

@@ -1,0 +1,106 @@
+"""What is in a result, whether two tensors are the same, and what a number or an axis is called."""
+
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+
+
+def children(x: Any) -> list[tuple[str, Any]]:
+    """(how it is reached, part) of a dict, a tuple or a list"""
+    if isinstance(x, dict):
+        return [(f".{name}", part) for name, part in x.items()]
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return [(f".{name}", part) for name, part in x._asdict().items()]  # pyright: ignore
+    return [(f"[{i}]", part) for i, part in enumerate(x)] if isinstance(x, tuple | list) else []
+
+
+def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
+    """(where, leaf) of everything in a result"""
+    if not isinstance(x, dict | tuple | list):
+        yield path, x
+    for name, part in children(x):
+        yield from leaves(part, f"{path}{name}" if path else name.removeprefix("."))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    if not (a.is_floating_point() or b.is_floating_point()):
+        return torch.equal(a, b)
+    tolerance = max(TOLERANCE.get(a.dtype, 1e-4), TOLERANCE.get(b.dtype, 1e-4))
+    return torch.allclose(a.detach().double(), b.detach().double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def alike(a: Any, b: Any) -> bool:
+    xs, ys = dict(leaves(a)), dict(leaves(b))
+    if xs.keys() != ys.keys():
+        return False
+    pairs = [(xs[where], ys[where]) for where in xs]
+    return all(
+        x.shape == y.shape and x.dtype == y.dtype and same(x, y)
+        if isinstance(x, Tensor) and isinstance(y, Tensor)
+        else type(x) is type(y) and not isinstance(x, Tensor) and (callable(x) or bool(x == y))
+        for x, y in pairs
+    )
+
+
+def axes(annotation: Any, x: Tensor) -> list[str]:
+    """The name of each axis, from a jaxtyping annotation; axes of a `*name` are called by it."""
+    names = str(getattr(annotation, "dim_str", "")).split()
+    starred = [i for i, name in enumerate(names) if name.startswith(("*", "..."))]
+    if starred:
+        spread = x.ndim - len(names) + 1
+        [i, *_] = starred
+        several = (
+            [f"axis {i + n}" for n in range(spread)] if spread > 1 else [names[i].strip("*#.") or f"axis {i}"] * spread
+        )
+        names = [*names[:i], *several, *names[i + 1 :]]
+    return [name.strip("#{}") for name in names] if len(names) == x.ndim else [f"axis {i}" for i in range(x.ndim)]
+
+
+def is_close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
+
+
+def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
+    """What number of the problem it is: a size, a root of one, an option"""
+    if is_close(value, 100):
+        return "that of a percentage"
+    known: dict[str, float] = {}
+    for parameter, x in given.items():
+        if isinstance(x, Tensor) and parameter in signature.parameters:
+            for name, n in zip(axes(signature.parameters[parameter].annotation, x), x.shape, strict=True):
+                if name.isdigit():
+                    continue
+                known.setdefault(name if not name.startswith("axis ") else f"{name} of {parameter}", n)
+            known.setdefault(f"the number of entries of {parameter}", x.numel())
+        elif isinstance(x, float | int) and not isinstance(x, bool):
+            known.setdefault(parameter, x)
+        elif isinstance(x, tuple):
+            known |= {f"{parameter}[{i}]": v for i, v in enumerate(x) if isinstance(v, float)}
+    forms = {
+        "{}": lambda n: n,
+        "1 / {}": lambda n: 1 / n,
+        "√{}": math.sqrt,
+        "1 / √{}": lambda n: 1 / math.sqrt(n),
+        "1 - {}": lambda n: 1 - n,
+        "1 / (1 - {})": lambda n: 1 / (1 - n),
+        "1 + {}": lambda n: 1 + n,
+        "{} / ({} - 1)": lambda n: n / (n - 1),
+        "({} - 1) / {}": lambda n: (n - 1) / n,
+        "√({} / ({} - 1))": lambda n: math.sqrt(n / (n - 1)),
+        "√(({} - 1) / {})": lambda n: math.sqrt((n - 1) / n),
+        "{}²": lambda n: n * n,
+    }
+    for form, f in forms.items():
+        for name, n in known.items():
+            try:
+                if not is_close(value, 1) and is_close(f(n), value):
+                    return form.replace("{}", name)
+            except (ValueError, ZeroDivisionError):
+                continue
+    return ""
