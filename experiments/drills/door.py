@@ -178,7 +178,7 @@ class Door:
                 self.inside = False
             arguments, before = (self._bound(*some) for some in (given[0], given[2]))
             ours = outcome(self.ours, *given[1])
-            gradients = _gradients(yours, given[0]), _gradients(ours, given[1])
+            gradients = gradients_of(yours, given[0]), gradients_of(ours, given[1])
             self.seen.append(Call(arguments, yours, ours, before, gradients))
         return self.ours(*_iterated(args), **_iterated(kwargs))
 
@@ -193,7 +193,7 @@ def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
         return error
 
 
-def _gradients(result: Any, given: Any) -> dict[str, Tensor | None]:
+def gradients_of(result: Any, given: Any) -> dict[str, Tensor | None]:
     """Of Σ ⟨fixed random numbers, result⟩"""
     live = [y for _, y in leaves(result) if isinstance(y, Tensor) and y.requires_grad]
     inputs = {path: x for path, x in leaves(given, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf}

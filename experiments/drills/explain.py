@@ -321,14 +321,14 @@ def _properties(signature: inspect.Signature) -> Iterator[Property]:
             yield said.format(name), lambda given, name=name, holds=holds: holds(given.get(name))
     for one, other in permutations(signature.parameters, 2):
         yield (
-            f"where `{one}` is beyond `{other}`",
-            lambda given, one=one, other=other: _is_beyond(given[one], given[other]),
+            f"where `{one}` is not below `{other}`",
+            lambda given, one=one, other=other: _not_below(given[one], given[other]),
         )
 
 
-def _is_beyond(a: Any, b: Any) -> bool:
+def _not_below(a: Any, b: Any) -> bool:
     numbers = [x for x in (a, b) if isinstance(x, float | int | Tensor) and not isinstance(x, bool)]
-    return len(numbers) == 2 and all(not isinstance(x, Tensor) or x.ndim == 0 for x in numbers) and float(a) > float(b)
+    return len(numbers) == 2 and all(not isinstance(x, Tensor) or x.ndim == 0 for x in numbers) and float(a) >= float(b)
 
 
 def _properties_of_one(default: Any) -> Iterator[tuple[str, Any]]:

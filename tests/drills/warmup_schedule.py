@@ -13,7 +13,7 @@ WRONG = {
     "never stops": (
         "torch.minimum((torch.as_tensor(step) + 1) / warmup_steps, torch.ones(()))",
         "(torch.as_tensor(step) + 1) / warmup_steps",
-        "is beyond `",
+        "is not below `",
     ),
     "upside down": (
         "(torch.as_tensor(step) + 1) / warmup_steps",
