@@ -7,7 +7,6 @@ with the smallest of them as the example.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from experiments.drills.compare import compare, whole_numbers
 from experiments.drills.door import Call
 from experiments.drills.guess import asked_for
 from experiments.drills.values import alike, axes, children, leaves, same
+from experiments.drills.when import when
 
 GUESSES = 8
 """wrong calls, of different shapes if there are, that are tried with other arguments"""
@@ -60,9 +60,9 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     if rest:
         other = max(rest, key=lambda k: rest[k] * _weight(k))
         lines.append("in others: " + next(f.text for case in others for f in case.findings if f.kind == other))
-    when = _when([case.call for case in wrong], [case.call for case in right], signature)
-    if when:
-        lines.append(when)
+    under = when([case.call for case in wrong], [case.call for case in right], signature)
+    if under:
+        lines.append(under)
     return [*lines, "", *example(case.call)]
 
 
@@ -290,58 +290,3 @@ def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
     """The names of the arguments that gradients were taken of"""
     names = [name for name, x in leaves(call.arguments, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
     return names if len(names) == len(gradients) else list(gradients)
-
-
-def _when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
-    """The property of the arguments that nearly all wrong calls have, and of the right ones the fewest"""
-    if not right:
-        return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
-    found = []
-    for said, holds in _properties(signature):
-        among_wrong, among_right = (sum(holds(call.before) for call in calls) for calls in (wrong, right))
-        if among_wrong >= 0.9 * len(wrong):
-            found.append((among_right, -among_wrong, said))
-    such, with_it, _ = min(found, default=(len(right), 0, ""))
-    if such > 0.7 * len(right):
-        return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
-    said = " and ".join([said for *counts, said in found if counts == [such, with_it]][:2])
-    strays, others = len(wrong) + with_it, len(right) - such
-    among = f"{-with_it} of the {such - with_it}" if such else f"all {-with_it}"
-    elsewhere = f"in {strays} of the {strays + others} others" if strays else f"right in the {others} others"
-    return f"wrong in {among} calls {said}, {elsewhere}"
-
-
-Property = tuple[str, Callable[[dict[str, Any]], bool]]
-
-
-def _properties(signature: inspect.Signature) -> Iterator[Property]:
-    """(in words, whether it holds of what a call was given)"""
-    for name, parameter in signature.parameters.items():
-        for said, holds in _properties_of_one(parameter.default):
-            yield said.format(name), lambda given, name=name, holds=holds: holds(given.get(name))
-    for one, other in permutations(signature.parameters, 2):
-        yield (
-            f"where `{one}` is not below `{other}`",
-            lambda given, one=one, other=other: _not_below(given[one], given[other]),
-        )
-
-
-def _not_below(a: Any, b: Any) -> bool:
-    numbers = [x for x in (a, b) if isinstance(x, float | int | Tensor) and not isinstance(x, bool)]
-    return len(numbers) == 2 and all(not isinstance(x, Tensor) or x.ndim == 0 for x in numbers) and float(a) >= float(b)
-
-
-def _properties_of_one(default: Any) -> Iterator[tuple[str, Any]]:
-    yield "with `{}`", lambda x: isinstance(x, Tensor | dict)
-    yield "without `{}`", lambda x: x is None
-    yield "with `{}=True`", lambda x: x is True
-    yield "with `{}=False`", lambda x: x is False
-    yield "with a boolean `{}`", lambda x: isinstance(x, Tensor) and x.dtype == torch.bool
-    yield "with an additive `{}`", lambda x: isinstance(x, Tensor) and x.is_floating_point()
-    if isinstance(default, float | int | tuple):
-        yield f"where `{{}}` is not {default}", lambda x: x not in (default, (default,) * 2)
-    yield "where `{}` has no axis of a batch", lambda x: isinstance(x, Tensor) and x.ndim < 3
-    yield "where `{}` has more than two axes", lambda x: isinstance(x, Tensor) and x.ndim > 2
-    for value in ("mean", "sum", "none"):
-        yield f'with `{{}}="{value}"`', lambda x, value=value: isinstance(x, str) and x == value
-    yield "where `{}` has a NaN", lambda x: isinstance(x, Tensor) and x.is_floating_point() and bool(x.isnan().any())

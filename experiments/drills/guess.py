@@ -17,8 +17,9 @@ Change = tuple[str, dict[str, Any]]
 def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
     """The changes of one argument, or exchanges of two, with which ours gives what yours gave"""
     kinds = {parameter.kind for parameter in signature.parameters.values()}
-    raised = isinstance(call.yours, Exception) or isinstance(call.ours, Exception)
-    if raised or kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+    if isinstance(call.yours, Exception) or isinstance(call.ours, Exception):
+        return []
+    if kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
         return []
     found = []
     for said, change in _changes(call, signature):
