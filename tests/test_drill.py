@@ -149,7 +149,7 @@ REFUSED = {
     "an import without end": ("while True:\n    pass\ndef relu(x): ...\n", "nothing is written yet"),
     "all the memory": ("import torch\ndef relu(x):\n    return torch.ones(1 << 33)\n", "out of memory"),
     "memory bit by bit": (
-        "def relu(x):\n    all = []\n    while True:\n        all.append(bytearray(1 << 26))\n",
+        "def relu(x):\n    all = []\n    while True:\n        all.append(bytes(1 << 26))\n",
         "out of memory",
     ),
     "leaves": ("import os\ndef relu(x):\n    os._exit(0)\n", "before it had graded"),
