@@ -1,5 +1,6 @@
 """The doors of `drill`, what a grader notices, what a progress file survives, and the proof of every grader."""
 
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import pytest
 from experiments import cli, drill
 from experiments.drills import cut, launch, progress, prove
 from experiments.drills.catalogue import DRILLS
+from experiments.drills.door import Call
+from experiments.drills.explain import explain
 from experiments.drills.launch import Verdict
 
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
@@ -182,6 +185,18 @@ def test_what_is_no_answer_is_refused_in_words(refusals, label):
     verdict = refusals[label]
     assert not verdict.passed
     assert REFUSED[label][1] in "\n".join(verdict.lines)
+
+
+def test_a_rounding_error_is_no_mistake_and_what_is_right_is_told_apart():
+    def f(x):
+        return {"loss": x}
+
+    def said(loss: float) -> list[str]:
+        call = Call({"x": 1.0}, {"loss": loss, "accuracy": 0.5}, {"loss": 0.3, "accuracy": 0.5}, {"x": 1.0})
+        return explain([call], inspect.signature(f), f)
+
+    assert said(0.1 + 0.2) == []
+    assert "result.accuracy is right; result.loss is not" in said(0.4)
 
 
 NOTHING_RAN = """

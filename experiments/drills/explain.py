@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.drills.compare import compare, whole_numbers
 from experiments.drills.door import Call
 from experiments.drills.guess import asked_for
-from experiments.drills.values import alike, axes, children, leaves, same
+from experiments.drills.values import alike, as_tensors, axes, children, equal, leaves, same
 from experiments.drills.when import when
 
 GUESSES = 8
@@ -36,13 +36,7 @@ class Case(NamedTuple):
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Lines about the calls that went wrong; none if no call did."""
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
-    tried = _varied([case for case in cases if case.findings])[:GUESSES]
-    guesses = [asked_for(case.call, ours, signature) for case in tried]
-    often = Counter(said for some in guesses for said in some)
-    for case, some in zip(tried, guesses, strict=True):
-        said = max(some, key=lambda said: often[said], default="")
-        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
-            case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
+    _guess([case for case in cases if case.findings], ours, signature)
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
     if not wrong:
         return []
@@ -52,9 +46,8 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     told = [case for case in wrong if kind in {f.kind for f in case.findings}]
     case = min(told, key=lambda case: abs(_size(case.call) - 12))
     text = next(f.text for f in case.findings if f.kind == kind)
-    others = [f for f in case.findings if f.kind != kind]
-    more = [f for f in others if f.kind not in VAGUE][:2] or others[:1]
-    lines = [text, *(f.text for f in more)]
+    also = [f for f in case.findings if f.kind != kind]
+    lines = [text, *(f.text for f in [f for f in also if f.kind not in VAGUE][:2] or also[:1])]
     others = [case for case in wrong if kind not in {f.kind for f in case.findings}]
     rest = Counter(k for case in others for k in {f.kind for f in case.findings} - VAGUE)
     if rest:
@@ -64,6 +57,17 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     if under:
         lines.append(under)
     return [*lines, "", *example(case.call)]
+
+
+def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
+    """Put first, in cases that went wrong, what ours would have to be asked for to go wrong alike."""
+    tried = _varied(wrong)[:GUESSES]
+    guesses = [asked_for(case.call, ours, signature) for case in tried]
+    often = Counter(said for some in guesses for said in some)
+    for case, some in zip(tried, guesses, strict=True):
+        said = max(some, key=lambda said: often[said], default="")
+        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
+            case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
 
 
 VAGUE = {"values", "places", "constant", "first", "factors"}
@@ -193,9 +197,8 @@ def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
         if ours is not None:
             yield where, True
         return
-    parts = [
-        part for name, part in children(ours) for part in _judged(dict(children(yours)).get(name), part, where + name)
-    ]
+    there = dict(children(yours))
+    parts = [part for name, x in children(ours) for part in _judged(there.get(name), x, where + name)]
     if any(ok for _, ok in parts):
         yield from parts
     else:
@@ -204,10 +207,9 @@ def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
 
 def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Signature) -> Iterator[Finding]:
     at = f"{where}: " if where != "result" else ""
-    if isinstance(ours, float | int) and isinstance(yours, float | int):
-        yours, ours = (torch.tensor(float(x), dtype=torch.float64) for x in (yours, ours))
+    yours, ours = as_tensors(yours, ours)
     if not isinstance(ours, Tensor):
-        if not callable(ours) and not isinstance(ours, Tensor | torch.nn.Module) and not _equal(yours, ours):
+        if not callable(ours) and not isinstance(ours, Tensor | torch.nn.Module) and not equal(yours, ours):
             yield Finding(f"value {where}", f"{at}{show(yours)}, expected {show(ours)}")
         return
     if not isinstance(yours, Tensor):
@@ -230,13 +232,6 @@ def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Sign
         return
     for kind, text in compare(yours.detach(), ours.detach(), where, call.before, names, signature):
         yield Finding(kind if kind in VAGUE or where == "result" else f"{kind} {where}", at + text)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return False
 
 
 def _shape(x: Tensor, names: list[str] | None = None) -> str:

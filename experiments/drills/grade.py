@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis
 import pytest
@@ -93,13 +94,12 @@ class Run:
     """pytest, watched: how many tests counted, and the first that failed."""
 
     def __init__(self, door: Door) -> None:
-        self.door, self.counted, self.collected = door, 0, 0
+        self.door, self.counted = door, 0
         self.failed: str | None = None
         self.said: list[str] = []
         self.error: BaseException | None = None
         self.raised: tuple[BaseException, dict[str, Any]] | None = None
         """what the answer had raised when the test failed, and what it was given"""
-        self.printed = ""
 
     def tests(self, ids: Sequence[str]) -> int:
         options = [
@@ -126,8 +126,8 @@ class Run:
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         paths = [f"{cut.ROOT}/{test}" for test in ids]
         raises = pytest.raises
-        pytest.raises = lambda *args, match=None, **kwargs: raises(*args, **kwargs)  # in whose words is not asked
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        in_any_words = patch.object(pytest, "raises", lambda *args, match=None, **kwargs: raises(*args, **kwargs))
+        with in_any_words, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return int(pytest.main([*options, *paths], plugins=[self]))
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
@@ -155,7 +155,6 @@ class Run:
         return result
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.printed += report.capstdout
         if report.failed and self.failed is None:
             self.failed, self.said = report.nodeid, [str(report.longrepr)[-400:]]
 

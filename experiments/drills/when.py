@@ -19,17 +19,17 @@ def when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signat
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
     found = []
     for said, holds in _properties(signature):
-        among_wrong, among_right = (sum(holds(call.before) for call in calls) for calls in (wrong, right))
-        if among_wrong >= 0.9 * len(wrong):
-            found.append((among_right, -among_wrong, said))
-    such, with_it, _ = min(found, default=(len(right), 0, ""))
-    if such > 0.7 * len(right):
+        bad, good = (sum(holds(call.before) for call in calls) for calls in (wrong, right))
+        if bad >= 0.9 * len(wrong):
+            found.append((said, bad, good))
+    _, bad, good = min(found, key=lambda row: (row[2], -row[1]), default=("", 0, len(right)))
+    if good > 0.7 * len(right):
         return f"wrong in {len(wrong)} of {len(wrong) + len(right)} calls"
-    said = " and ".join([said for *counts, said in found if counts == [such, with_it]][:2])
-    strays, others = len(wrong) + with_it, len(right) - such
-    among = f"{-with_it} of the {such - with_it}" if such else f"all {-with_it}"
+    under = " and ".join([said for said, *counts in found if counts == [bad, good]][:2])
+    strays, others = len(wrong) - bad, len(right) - good
+    among = f"{bad} of the {bad + good}" if good else f"all {bad}"
     elsewhere = f"in {strays} of the {strays + others} others" if strays else f"right in the {others} others"
-    return f"wrong in {among} calls {said}, {elsewhere}"
+    return f"wrong in {among} calls {under}, {elsewhere}"
 
 
 def _properties(signature: inspect.Signature) -> Iterator[Property]:
