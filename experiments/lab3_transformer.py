@@ -96,8 +96,8 @@ class Config(cli.Compiled):
     """what --task text reads, in UTF-8 (the topics of Python's help)"""
     block: int = BLOCK
     """how many characters --task text sees at once"""
-    prompt: str = "\n"
-    """what --task text goes on from"""
+    prompt: MaybeText = None
+    """what --task text goes on from (a line break, or in a text without any its first character by code)"""
     length: int = 400
     """how many characters it writes"""
     temperature: float = 0.8
@@ -149,6 +149,8 @@ def settle(config: Config) -> Recipe:
     for name in ("layers", "heads", "d_model", "batch_size", "steps", "block", "length", "top_k"):
         if least[name] < 1:
             raise cli.UsageError(f"--{name.replace('_', '-')} {least[name]}: at least 1 is needed")
+    if not 0 < recipe.lr < math.inf:
+        raise cli.UsageError(f"--lr {recipe.lr}: a learning rate is a number above 0")
     if not 0 <= config.temperature < math.inf:
         raise cli.UsageError(f"--temperature {config.temperature} is negative or not a number")
     defaults = Config()
@@ -191,8 +193,10 @@ def a_text(config: Config, recipe: Recipe, device: torch.device) -> Lesson:
     except ValueError as error:
         raise cli.UsageError(f"--file {error}") from None
     vocabulary = "".join(sorted(set(text)))
+    if len(vocabulary) < 2:
+        raise cli.UsageError(f"--file: all of the text is {vocabulary!r}, and there is nothing to tell it from")
     try:
-        prompt = encode(config.prompt, vocabulary)
+        prompt = encode(opening(config, vocabulary), vocabulary)
     except ValueError as error:
         raise cli.UsageError(f"--prompt: {error}, the characters of the text") from None
     if not 1 <= len(prompt) <= config.block:
@@ -207,6 +211,13 @@ def a_text(config: Config, recipe: Recipe, device: torch.device) -> Lesson:
     model = build(config, recipe, config.block, len(vocabulary))
     published = PUBLISHED.get(hashlib.sha256(text.encode()).hexdigest())
     return Lesson(model, vocabulary, next_characters(first, config.block), unseen, published)
+
+
+def opening(config: Config, vocabulary: str) -> str:
+    """The prompt, or one that the text has"""
+    if config.prompt is not None:
+        return config.prompt
+    return "\n" if "\n" in vocabulary else vocabulary[0]
 
 
 def shapes(config: Config, recipe: Recipe, lesson: Lesson) -> cli.Check:
@@ -311,13 +322,14 @@ def sanity(lesson: Lesson, trained: Sequence[TrainState]) -> list[cli.Check]:
 def judge_text(config: Config, lesson: Lesson, trained: Sequence[TrainState]) -> list[cli.Check]:
     """What it writes, and its loss on what it has not read, beside that of a table of pairs."""
     ts, unseen = trained[0], lesson.unseen
-    prompt = encode(config.prompt, lesson.vocabulary).to(unseen.inputs.device)
+    prompt = opening(config, lesson.vocabulary)
+    tokens = encode(prompt, lesson.vocabulary).to(unseen.inputs.device)
     drawn = f"at temperature {config.temperature:g}" + (f", from the {config.top_k} likeliest" if config.top_k else "")
     ways = {"always the likeliest": (0.0, None), drawn: (config.temperature, config.top_k)}
     for name, (temperature, top_k) in ways.items():
         how = {"temperature": temperature, "top_k": top_k, "seed": config.seed}
-        written = go_on(lesson, ts, prompt, tokens=config.length, **how)
-        text = f"{config.prompt}{decode(written, lesson.vocabulary)}"
+        written = go_on(lesson, ts, tokens, tokens=config.length, **how)
+        text = f"{prompt}{decode(written, lesson.vocabulary)}"
         show.console.print(f"\n--- {name} ---\n{text}", markup=False, soft_wrap=True)
     stretch = unseen.inputs[:1, :24]
     weights, characters = look(lesson, ts, stretch)[:, 0], decode(stretch[0], lesson.vocabulary)

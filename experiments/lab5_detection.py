@@ -124,9 +124,13 @@ def build(config: Config, flavor: str, scenes: SceneSet) -> Detector:
     path, weights = config.weights or config.data.parent / "weights" / WEIGHTS, None
     if config.weights or path.exists():
         try:
-            weights = from_state_dict(read(path), *squeezenet(scenes.shape, 1000).init(generator(0))).params
+            state_dict = read(path)
         except PretrainedError as error:
             raise cli.UsageError(str(error)) from None
+        try:
+            weights = from_state_dict(state_dict, *squeezenet(scenes.shape, 1000).init(generator(0))).params
+        except PretrainedError as error:
+            raise cli.UsageError(f"--weights {path} are not a SqueezeNet 1.1: {error}") from None
     show.console.print(f"{flavor}: starts from {path if weights else 'scratch'}", soft_wrap=True)
     return make(trunk=squeezenet_trunk(scenes.shape[0], weights=weights), **OPTIONS[flavor])
 

@@ -94,6 +94,14 @@ def unlabelled(task: Task, index: Tensor) -> Tensor:
     return free
 
 
+def share_of(examples: int, share: float) -> int:
+    """The size of a batch, of two or more examples, the last one too: batch norm cannot learn from one."""
+    size = max(2, round(examples * share))
+    while examples % size == 1:
+        size += 1
+    return size
+
+
 def train(
     task: Task,
     model: Model,
@@ -105,7 +113,7 @@ def train(
     rates: Mapping[str, float] | None = None,
     augment: Callable | None = None,
 ) -> TrainState:
-    batch_size = round(len(split.labels) * task.recipe.batch_share)
+    batch_size = share_of(len(split.labels), task.recipe.batch_share)
     total = count_steps(len(split.labels), epochs=epochs, batch_size=batch_size)
     update: Any = partial(by_prefix, update=adamw, scales=rates) if rates else adamw
     optimizer = partial(scheduled, update=update, rate=partial(one_cycle_schedule, lr=lr, total_steps=total))

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
-BLOCK = 256  # boxes whose overlaps with all others are held at once
+BLOCK = 192  # boxes whose overlaps with all others are held at once
 
 
 def box_convert(boxes: Float[Tensor, "*boxes 4"], in_fmt: BoxFormat, out_fmt: BoxFormat) -> Float[Tensor, "*boxes 4"]:
@@ -90,7 +90,7 @@ def nms(
 
     Of equal scores the earlier box is the better one. ValueError for a NaN, which is neither better nor worse.
     """
-    return _nms(boxes, scores, None, iou_threshold)
+    return _nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
 
 
 def batched_nms(
@@ -104,39 +104,34 @@ def batched_nms(
 
 
 def _nms(
-    boxes: Float[Tensor, "boxes 4"],
-    scores: Float[Tensor, " boxes"],
-    classes: Int[Tensor, " boxes"] | None,
-    iou_threshold: float,
+    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], classes: Int[Tensor, " boxes"], threshold: float
 ) -> Int64[Tensor, " kept"]:
-    """Block by block from the best: each settles its own, and what it keeps strikes out what comes later, at once."""
+    """By class, then from the best, in blocks.
+
+    Each block settles its own, and what it keeps strikes out at once all that comes later in its classes.
+    """
     if boxes.isnan().any() or scores.isnan().any():
         raise ValueError("nms: a box or a score is NaN")
-    above = torch.tensor(iou_threshold, dtype=boxes.dtype, device=boxes.device)
-    if above.item() > iou_threshold:  # as of rounding to float32: an IoU of that very float exceeds the threshold
+    above = torch.tensor(threshold, dtype=boxes.dtype, device=boxes.device)
+    if above.item() > threshold:  # as of rounding to float32: an IoU of that very float exceeds the threshold
         above = above.nextafter(torch.zeros_like(above))
-    order = scores.sort(descending=True, stable=True).indices
-    alive = torch.ones_like(order, dtype=torch.bool)
-    for start in range(0, len(order), BLOCK):
-        block = alive[start : start + BLOCK].nonzero().squeeze(1) + start
-        strikes = _conflicts(boxes, classes, order[block], order[block], above).triu(1)
-        alive[block] = _settle(strikes)
-        kept = block[alive[block]]
-        rest = alive[start + BLOCK :].nonzero().squeeze(1) + start + BLOCK
-        alive[rest] = ~_conflicts(boxes, classes, order[kept], order[rest], above).any(dim=0)
-    return order[alive]
-
-
-def _conflicts(
-    boxes: Float[Tensor, "boxes 4"],
-    classes: Int[Tensor, " boxes"] | None,
-    rows: Int64[Tensor, " rows"],
-    columns: Int64[Tensor, " columns"],
-    iou_threshold: Float[Tensor, ""],
-) -> Bool[Tensor, "rows columns"]:
-    """Which pairs are of one class and overlap too much; never two without an area, whose IoU is NaN"""
-    overlap = box_iou(boxes[rows], boxes.T[:, columns].T) > iou_threshold  # a coordinate after the other in memory
-    return overlap if classes is None else overlap & (classes[rows].unsqueeze(1) == classes[columns])
+    ranked = scores.sort(descending=True, stable=True).indices
+    classes, by_class = classes[ranked].sort(stable=True)
+    order = ranked[by_class]
+    columns = boxes[order].T.contiguous()  # a coordinate after the other in memory
+    areas = box_area(columns.T)
+    left, kept = torch.arange(len(order), device=order.device), torch.zeros_like(order, dtype=torch.bool)
+    while len(left):
+        block = left[:BLOCK]
+        others, next_classes = left.tensor_split([int((classes[left] <= classes[block[-1]]).sum())])
+        shared = box_intersection(columns[:, block].T, columns[:, others].T)
+        strikes = shared / (areas[block].unsqueeze(1) + areas[others] - shared) > above  # not where it is NaN
+        strikes &= classes[block].unsqueeze(1) == classes[others]
+        stays = _settle(strikes[:, : len(block)].triu(1))
+        kept[order[block]] = stays
+        struck = strikes[stays].any(dim=0)[len(block) :]
+        left = torch.cat([others[len(block) :][~struck], next_classes])
+    return ranked[kept[ranked]]
 
 
 def _settle(strikes: Bool[Tensor, "boxes boxes"]) -> Bool[Tensor, " boxes"]:

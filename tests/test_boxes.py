@@ -105,7 +105,8 @@ def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     scores = torch.rand(n, generator=rng, dtype=torch.float64)
     if seed % 2:
         some, scores = some.round(), (10 * scores).round() / 10
-    return some, scores, torch.randint(3, (n,), generator=rng), (0.0, 0.3, 0.5, 0.75)[seed % 4]
+    classes = torch.randint(3 if seed % 5 else 40, (n,), generator=rng)
+    return some, scores, classes, (0.0, 0.3, 0.5, 0.75)[seed % 4]
 
 
 @pytest.mark.parametrize("seeds", [range(40), range(40, 1000)], ids=["the first", "the rest"])

@@ -310,7 +310,7 @@ def test_voc_says_in_one_line_what_is_wrong(tmp_path, spoil, complaint):
 
 
 def test_voc_refuses_a_class_that_was_never_declared_and_a_folder_of_background(tmp_path):
-    root = make_voc(tmp_path, {2: [("cat", 1, 1, 40, 20), ("dog", 1, 1, 40, 20)]})
+    root = make_voc(tmp_path, {2: [("cat", 1, 1, 40, 20), ("dog", 1, 1, 40, 20)], 4: [("cat", 1, 1, 40, 20)]})
     assert voc(root, classes=["dog", "cat", "emu"]).train.objects[2, :, 4].tolist() == [1, 0]
     with pytest.raises(DatasetUnavailable, match=r"2\.xml has a 'dog', which is not among the classes \['cat'\]"):
         voc(root, classes=["cat"])
@@ -319,8 +319,16 @@ def test_voc_refuses_a_class_that_was_never_declared_and_a_folder_of_background(
         voc(make_voc(tmp_path / "other", {}))
 
 
+def test_voc_refuses_a_split_without_objects(tmp_path):
+    for i, kind in ((4, "training"), (0, "held-out")):
+        (tmp_path / kind).mkdir()
+        with pytest.raises(DatasetUnavailable, match=f"no {kind} photograph of .* has an object") as refusal:
+            voc(make_voc(tmp_path / kind, {i: [("cat", 1, 1, 40, 20)]}))
+        assert "\n" not in str(refusal.value)
+
+
 def test_a_photograph_is_read_as_it_is_shown(tmp_path):
-    root = make_voc(tmp_path, {0: [("cat", 1, 1, 20, 40)]})
+    root = make_voc(tmp_path, {i: [("cat", 1, 1, 20, 40)] for i in (0, 4)})
     image = Image.new("RGB", (80, 40))
     image.paste((255, 255, 255), (0, 0, 40, 40))  # white on the left, which is shown at the top
     image.save(root / "images" / "0.png")

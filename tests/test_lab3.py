@@ -32,10 +32,14 @@ ALPHABET = "abcdefghij\n" * 80
         (None, ["--positions", "rotary", "--d-model", "6"], "a width of 3 does not divide into pairs"),
         (None, ["--task", "sort", "--prompt", "12"], "--prompt is for --task text, not for sort"),
         (None, ["--steps", "0"], "--steps 0: at least 1 is needed"),
+        (None, ["--lr", "0"], "--lr 0.0: a learning rate is a number above 0"),
+        (None, ["--lr", "-0.1"], "--lr -0.1: a learning rate is a number above 0"),
+        (None, ["--lr", "nan"], "--lr nan: a learning rate is a number above 0"),
         (None, ["--task", "text", "--file", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
         (b"", ["--task", "text"], "is empty"),
         (b"\xff\xfe\x00", ["--task", "text"], "is no text in UTF-8"),
-        (b"too short", ["--task", "text", "--prompt", "s"], "--block 64 does not fit into a tenth of a text of 9"),
+        (b"a" * 1000, ["--task", "text"], "--file: all of the text is 'a'"),
+        (b"too short", ["--task", "text"], "--block 64 does not fit into a tenth of a text of 9"),
         (ALPHABET.encode(), ["--task", "text", "--prompt", "xyz"], "--prompt: not in the vocabulary: 'x' 'y' 'z'"),
         (ALPHABET.encode(), ["--task", "text", "--prompt", "a" * 65], "positions for 1 to 64"),
         (ALPHABET.encode(), ["--task", "text", "--temperature", "nan"], "is negative or not a number"),
@@ -84,6 +88,12 @@ def a_text(folder: Path, text: str) -> tuple[Config, Lesson]:
     (folder / "text.txt").write_text(text, encoding="utf-8")
     config = replace(SMALL, file=folder / "text.txt", prompt=text[0], out=folder)
     return config, lab3.a_text(config, settle(config), CPU)
+
+
+def test_unless_told_it_goes_on_from_a_line_break_or_a_character_that_the_text_has():
+    assert [lab3.opening(Config(), v) for v in ("\nab", "\t\n", " ab", "xy")] == ["\n", "\n", " ", "x"]
+    assert lab3.opening(Config(prompt=""), "\nab") == ""
+    assert lab3.opening(Config(prompt="b"), "\nab") == "b"
 
 
 def test_the_last_tenth_of_a_text_is_not_seen(tmp_path):

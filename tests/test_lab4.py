@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from experiments import cli, lab4_pretrained
 from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
 from experiments.lab4_pretrained import RECIPES, Config, compare, freeze_and_cache, misread_first, setup
-from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, under, unlabelled
+from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, share_of, under, unlabelled
 from fn import pretrained, tree
 from fn.freezing import freeze
 from fn.models.squeezenet import FIRES, POOLED
@@ -115,6 +115,14 @@ def test_what_moved_and_should_not_is_named_and_the_other_way():
     assert misplaced(before, after, ["x"]) == ["y.weight", "y.running_mean", "x.bias", "x.running_mean"]
     assert misplaced(before, after, ["x.weight", "y.weight"]) == ["x.running_mean"]
     assert misplaced(before, after, ["y"]) == ["x.weight"]
+
+
+@pytest.mark.parametrize("share", [1 / 4, 1 / 8])
+def test_no_batch_is_of_one_example_whose_batch_norm_has_no_variance(share):
+    sizes = {n: share_of(n, share) for n in range(2, 300)}
+    assert [n for n, size in sizes.items() if size < 2 or n % size == 1] == []
+    assert max(abs(size - n * share) for n, size in sizes.items()) < 4
+    assert (share_of(100, 1 / 4), share_of(243, 1 / 8)) == (25, 30)
 
 
 def test_only_fine_tuning_varies_the_images():

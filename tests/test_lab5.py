@@ -98,6 +98,9 @@ def test_photographs_start_from_the_squeezenet_beside_them(flavor, tmp_path):
     write_atomic(where, "no weights")
     with pytest.raises(cli.UsageError, match=lab5_detection.WEIGHTS):
         lab5_detection.build(config, flavor, RACCOONS)
+    torch.save({"conv1.weight": torch.zeros(3)}, where)
+    with pytest.raises(cli.UsageError, match=f"^--weights {where} are not a SqueezeNet 1.1: "):
+        lab5_detection.build(config, flavor, RACCOONS)
 
 
 def test_dropped_boxes_are_told_if_there_are_any(monkeypatch, capsys, tmp_path):

@@ -32,7 +32,7 @@ from experiments.benching.jax_steps import equinox_optax, plain_jax
 from experiments.benching.torch_steps import Start, Task, Variant, begin, module, ours, random_mnist
 from experiments.benching.workloads import SIDE, WORKLOADS
 from fn import tree
-from fn.boxes import nms
+from fn.boxes import batched_nms, nms
 from fn.conv import conv2d, conv2d_init, conv2d_unfold
 from fn.data.datasets import Split
 from fn.data.loader import batches, epoch_order
@@ -91,7 +91,7 @@ def loader(task: Task, *, by_batch: bool) -> Variant:
     return Variant(lambda carry: deque(batches(split, 128, seed=task.seed) if by_batch else by_example, maxlen=0))
 
 
-def suppression(task: Task, *, way: Callable) -> Variant:
+def suppression(task: Task, *, way: Callable, classes: int = 0) -> Variant:
     """Non-maximum suppression among 5,000 boxes, of which 400 objects have a dozen each, on one thread"""
     torch.set_num_threads(1)  # torchvision's kernel has no more
     rng = generator(task.seed)
@@ -99,7 +99,10 @@ def suppression(task: Task, *, way: Callable) -> Variant:
     boxes = objects[torch.randint(400, (5000,), generator=rng)] + 0.01 * torch.randn(5000, 4, generator=rng)
     boxes = torch.cat([boxes[:, :2], boxes[:, :2] + 0.05 + 0.1 * boxes[:, 2:].abs()], dim=1).to(task.device)
     scores = torch.rand(5000, generator=rng).to(task.device)
-    return Variant(lambda carry: way(boxes, scores, 0.5))
+    given = (boxes, scores)
+    if classes:
+        given = (*given, torch.randint(classes, (5000,), generator=rng).to(task.device))
+    return Variant(lambda carry: way(*given, 0.5))
 
 
 def matrix_product(task: Task) -> Variant:
@@ -111,6 +114,10 @@ OPS: dict[str, dict[str, Callable[[Task], Variant]]] = {
     "convolution": {"native": partial(convolution, way=conv2d), "unfold": partial(convolution, way=conv2d_unfold)},
     "loader": {"by batch": partial(loader, by_batch=True), "DataLoader": partial(loader, by_batch=False)},
     "NMS": {"written out": partial(suppression, way=nms), "torchvision": partial(suppression, way=ops.nms)},
+    "NMS of 10 classes": {
+        "written out": partial(suppression, way=batched_nms, classes=10),
+        "torchvision": partial(suppression, way=ops.batched_nms, classes=10),
+    },
     "matrix product": {"float32": matrix_product},
 }
 

@@ -26,8 +26,9 @@ def voc(
     ends in, so that xmin 1 is an edge at 0. Boxes are cut off at the image's border; those of which nothing is left,
     because they lie outside, have no area or reversed corners, are dropped and counted. An XML without objects is an
     image of background. Of the classes all that occur are taken, unless they are declared. Decoded once. `stats` as
-    for fn.data.datasets.folder. DatasetUnavailable for what cannot be read or was not declared, and for an XML of
-    another size than its photograph, turned as its camera says: its boxes are then of another picture.
+    for fn.data.datasets.folder. DatasetUnavailable for what cannot be read or was not declared, for a split without an
+    object, and for an XML of another size than its photograph, turned as its camera says: its boxes are then of another
+    picture.
     """
     files = sorted((root / "annotations").glob("*.xml"), key=lambda path: (len(path.name), path.name))
     if not (root / "annotations").is_dir():
@@ -53,6 +54,11 @@ def voc(
             raise DatasetUnavailable(f"voc: {file} is of {height}×{width} pixels, but {photograph} of {tall}×{wide}")
     objects, dropped = _as_objects(parsed, list(classes), image_size)
     held_out = first_copies(images) % 5 == 4
+    for kind, some in (("training", ~held_out), ("held-out", held_out)):
+        if not (objects[some][..., 4] >= 0).any():
+            raise DatasetUnavailable(
+                f"voc: no {kind} photograph of {root / 'images'} has an object; every fifth is held out, and its copies"
+            )
     mean, std = channel_stats(images[~held_out].float()) if stats is None else map(torch.tensor, stats)
     images = normalize(images.float(), mean, std)
     return SceneSet(
