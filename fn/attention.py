@@ -55,6 +55,8 @@ def attention_weights(
     if is_causal:
         attn_mask = causal_mask(query.shape[-2], key.shape[-2], query.device)
     scores = attention_scores(query, key, attn_mask, scale)
+    if scores.shape[-1] == 0:
+        return scores  # no key, no weight
     if attn_mask is None or is_causal:  # every query may look somewhere
         return softmax(scores, dim=-1)
     blind = (scores == -math.inf).all(dim=-1, keepdim=True)
@@ -102,6 +104,8 @@ def scaled_dot_product_attention(
     _require_one_mask(attn_mask, is_causal)
     if native:
         return native_attention(query, key, value, attn_mask, is_causal, scale)
+    if key.shape[-2] == 0:
+        return scaled_dot_product_attention(query, key, value)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -117,7 +121,11 @@ def native_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "*batch queries d_value"]:
-    """torch's own: in tiles, once and not twice differentiable, and under vmap one example after the other"""
+    """torch's own: in tiles, once and not twice differentiable, and under vmap one example after the other.
+
+    Mask with False or -∞, not with a large negative number such as -1e9: of a row that is masked so as a whole, torch's
+    kernel for CPUs gives other gradients than its own plain path (torch 2.15).
+    """
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.benching.worker import peak_bytes
 from fn import tree
@@ -20,6 +21,7 @@ from fn.attention import (
     merge_heads,
     multi_head_attention,
     multi_head_attention_init,
+    native_attention,
     scaled_dot_product_attention,
     split_heads,
     weighted_sum,
@@ -66,6 +68,26 @@ def test_attention_is_torchs(case: Case, way):
     """torch's too gives zeros to a query that may look nowhere."""
     ours = partial(scaled_dot_product_attention, **way, **case.options)
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_without_a_key_there_is_nothing_to_take(way, is_causal):
+    rng = generator(0)
+    q, k, v = (torch.randn(2, n, d, generator=rng) for n, d in ((3, 4), (0, 4), (0, 5)))
+    ours = partial(scaled_dot_product_attention, is_causal=is_causal, **way)
+    agree(ours, partial(F.scaled_dot_product_attention, is_causal=is_causal), q, k, v, None)
+
+
+def test_a_row_masked_by_large_numbers_has_the_gradients_of_torchs_plain_path_and_not_of_its_kernel():
+    """What the docstring of native_attention warns of; with -∞ they agree, see test_attention_is_torchs."""
+    q, k, v = torch.randn(3, 1, 1, 3, 4, generator=generator(0))  # its kernel is for batches of heads alone
+    mask = torch.zeros(3, 3)
+    mask[1] = -1e9
+    with sdpa_kernel(SDPBackend.MATH):
+        agree(scaled_dot_product_attention, F.scaled_dot_product_attention, q, k, v, mask)
+    of_query = grad(lambda q, way: way(q, k, v, mask).square().sum())
+    assert (of_query(q, scaled_dot_product_attention) - of_query(q, native_attention)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

@@ -75,6 +75,19 @@ def test_lab_3_learns_a_text_by_heart_and_goes_on_with_it(monkeypatch, capsys, t
     assert out.count("fghij\nabcdefghij\nabcde\n") == 2  # the likeliest, and drawn
 
 
+@pytest.mark.parametrize(
+    ("task", "target"), [("sort", "== 1"), ("reverse", "== 1"), ("copy", "== 1"), ("add", ">= 0.99")]
+)
+def test_a_toy_is_to_be_solved_whole_and_addition_almost(monkeypatch, tmp_path, task, target):
+    for shown in ("draw_attention", "print_attention", "show_answers"):
+        monkeypatch.setattr(lab3, shown, lambda *_, **__: None)
+    monkeypatch.setattr(lab3, "evaluate", lambda *_: {"exact": 0.9899})
+    config = Config(task=task, d_model=8, heads=2, layers=1, out=tmp_path)
+    lesson = lab3.a_toy(config, settle(config), CPU)
+    solved = lab3.judge_toy(config, lesson, [init(lesson.model, adam_init, seed=0)])[0]
+    assert (solved.target, solved.ok) == (target, False)
+
+
 @pytest.mark.parametrize("task", TOYS)
 def test_no_problem_that_judges_a_toy_was_seen(task):
     config, digits = Config(task=task), TOYS[task].digits + (task == "add")

@@ -152,8 +152,9 @@ def test_features_are_those_of_evaluation():
 
 def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
     monkeypatch.setattr(lab4_pretrained, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
-    moved, held, gap, _ = freeze_and_cache(Config(), small_task(both_epochs=1), 3)
+    moved, held, gap, faster = freeze_and_cache(Config(), small_task(both_epochs=1), 3)
     assert [moved.ok, held.ok, gap.ok] == [False] * 3
+    assert (gap.target, faster.name, faster.target) == ("<= 0.001", "cached features: how many times faster", ">= 3")
 
 
 def test_what_is_misread_comes_first_and_the_least_likely_of_it():
@@ -174,6 +175,20 @@ def test_a_way_that_is_worse_fails_whatever_its_size():
     assert judged([0.1, 0.11, 0.12]) == [True, True]
     assert judged([0.1, 0.0, -0.05]) == [True, False]
     assert judged([-0.1, -0.11, -0.12]) == [False, False]
+
+
+def test_of_photographs_the_head_has_its_target_and_fine_tuning_is_to_gain():
+    task, ts = small_task(), TrainState({}, {}, {})
+    config = Config(dataset="folder", target_accuracy=0.88)
+
+    def judged(*accuracies: tuple[float, float]) -> list[tuple[str, str, bool]]:
+        runs = [Ways(None, (ts, head), (ts, fine)) for head, fine in accuracies]
+        return [(check.name, check.target, check.ok) for check in compare(config, task, runs, 10)]
+
+    claims = ("head: accuracy", ">= 0.88"), ("fine − head: accuracy", "> 0")
+    assert judged((0.87, 0.9), (0.9, 0.91)) == [(*claim, True) for claim in claims]
+    assert [ok for *_, ok in judged((0.87, 0.9), (0.88, 0.9))] == [False, True]
+    assert [ok for *_, ok in judged((0.9, 0.91), (0.9, 0.89))] == [True, False]
 
 
 @pytest.mark.parametrize("name", BACKBONES)

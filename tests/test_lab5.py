@@ -15,6 +15,7 @@ from fn.files import write_atomic
 from fn.models import squeezenet
 from fn.pretrained import to_state_dict
 from fn.rng import generator
+from fn.train import TrainState
 from tests.test_experiments import CPU, launch
 
 NONE = [0.0, 0, 0, 0, -1]
@@ -66,6 +67,34 @@ def test_the_table_of_average_precision_holds_what_its_columns_say(monkeypatch):
         ("a (0 of them)", "0.500", "0.750", "0.725"),
         ("b (1 of them)", "0.600", "0.850", "0.825"),
     ]
+
+
+@pytest.mark.parametrize(("ap", "seconds", "ok"), [(0.9, 240, [True] * 3), (0.59, 241, [False] * 3)])
+@pytest.mark.parametrize("flavor", ["anchor", "center"])
+def test_what_is_asked_of_a_detector_of_digits(monkeypatch, tmp_path, flavor, ap, seconds, ok):
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr(lab5_detection.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(show, "follow", lambda *_: (TrainState({}, {}, {}), []))
+    monkeypatch.setattr(lab5_detection, "predict", lambda *_: None)
+    monkeypatch.setattr(lab5_detection, "judge", lambda *_, **__: torch.full((10, 4, 1), ap, dtype=torch.float64))
+    for shown in ("show_ap", "draw"):
+        monkeypatch.setattr(lab5_detection, shown, lambda *_: None)
+    monkeypatch.setattr(detecting, "show_parts", lambda *_: None)
+    config = lab5_detection.Config(out=tmp_path, compile=False)
+    checks = lab5_detection.generalise(config, flavor, lab5_detection.build(config, flavor, RACCOONS), RACCOONS)
+    assert [check.target for check in checks] == [">= 0.9", ">= 0.6", "<= 240"]
+    assert [check.ok for check in checks] == ok
+
+
+def test_what_is_asked_of_photographs_and_of_who_knows_nothing():
+    assert lab5_detection.RECIPES["voc"].least == {"AP50": 0.7}
+    checks = lab5_detection.know_nothing(lab5_detection.Config(), RACCOONS)
+    assert [(check.name, check.target) for check in checks] == [
+        ("all background: AP50", "<= 0.05"),
+        ("random boxes: AP50", "<= 0.05"),
+    ]
+    assert checks[0].value == 0
+    assert not checks[1].ok  # the one object fills a tenth of its picture, and a hundred guesses meet it
 
 
 def test_bands_of_sizes_say_where_they_end():
