@@ -52,6 +52,10 @@ def main(config: Config) -> int:
             raise cli.UsageError("which drill? say its name first: just drill NAME --check; just drill lists them")
         list_drills()
         return 0
+    asked = [flag for flag in ("check", "hint", "show") if getattr(config, flag)]
+    begins = [flag for flag in ("blank", "reset") if getattr(config, flag)]
+    if len(asked) > 1 or (asked and begins):
+        raise cli.UsageError(f"{' '.join(f'--{flag}' for flag in asked + begins)}: one at a time")
     name = find(config.name)
     if config.check:
         return check(name)
@@ -146,6 +150,9 @@ def check(name: str) -> int:
         console.print(f"\nnot yet{'; --hint says more' if left > 0 else ''}", markup=False, soft_wrap=True)
         return 1
     now = progress.standings()[name]
+    if now.begun is None:
+        console.print(f"\npassed, but not counted: just drill {name} --reset begins it", markup=False, soft_wrap=True)
+        return 0
     took = f" in {minutes(time.time() - was.begun)}" if was.open and was.begun else ""
     console.print(
         f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours",

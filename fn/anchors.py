@@ -46,6 +46,7 @@ def match_anchors(
 
     Every object that is present first takes the anchor that overlaps it most; where two want one anchor, the later
     object has it. Of equal overlaps the first counts. What is not present, or overlaps no anchor, matches nothing.
+    Of many images it is asked under vmap.
     """
     overlap = torch.where(present.unsqueeze(1), box_iou(boxes, anchors), -1.0)
     best, match = overlap.max(dim=0)

@@ -76,7 +76,8 @@ def dropout(
 ) -> Float[Tensor, "*shape"]:
     """x · m / (1 - p), m ~ Bernoulli(1 - p), so that E[y] = x; the identity unless training. Srivastava et al. 2014.
 
-    The mask is a function of `key` (see fn.rng): the same key drops the same entries. ValueError if it is missing.
+    The mask is a function of `key` (see fn.rng): the same key drops the same entries. ValueError if it is
+    missing where entries are to be dropped, and for a p that is no probability.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p is a probability, not {p}")

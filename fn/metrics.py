@@ -15,7 +15,7 @@ from torch import Tensor
 def accuracy(
     input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"]
 ) -> Float[Tensor, ""]:
-    """The share of targets whose score is the largest of its classes."""
+    """The share of targets whose score is the largest of its classes; those of -100 do not count."""
     return top_k_accuracy(input, target, k=1)
 
 

@@ -173,7 +173,7 @@ def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor,
 
 
 def cosine_schedule(step: Step, *, lr: Rate, total_steps: int, min_lr: float = 0.0) -> Float[Tensor, ""]:
-    """From lr to min_lr along half a cosine, and min_lr from then on. Loshchilov and Hutter 2017."""
+    """From lr to min_lr along half a cosine, and min_lr from then on; also under vmap. Loshchilov and Hutter 2017."""
     return _cosine(torch.as_tensor(step) / total_steps, lr, min_lr)
 
 

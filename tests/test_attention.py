@@ -198,6 +198,20 @@ def test_causal_mask_by_hand():
     assert causal_mask(3, 2).tolist() == [[True, False], [True, True], [True, True]]
 
 
+def test_a_causal_mask_is_made_where_it_is_asked_for():
+    assert causal_mask(3, 2, torch.device("meta")).is_meta
+
+
+def test_the_weights_of_all_heads_are_dropped_under_the_key():
+    """At p = 1 all of them: what is left is the bias of the way out."""
+    x, params = torch.randn(2, 3, 8, generator=generator(0)), multi_head_attention_init(generator(1), 8)
+    params["out_proj"]["bias"] = torch.arange(8.0)
+    attend = lambda p, n: multi_head_attention(x, x, x, 2, **params, dropout_p=p, dropout_key=key(n))[0]  # noqa: E731
+    assert torch.equal(attend(1.0, 0), params["out_proj"]["bias"].expand(2, 3, 8))
+    assert torch.equal(attend(0.5, 0), attend(0.5, 0))
+    assert not torch.equal(attend(0.5, 0), attend(0.5, 1))
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout_of_weights_keeps_their_mean_and_is_a_function_of_its_key(p):
     """With the unit vectors as values, the output is the weights; here each is 1 / 8 before dropout."""
@@ -230,7 +244,10 @@ def test_what_attention_refuses():
             scaled_dot_product_attention(q, q, q, **options)
     with pytest.raises(ValueError, match="native and block_size exclude each other"):
         scaled_dot_product_attention(q, q, q, block_size=2, native=True)
-    params = multi_head_attention_init(generator(0), 4)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    q, params = torch.ones(3, 4), multi_head_attention_init(generator(0), 4)
     for refused in (partial(split_heads, q, 3), partial(multi_head_attention, q, q, q, 3, **params)):
         with pytest.raises(ValueError, match="3 heads do not divide a width of 4"):
             refused()

@@ -119,6 +119,21 @@ def test_from_an_untouched_file_to_a_pass(monkeypatch, capsys):
     assert drill.place("softmax").read_text() == ""
 
 
+def test_a_pass_of_what_was_never_begun_is_told_not_to_count(monkeypatch, capsys):
+    drill.place("relu").parent.mkdir(parents=True)
+    drill.place("relu").write_text(RIGHT)
+    monkeypatch.setattr(launch, "graded", lambda name, path: Verdict(True, ["said"]))
+    assert run("relu", "--check") == 0
+    assert "passed, but not counted: just drill relu --reset begins it" in capsys.readouterr().out
+    assert progress.standings()["relu"].passes == 0
+
+
+@pytest.mark.parametrize("flags", [("--hint", "--check"), ("--check", "--reset"), ("--show", "--blank")])
+def test_two_things_at_once_are_refused(flags):
+    with pytest.raises(cli.UsageError, match=r"^--\w+ --\w+: one at a time$"):
+        run("relu", *flags)
+
+
 # What a grader notices.
 
 
@@ -134,6 +149,13 @@ REFUSED = {
     "raises": ("def relu(x):\n    return x.clmp(min=0)\n", "line 2: return x.clmp(min=0)"),
     "returns nothing": ("def relu(x):\n    x.clamp(min=0)\n", "return"),
     "ours": ("from fn import layers\ndef relu(x):\n    return layers.relu(x)\n", "this calls our own `fn.layers.relu`"),
+    "ours without its checks": (
+        "import inspect\nfrom fn import layers\ndef relu(x):\n    return inspect.unwrap(layers.relu)(x)\n",
+        "this calls our own `fn.layers.relu`",
+    ),
+    "exits": ("import sys\ndef relu(x):\n    sys.exit(3)\n", "your function raised SystemExit: 3"),
+    "prints": ("def relu(x):\n    print('of', tuple(x.shape))\n    return x\n", "yours printed\n  of ("),
+    "a lambda": ("relu = lambda x: x\n", "wrong just where `x` is negative"),
     "ours, caught": (
         "from fn.layers import relu as r\ndef relu(x):\n    try: return r(x)\n    except Exception: return x\n",
         "this calls our own",
@@ -232,6 +254,11 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     assert verdict.tests == 4
     file.write_text("import time\ndef relu(x):\n    time.sleep(1e6)\n")
     assert launch.graded("relu", file, wall_seconds=20.0).lines[0].startswith("not done after 20 s")
+    forged = "import os, sys\ndef relu(x):\n    return x\n"
+    file.write_text(forged + "os.write(int(sys.argv[1]), b'[true, []]')\nos._exit(0)\n")
+    assert (
+        launch.graded("relu", file).lines[0] == "relu.py fails when it is imported: IndexError: list index out of range"
+    )
 
 
 # The proof.
@@ -246,6 +273,15 @@ def test_every_wrong_answer_is_refused_in_fitting_words_and_every_right_one_pass
         [sys.executable, "-m", "experiments.drills.prove", *names], capture_output=True, text=True, cwd=cut.ROOT
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+PROMISING = [name for name in DRILLS if "ValueError" in (cut.ast.get_docstring(cut.source(name).node) or "")]
+
+
+@pytest.mark.parametrize("name", PROMISING)
+def test_a_refusal_that_a_docstring_promises_is_graded(name):
+    """There is a wrong answer without it, and it is told so."""
+    assert any("refused" in answer.phrase for answer in prove.answers(name))
 
 
 @pytest.mark.parametrize("name", DRILLS)

@@ -12,7 +12,7 @@ from fn.freezing import freeze, thaw, trained_modes
 from fn.jit import jit
 from fn.layers import norm_modes
 from fn.models import Model, cnn, mlp, resnet
-from fn.models.resnet import resnet_features
+from fn.models.resnet import resnet_apply, resnet_features, resnet_init
 from fn.models.transfer import head_apply, head_init, transfer_apply
 from fn.optim import adam_init, adamw, by_prefix, sgd, sgd_init
 from fn.rng import generator
@@ -174,6 +174,23 @@ def test_a_rate_of_nothing_is_refused():
     params, _ = TRANSFER.init(generator(0))
     with pytest.raises(ValueError, match="nothing lies at or below 'backbon'; the nearest are 'backbone'"):
         by_prefix(params, params, sgd_init(params), update=sgd, lr=0.1, scales={"backbon": 0.1})
+
+
+def test_a_prefix_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing lies at or below 'backbon'"):
+        freeze(TRANSFER, ["head", "backbon"]).init(generator(0))
+
+
+def test_the_norm_of_a_projection_is_frozen_by_itself():
+    """Of a block that has one, only the second norm trains."""
+    given = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6), style="imagenet")
+    model = freeze(Model(lambda rng: given, resnet_apply), ["layer2.0.bn2"])
+    params, state = model.init(generator(0))
+    _, after = model.apply(params, state, torch.randn(3, 2, 32, 32, generator=generator(1)), train=True)
+    old, new = tree.flatten(state["state"]), tree.flatten(after["state"])
+    moved = {name.rpartition(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert "layer2.0.downsample.1" in {name.rpartition(".")[0] for name in old}
+    assert moved == {"layer2.0.bn2"}
 
 
 # The head.

@@ -107,6 +107,20 @@ def test_odd_entries_are_treated_as_torch_does(name, x):
     agree(*CASES[name][:2], x, tol={torch.float64: 1e-10})
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm"])
+def test_far_from_zero_the_variance_is_as_exact(name):
+    """Of E[x²] - E[x]² four digits of float64 would be left."""
+    x = 1e6 + torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if name == "layer_norm":
+        pairs = [(layer_norm(x, (7,)), F.layer_norm(x, (7,)))]
+    else:
+        mean, var = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+        y, new = batch_norm(x, mean, var, training=True)
+        pairs = [(y, F.batch_norm(x, mean, var, training=True)), (new["running_var"], var)]  # theirs moves in place
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
+
+
 def test_layer_norm_refuses_another_shape():
     x, weight = torch.ones(2, 3, 4), torch.ones(4)
     for wrong in ((3,), (2, 4), (4, 3)):

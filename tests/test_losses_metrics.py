@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fn.losses import cross_entropy, mse_loss, penalty_reduced_focal_loss, sigmoid_focal_loss, smooth_l1_loss
 from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
+from fn.rng import generator
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
@@ -165,6 +166,19 @@ def test_accuracy_is_scikit_learns(case):
     assert float(accuracy(scores, target)) == pytest.approx(sklearn.metrics.accuracy_score(target, first))
 
 
+def test_accuracy_over_positions_is_that_of_all_their_targets():
+    rng = generator(0)
+    scores, target = torch.randn(4, 3, 5, 2, generator=rng), torch.randint(3, (4, 5, 2), generator=rng)
+    first = scores.movedim(1, -1).flatten(0, -2).argmax(dim=1)
+    expected = sklearn.metrics.accuracy_score(target.flatten(), first)
+    assert float(accuracy(scores, target)) == pytest.approx(expected)
+    right = first.reshape(target.shape) == target
+    target[right] = -100
+    assert float(accuracy(scores, target)) == 0
+    target[1, 1, 1] = scores[1, :, 1, 1].argmax()
+    assert float(accuracy(scores, target)) == pytest.approx(1 / int((target != -100).sum()))
+
+
 @given(scored(fewest=3), st.data())
 def test_top_k_accuracy_is_scikit_learns(case, data):
     """Of equal scores theirs ranks the higher class first (a stable sort, reversed): it sees the classes reversed."""
@@ -193,7 +207,8 @@ def test_the_metrics_hang_together(case):
     assert curve == sorted(curve)
     assert curve[-1] == 1
     right = float(confusion_matrix(scores, target).trace()) / len(target)
-    assert curve[0] == float(accuracy(scores, target)) == pytest.approx(right)
+    assert curve[0] == pytest.approx(right)
+    assert float(accuracy(scores, target)) == pytest.approx(right)
 
 
 @given(classified(), st.booleans(), st.data())

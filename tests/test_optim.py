@@ -58,10 +58,11 @@ def test_follows_torch_for_100_steps(init, update, reference, options):
     params, theirs = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
     optimizer, state = reference(tree.leaves(theirs), **options), init(params)
     for step in range(100):
-        noise = draw(step + 1)
-        params, state = update(params, tree.map(torch.add, params, noise), state, **options)
+        noise, rate = draw(step + 1), options["lr"] / (1 + step % 3)
+        params, state = update(params, tree.map(torch.add, params, noise), state, **options | {"lr": rate})
         for p, n in zip(tree.leaves(theirs), tree.leaves(noise), strict=True):
             p.grad = p.detach() + n
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         assert_equal(params, tree.map(torch.Tensor.detach, theirs), rtol=0, atol=1e-12)
     assert state["step"] == 100

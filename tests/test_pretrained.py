@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial, reduce
 from hashlib import sha256
 from math import hypot
 from pathlib import Path
@@ -21,8 +22,10 @@ from fn import tree
 from fn.data.datasets import folder
 from fn.metrics import top_k_accuracy
 from fn.models import Model, resnet, resnet20, squeezenet
+from fn.models.resnet import resnet_apply, resnet_init
+from fn.models.squeezenet import squeezenet_apply, squeezenet_init
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read, to_state_dict
-from fn.rng import generator
+from fn.rng import generator, key
 from tests.strategies import cotangent
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -278,6 +281,20 @@ def test_a_file_of_other_things_is_no_state_dict(tmp_path, content):
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(PretrainedError, match=r"nowhere\.pth cannot be read \(No such file"):
         read(tmp_path / "nowhere.pth")
+
+
+def test_dropout_stands_before_the_last_layer():
+    """At p = 1 its bias is all that is left, in training alone; SqueezeNet's passes a relu."""
+    x, bias = torch.randn(2, 3, 64, 64, generator=generator(1)), torch.tensor([-1.0, 0.5, 2.0])
+    for init, apply, last, left in (
+        (squeezenet_init, squeezenet_apply, ("classifier", "1"), bias.relu()),
+        (partial(resnet_init, blocks=(1,), widths=(4,)), resnet_apply, ("fc",), bias),
+    ):
+        params, state = init(generator(0), 3, 3)
+        reduce(dict.__getitem__, last, params)["bias"] = bias
+        logits = partial(apply, params, state, x, dropout_p=1.0, key=key(0))
+        assert torch.equal(logits(train=True)[0], left.expand(2, 3))
+        assert not torch.equal(logits(train=False)[0], left.expand(2, 3))
 
 
 # Published weights.

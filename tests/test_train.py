@@ -240,7 +240,8 @@ def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part():
     for half in x.chunk(2):
         _, state = MODELS["cnn"].apply(ts.params, state, half, train=True)
     assert_close(after.state, state)
-    assert len(set(keys)) == 2
+    train_step(after, x, y, objective=objective, optimizer=partial(adamw, lr=0.0), key=key(3), accumulate=2)
+    assert keys == [int(fold_in(fold_in(key(3), step), part)) for step in (0, 1) for part in (0, 1)]
 
 
 @each_model
@@ -306,6 +307,20 @@ def test_evaluation_weights_a_short_last_batch_and_changes_nothing(name, batch_s
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-9)
     assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == split.labels).double().mean().item(), rel=1e-6)
     assert_close(ts._asdict(), before._asdict())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was(mode):
+    seen, ts = [], start("mlp")
+
+    def apply(*args, **options):
+        seen.append(torch.is_grad_enabled())
+        return MODELS["mlp"].apply(*args, **options)
+
+    with torch.set_grad_enabled(mode):
+        eval_one_epoch(ts.params, ts.state, batches(examples(9), 5), apply=apply)
+        assert torch.is_grad_enabled() == mode
+    assert seen == [False, False]
 
 
 def test_batch_norm_learns_its_statistics_in_training_only():

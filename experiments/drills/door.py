@@ -5,10 +5,11 @@ places: the code of the function object itself is exchanged.
 """
 
 import inspect
+import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ def _code_that_calls(target: Callable, free: tuple[str, ...]) -> CodeType:
 def checked(yours: Callable, ours: Callable) -> Callable:
     """`yours` under the checks that every function of fn has; where it has no annotation, ours stands in."""
     own, model = inspect.unwrap(yours), inspect.unwrap(ours)
+    own.__name__ = model.__name__  # a lambda has none that one could define
     own.__annotations__ = {**model.__annotations__, **getattr(own, "__annotations__", {})}
     return jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))(yours)
 
@@ -95,7 +97,11 @@ class Door:
         self.refusal: Refused | None = None
         self.error: tuple[BaseException, dict[str, Any]] | None = None
         self.seen: list[Call] = []
-        self.signature = inspect.signature(inspect.unwrap(ours))
+        self.printed = io.StringIO()
+        bare = inspect.unwrap(ours)
+        self.signature = inspect.signature(bare)
+        if bare is not ours and inspect.isfunction(bare):  # what the checks are wrapped around
+            self.guard(bare, f"our own `{self.name}`")
         self.ours = exchange(ours, self._call)
 
     @classmethod
@@ -137,13 +143,11 @@ class Door:
     @contextmanager
     def _within(self, args: Any, kwargs: Any) -> Iterator[None]:
         self.inside = True
+        watch = Watch(self, self.forbidden) if self.forbidden else nullcontext()
         try:
-            if self.forbidden:
-                with Watch(self, self.forbidden):
-                    yield
-            else:
+            with redirect_stdout(self.printed), watch:
                 yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.error = error, self._bound(args, kwargs)
             raise
         finally:
@@ -189,7 +193,7 @@ def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
         if isinstance(result, torch.utils.data.Dataset):
             return [result[i] for i in range(len(result))]  # pyright: ignore
         return list(result) if inspect.isgenerator(result) else result
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return error
 
 

@@ -91,6 +91,8 @@ def show(x: Any, room: int = 400) -> str:
     if isinstance(x, Tensor):
         kind = str(x.dtype).removeprefix("torch.")
         head = f"{kind}{list(x.shape)}"
+        if x.is_meta or torch._C._functorch.is_batchedtensor(x):  # pyright: ignore
+            return head
         if x.numel() > 24:
             return f"{head} {_numbers(x.flatten()[:6])[:-1]}, …]"
         return f"{head} {_numbers(x)}" if x.numel() else head
@@ -228,6 +230,9 @@ def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Sign
         yield Finding(
             f"dtype {where}", f"{at}dtype {yours.dtype}, expected {ours.dtype}: was a constant made in another?"
         )
+    if yours.device != ours.device:
+        yield Finding(f"device {where}", f"{at}on {yours.device}, expected {ours.device}")
+        return
     if same(yours, ours):
         return
     for kind, text in compare(yours.detach(), ours.detach(), where, call.before, names, signature):

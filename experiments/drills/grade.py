@@ -32,6 +32,13 @@ from experiments.drills.explain import explain, show
 from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
 from experiments.drills.limits import OutOfTime, limit_memory, stopped_at, timed
 
+AS_OURS = (
+    "nothing that it returned could be compared with ours",
+    "what it returns is what ours returns; what fails is what else the test asks for",
+    "each call returns what ours returns; what fails is a law that ties several calls",
+)
+"""of no call, of one, of several"""
+UNDER_VMAP = "it is run under vmap too, where no number can be taken out of a tensor: no float(), .item(), math or if"
 EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
 
@@ -43,6 +50,11 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     except Wrong as error:
         return Verdict(False, str(error).splitlines())
     door = install(name, yours, allow_torch)
+    verdict = _judged(door, name, file, seconds)
+    return verdict._replace(lines=[*verdict.lines, *_printed(door.printed.getvalue())])
+
+
+def _judged(door: Door, name: str, file: Path, seconds: float) -> Verdict:
     run = Run(door)
     status = 0
     try:
@@ -55,7 +67,7 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     if isinstance(run.error, OutOfTime):  # pytest takes it for a failure
         return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *stopped_at(file)])
     if door.refusal is not None:
-        return Verdict(False, [f"this calls {door.refusal}, and that is what you are to write"])
+        return Verdict(False, [f"this calls {door.refusal}, which does what you are to write"])
     if run.failed is None:
         if not run.counted:
             return Verdict(
@@ -68,6 +80,13 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     except OutOfTime:
         lines = run.said
     return Verdict(False, lines, run.counted)
+
+
+def _printed(text: str, most: int = 10) -> list[str]:
+    """What the answer printed: the first lines of it"""
+    lines = [line[:120] for line in text.splitlines()]
+    more = [f"  … of {len(lines)} lines"] if len(lines) > most else []
+    return ["", "yours printed", *(f"  {line}" for line in lines[:most]), *more] if lines else []
 
 
 def install(name: str, yours: Any, allow_torch: bool) -> Door:
@@ -176,6 +195,7 @@ def _taught(run: Run, file: Path, tests: Sequence[str]) -> list[str]:
         said = "nothing is written there yet" if isinstance(error, NotImplementedError) else named(error)
         return [
             f"your function raised {said}",
+            *([UNDER_VMAP] if str(error).startswith("vmap:") else []),
             *where(error, file),
             "",
             "given",
@@ -189,7 +209,7 @@ def _taught(run: Run, file: Path, tests: Sequence[str]) -> list[str]:
         lines = explain(door.seen, door.signature, door.ours)
     except Exception as error:  # what an answer returns may be anything; that it is refused stands
         lines = [f"what is returned cannot be compared ({named(error)})"]
-    return [*(lines or ["each call returns what ours returns; what fails is a law that ties several calls"]), "", *held]
+    return [*(lines or [AS_OURS[min(len(door.seen), 2)]]), "", *held]
 
 
 def _is_yours(error: BaseException, failure: BaseException) -> bool:
@@ -229,6 +249,7 @@ def warm_up(names: Sequence[str]) -> None:
 
 def main() -> None:
     out, name, file = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    del sys.argv[1:]  # the verdict is not for the answer to write
     warm_up([name])
     limit_memory()
     verdict = grade(name, file)

@@ -27,6 +27,13 @@ WRONG = {
         "square[name]",
         "factor",
     ),
+    "1 - βᵗ in float32": (
+        "(1 - b1 ** t.double())",
+        "(1 - b1**t)",
+        "(1 - b2 ** t.double())",
+        "(1 - b2**t)",
+        "computed in float32",
+    ),
     "eps inside the root": ("(s.sqrt() + eps)", "(s + eps).sqrt()", "where `eps` is not 1e-08"),
     "no root": ("(s.sqrt() + eps)", "(s + eps)", "wrong"),
     "betas swapped": ("b1, b2 = betas", "b2, b1 = betas", "result[1]"),

@@ -51,6 +51,12 @@ WRONG = {
         "pass",
         "comes back as it was",
     ),
+    "the mean of squares less the square of the mean": (
+        "rows.mean(0), rows.var(0, correction=0)",
+        "rows.mean(0), (rows * rows).mean(0) - rows.mean(0) ** 2",
+        "far from zero",
+    ),
+    "no weight without a bias": ("if weight is not None:", "if weight is not None and bias is not None:", "`weight"),
     "statistics keep their graph": ("momentum * mean.detach()", "momentum * mean", "detach it"),
     "over the batch alone": (
         "rows.mean(0), rows.var",

@@ -35,6 +35,7 @@ WRONG = {
         "else rng_key(seed)",
         "every example has a key of its own",
     ),
+    "varied without a seed": ("if augment and seed is None:", "if False:", "refused"),
     "with replacement": (
         "order = torch.arange(n) if seed is None else epoch_order(n, seed=seed, epoch=epoch)",
         "order = torch.arange(n) if seed is None else epoch_order(n, seed=seed, epoch=epoch) // 2",

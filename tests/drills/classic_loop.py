@@ -1,5 +1,7 @@
 """classic_loop with zero_grad first."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch.optim import SGD
@@ -28,6 +30,11 @@ WRONG = {
         "        loss.backward()\n        optimizer.step()\n",
         "        optimizer.step()\n        loss.backward()\n",
         "wrong",
+    ),
+    "a copy is trained": (
+        "    optimizer = SGD(",
+        "    module = copy.deepcopy(module)\n    optimizer = SGD(",
+        "gradient descent by hand",
     ),
     "softmax twice": ("module(x), y", "module(x).softmax(1), y", "differ"),
     "no momentum": (", momentum=0.9", "", "wrong"),

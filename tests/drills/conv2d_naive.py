@@ -28,6 +28,12 @@ def torchs(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 
 WRONG = {
+    "by our conv2d_unfold": (
+        "    out, _, kh, kw = weight.shape",
+        "    from fn.conv import conv2d_unfold\n\n    return conv2d_unfold(x, weight, bias, stride, padding, dilation, groups)\n"
+        "    out, _, kh, kw = weight.shape",
+        "this calls `fn.conv.conv2d_unfold`",
+    ),
     "kernel flipped": (
         "kernels[None, ..., u, v, None, None]",
         "kernels.flip(-1, -2)[None, ..., u, v, None, None]",

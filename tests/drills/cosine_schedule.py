@@ -16,5 +16,10 @@ WRONG = {
     "up again after the end": (".clip(0, 1)", "", "wrong in 2 of 3 calls"),
     "upwards": ("1 + torch.cos", "1 - torch.cos", "differ"),
     "the floor ignored": ("+ (1 - share) * min_lr", "", "`min_lr=0.0`"),
+    "a number of Python's": (
+        "(torch.as_tensor(step) / total_steps)",
+        "torch.as_tensor(float(step) / total_steps)",
+        "run under vmap too",
+    ),
     "one step ahead": ("torch.as_tensor(step)", "(1 + torch.as_tensor(step))", "differ"),
 }

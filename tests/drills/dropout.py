@@ -18,6 +18,12 @@ def dropout(x, p=0.5, training=True, *, key=None):
 
 
 WRONG = {
+    "a key of its own": (
+        'raise ValueError("dropout: it needs a key")',
+        "key = torch.tensor(0)",
+        "refused",
+    ),
+    "any p": ("if not 0 <= p <= 1:", "if False:", "refused"),
     "not rescaled": ("x * scale)", "x)", "factor"),
     "p is the share that is kept": (
         "uniform(key, x.shape) < p",

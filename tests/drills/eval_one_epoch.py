@@ -33,6 +33,12 @@ WRONG = {
         "differ",
     ),
     "the last batch alone": ("sum(of) / sum(sizes)", "of[-1] / sizes[-1]", "result."),
+    "a graph is recorded": ("with torch.no_grad():", "if True:", "records no graph"),
+    "autograd stays off": (
+        "    with torch.no_grad():",
+        "    torch.set_grad_enabled(False)\n    if True:",
+        "records no graph",
+    ),
     "sums": ("sum(of) / sum(sizes)", "sum(of)", "result.loss"),
     "the loss forgotten": ('{"loss": F.cross_entropy, **metrics}', "dict(metrics)", "has no result.loss"),
 }

@@ -32,6 +32,11 @@ WRONG = {
         "if train and inner:",
         "frozen statistics move when asked to",
     ),
+    "a prefix that matches nothing is passed over": (
+        "tree.split(params, list(trained))",
+        "tree.split(params, [p for p in trained if any(tree.below(name, p) for name in tree.flatten(params))])",
+        "is refused",
+    ),
     "the rest is trained": ("chosen, rest = tree.split", "rest, chosen = tree.split", "frozen leaves stay"),
     "nothing is frozen": (
         'return chosen, {"frozen": rest, "state": state}',

@@ -33,6 +33,7 @@ WRONG = {
         "wrong",
     ),
     "loss and gradients swapped": ("grads, loss = slope(params)", "loss, grads = slope(params)", "raised"),
+    "in place": ("p - 0.1 * v", "p.sub_(0.1 * v)", "in place"),
     "up the hill": ("p - 0.1 * v", "p + 0.1 * v", "wrong"),
     "tensors for numbers": ("float(loss)", "loss", "float"),
     "one step too many": ("range(steps)", "range(steps + 1)", "shape"),

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 
 
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    ends = tuple(normalized_shape)
+    if any(t is not None and t.shape[-len(ends) :] != ends for t in (x, weight, bias)):
+        raise ValueError("a shape that does not end in normalized_shape")
     axes = [-1 - i for i in range(len(normalized_shape))]
     mean, var = x.mean(axes, keepdim=True), x.var(axes, correction=0, keepdim=True)
     y = (x - mean) / torch.sqrt(var + eps)
@@ -16,7 +19,10 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 
 def torchs(x, normalized_shape, weight=None, bias=None, eps=1e-5):
-    return F.layer_norm(x, normalized_shape, weight, bias, eps)
+    try:
+        return F.layer_norm(x, normalized_shape, weight, bias, eps)
+    except RuntimeError as error:  # another shape
+        raise ValueError(str(error)) from None
 
 
 WRONG = {
@@ -25,5 +31,12 @@ WRONG = {
     "over the batch": ("axes = [-1 - i for i in range(len(normalized_shape))]", "axes = [0]", "differ"),
     "over the last axis alone": ("range(len(normalized_shape))", "range(1)", "axes"),
     "bias forgotten": ("y = y + bias", "pass", "the term `bias` is missing"),
+    "another shape is taken": ("if any(", "if False and any(", "refused"),
+    "the mean of squares less the square of the mean": (
+        "x.var(axes, correction=0, keepdim=True)",
+        "(x * x).mean(axes, keepdim=True) - x.mean(axes, keepdim=True) ** 2",
+        "far from zero",
+    ),
+    "no weight without a bias": ("if weight is not None:", "if weight is not None and bias is not None:", "`weight"),
     "not centred": ("(x - mean)", "x", "differ"),
 }

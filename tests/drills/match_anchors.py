@@ -12,7 +12,7 @@ def match_anchors(anchors, boxes, present, *, threshold=0.5):
     match = torch.where(enough, best, -1)
     number = torch.arange(len(boxes))
     wants = torch.arange(len(anchors))[None, :] == overlap.argmax(dim=1)[:, None]
-    wants = wants & present[:, None]
+    wants = wants & present[:, None] & (overlap > 0)
     last = torch.where(wants, number[:, None], -1).amax(dim=0)
     return torch.where(last >= 0, last, match)
 
@@ -21,7 +21,14 @@ WRONG = {
     "objects without an anchor": ("torch.where(last >= 0, last, match)", "match", "wrong"),
     "only the best of each object": ("torch.where(last >= 0, last, match)", "last", "wrong"),
     "above the threshold, not at it": (">= threshold", "> threshold + 0.05", "wrong"),
-    "absent objects match": (".masked_fill(~present[:, None], -1.0)", "", "wants & present[:, None]", "wants", "wrong"),
+    "absent objects match": (
+        ".masked_fill(~present[:, None], -1.0)",
+        "",
+        " & present[:, None] & (overlap > 0)",
+        "",
+        "wrong",
+    ),
+    "an object that overlaps none takes the first": (" & (overlap > 0)", "", "wrong"),
     "the earlier object has it": (
         "torch.where(wants, number[:, None], -1).amax(dim=0)",
         "torch.where(wants.any(0), wants.long().argmax(dim=0), -1)",

@@ -13,6 +13,8 @@ def multi_head_attention(
     *, rotary=False, need_weights=False, dropout_key=None, block_size=None, native=False,
 ):  # fmt: skip
     width = query.shape[-1]
+    if width % heads:
+        raise ValueError("heads that do not divide the width")
     q, k, v = (
         linear(x, in_proj_weight[i * width : (i + 1) * width], in_proj_bias[i * width : (i + 1) * width])
         .unflatten(-1, (heads, -1))
@@ -28,6 +30,11 @@ def multi_head_attention(
 
 
 WRONG = {
+    "any number of heads": (
+        '        raise ValueError("heads that do not divide the width")',
+        "        heads = 1",
+        "refused",
+    ),
     "heads not merged": ("y.transpose(-2, -3).flatten(-2)", "y.reshape(query.shape)", "differ"),
     "heads split the wrong way": (
         ".unflatten(-1, (heads, -1))",
@@ -44,6 +51,11 @@ WRONG = {
         "scaled_dot_product_attention(q, k, v, attn_mask,",
         "scaled_dot_product_attention(q, k, v, None,",
         "`attn_mask=None`",
+    ),
+    "dropout forgotten": (
+        "attn_mask, dropout_p, is_causal, dropout",
+        "attn_mask, 0.0, is_causal, dropout",
+        "`dropout_p=0.0`",
     ),
     "values turned too": (
         "q, k = rotary_encoding(q), rotary_encoding(k)",

@@ -17,6 +17,15 @@ def sgd(params, grads, state, *, lr, momentum=0.0, nesterov=False, weight_decay=
 
 WRONG = {
     "up the hill": ("p - lr * move", "p + lr * move", "opposite direction"),
+    "the rate in the velocity": (
+        'flat["v"][name] + g',
+        'flat["v"][name] + lr * g',
+        "g + momentum * v if",
+        "lr * g + momentum * v if",
+        "p - lr * move",
+        "p - move",
+        "result[1]",
+    ),
     "in place": ("new[name] = p - lr * move", "new[name] = p.sub_(lr * move)", "in place"),
     "dampened": ('momentum * flat["v"][name] + g', 'momentum * flat["v"][name] + (1 - momentum) * g', "factor"),
     "decay forgotten": ('flat["g"][name] + weight_decay * p', 'flat["g"][name]', "`weight_decay=0.0`"),

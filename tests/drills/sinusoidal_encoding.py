@@ -27,6 +27,11 @@ WRONG = {
         "p[:, 1::2] = angles.sin()\n    p[:, 0::2]",
         "wrong",
     ),
+    "an odd width is taken": (
+        "if d_model % 2:",
+        "if d_model % 2:\n        return sinusoidal_encoding(length, d_model + 1, base, dtype=dtype)[:, :-1]\n    if False:",
+        "refused",
+    ),
     "positions from 1": ("torch.arange(length)", "(1 + torch.arange(length))", "wrong in all"),
     "clocks that speed up": ("t / base **", "t * base **", "wrong"),
     "the base is fixed": ("base ** (", "1e4 ** (", "`base=10000.0`"),

@@ -15,6 +15,11 @@ def torchs(x, dim):
 
 
 WRONG = {
+    "by our log_softmax": (
+        "    top =",
+        "    from fn.layers import log_softmax\n\n    return log_softmax(x, dim).exp()\n    top =",
+        "this calls `fn.layers.log_softmax`",
+    ),
     "over the wrong axis": ("e.sum(dim, keepdim=True)", "e.sum(0, keepdim=True)", "axis"),
     "not shifted": ("x - top", "x", "NaN"),
     "not normalised": ("e * e.sum(dim, keepdim=True).reciprocal()", "e", "sums to one"),

@@ -21,6 +21,7 @@ WRONG = {
         "input.sort(dim=1, stable=True).indices.flip(1)[:, :k]",
         "wrong in",
     ),
+    "any k": ("if not 1 <= k <= input.shape[1]:", "if False:", "refused"),
     "a sum": ("/ counted.sum()", "", "dtype"),
     "the least": ("descending=True, ", "", "differ"),
 }

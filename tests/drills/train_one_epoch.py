@@ -36,6 +36,11 @@ WRONG = {
         "",
         "an epoch is the step repeated",
     ),
+    "the step is not checked": (
+        "checked_step(ts, x, y, step=step, key=run_key(seed))",
+        "step(ts, x, y, key=run_key(seed))",
+        "before the update",
+    ),
     "sums, not means": ('total / sums["examples"]', "total", "result[1]"),
     "the first batch is skipped": ("for x, y in batches:", "for x, y in list(batches)[1:]:", "result"),
 }

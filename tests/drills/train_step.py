@@ -36,6 +36,13 @@ WRONG = {
         "result[0].params",
     ),
     "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "keys"),
+    "one key for all steps of parts": (
+        '    key = fold_in(key, ts.opt_state["step"])',
+        '    of_step = fold_in(key, ts.opt_state["step"])',
+        "objective(p, ts.state, x, y, key=key)",
+        "objective(p, ts.state, x, y, key=of_step)",
+        "draws anew",
+    ),
     "no root": ("** 0.5", "** 1", "grad_norm"),
     "up the hill": ("optimizer(ts.params, grads,", "optimizer(ts.params, tree.map(lambda g: -g, grads),", "result[0]"),
     "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate=1`"),

@@ -20,6 +20,18 @@ def two_layer_grads(params, x, target):
 
 
 WRONG = {
+    "by forward mode": (
+        "    w1, w2 = params",
+        "    from torch.func import jacfwd\n\n    a = lambda p: linear(linear(x, **p['fc1']).clamp(min=0), **p['fc2'])\n"
+        "    return jacfwd(lambda p: torch.nn.functional.cross_entropy(a(p), target))(params)\n    w1, w2 = params",
+        "this calls `torch.func.jacfwd`",
+    ),
+    "by finite differences": (
+        "    w1, w2 = params",
+        "    from fn.gradcheck import numerical_grad\n\n    a = lambda p: linear(linear(x, **p['fc1']).clamp(min=0), **p['fc2'])\n"
+        "    return numerical_grad(lambda p: torch.nn.functional.cross_entropy(a(p), target), params)\n    w1, w2 = params",
+        "this calls `fn.gradcheck.numerical_grad`",
+    ),
     "not divided by the batch": ("d_a = d_a / len(target)", "", "factor"),
     "relu lets all pass": ("torch.where(z > 0, d_a @ w2, torch.zeros_like(z))", "d_a @ w2", "result.fc1"),
     "softmax without the target": ("d_a[rows, target] -= 1", "", "differ"),

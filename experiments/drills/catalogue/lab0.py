@@ -13,6 +13,12 @@ from experiments.drills.catalogue.row import (
     cases,
 )
 
+AUTOGRAD = (
+    *("torch.autograd.grad", "torch.autograd.backward"),
+    *(f"torch.autograd.functional.{f}" for f in ("jacobian", "vjp", "jvp")),
+    *(f"torch.func.{f}" for f in ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd")),
+)
+
 DRILLS = {
     "linear": Drill(
         "fn.layers:linear",
@@ -48,7 +54,7 @@ DRILLS = {
             "The largest along `dim`, with keepdim=True so that it broadcasts; it needs no gradient.",
             "e = torch.exp(x - x.detach().amax(dim, keepdim=True)), over its sum along dim",
         ),
-        ("softmax", "log_softmax", "special_softmax", "softmin", "logsumexp"),
+        ("softmax", "log_softmax", "special_softmax", "softmin", "logsumexp", "fn.layers.log_softmax"),
     ),
     "cross_entropy": Drill(
         "fn.losses:cross_entropy",
@@ -66,7 +72,12 @@ DRILLS = {
         "fn.layers:layer_norm",
         "Lab 0 · layers",
         1,
-        cases(PARITY, "layer_norm", "layer_norm, plain", "layer_norm, two axes", "layer_norm, eps"),
+        (
+            *cases(PARITY, "layer_norm", "layer_norm, plain", "layer_norm, no bias", "layer_norm, two axes"),
+            *cases(PARITY, "layer_norm, eps"),
+            *cases(f"{LAYERS}test_far_from_zero_the_variance_is_as_exact", "layer_norm"),
+            f"{LAYERS}test_layer_norm_refuses_another_shape",
+        ),
         (
             "Over which axes are the mean and the variance? As many of the last ones as normalized_shape has.",
             "The variance is the biased one (divide by n), and ε is added to it before the root.",
@@ -78,11 +89,15 @@ DRILLS = {
         "fn.metrics:accuracy",
         "Lab 0 · metrics",
         1,
-        (f"{LOSSES}test_accuracy_is_scikit_learns", f"{LOSSES}test_the_metrics_hang_together"),
+        (
+            f"{LOSSES}test_accuracy_is_scikit_learns",
+            f"{LOSSES}test_the_metrics_hang_together",
+            f"{LOSSES}test_accuracy_over_positions_is_that_of_all_their_targets",
+        ),
         (
             "Which axis holds the classes?",
-            "argmax over axis 1 takes the first of equal scores.",
-            "A mean needs floats.",
+            "argmax over axis 1 takes the first of equal scores; it is never -100.",
+            "How many are right, over how many are not -100",
         ),
     ),
     "sgd": Drill(
@@ -127,13 +142,7 @@ DRILLS = {
             "∂L/∂a = (softmax(a) - onehot) / B; a weight's gradient is what came out, transposed, times what went in.",
             "Through relu: the gradient passes where z > 0.",
         ),
-        (
-            "torch.autograd.grad",
-            "torch.autograd.backward",
-            "torch.func.grad",
-            "torch.func.grad_and_value",
-            "torch.func.vjp",
-        ),
+        (*AUTOGRAD, "fn.gradcheck.numerical_grad"),
     ),
     "numerical_grad": Drill(
         "fn.gradcheck:numerical_grad",
@@ -145,13 +154,7 @@ DRILLS = {
             "(f(θ + εe) - f(θ - εe)) / 2ε: from one side alone the error would be of order ε, not ε².",
             "tree.flatten gives the leaves by name, tree.unflatten the tree back; move a copy of the leaf.",
         ),
-        (
-            "torch.autograd.grad",
-            "torch.autograd.backward",
-            "torch.func.grad",
-            "torch.func.grad_and_value",
-            "torch.func.vjp",
-        ),
+        AUTOGRAD,
     ),
     "functional_loop": Drill(
         "experiments.lab0_mlp:functional_loop",

@@ -10,6 +10,8 @@ DRILLS = {
         (
             *cases(PARITY, "batch_norm", "batch_norm, sequences", "batch_norm, images", "batch_norm, eps"),
             *cases(PARITY, "batch_norm, eval", "batch_norm, eval, images"),
+            *cases(PARITY, "batch_norm, weight"),
+            *cases(f"{LAYERS}test_far_from_zero_the_variance_is_as_exact", "batch_norm"),
             f"{LAYERS}test_batch_norm_of_a_batch_is_standard",
             *cases(f"{LAYERS}test_batch_norm_refuses_to_train_on_one_value_per_channel", "shape0"),
         ),
@@ -30,7 +32,7 @@ DRILLS = {
             "x[..., s·i : s·i + d·(k - 1) + 1 : d, …] is the window, of the size of the kernel.",
             "Groups: channels and kernels are dealt into that many convolutions, the first with the first.",
         ),
-        ("conv2d", "conv1d", "conv3d", "convolution", "unfold"),
+        ("conv2d", "conv1d", "conv3d", "convolution", "unfold", "fn.conv.conv2d_unfold"),
         ("pair", "resolve_padding"),
     ),
     "conv2d_unfold": Drill(
@@ -43,7 +45,7 @@ DRILLS = {
             "torch.nn.functional.unfold gives the columns (batch, channels · kernel, windows), if you pad before it.",
             "Deal the columns and the kernels into groups, multiply, and give the windows their two axes back.",
         ),
-        ("conv2d", "conv1d", "conv3d", "convolution"),
+        ("conv2d", "conv1d", "conv3d", "convolution", "fn.conv.conv2d_naive"),
         ("pair", "resolve_padding", "output_size"),
     ),
     "max_pool2d": Drill(
@@ -67,6 +69,7 @@ DRILLS = {
             f"{LOSSES}test_top_k_accuracy_is_scikit_learns",
             f"{LOSSES}test_metrics_over_positions_count_what_is_not_ignored",
             f"{LOSSES}test_of_equal_scores_the_lower_class_outranks",
+            *cases(f"{LOSSES}test_top_k_accuracy_refuses_a_k_beyond_the_classes", "0", "4"),
         ),
         (
             "A target is among the best k if fewer than k classes outrank it.",

@@ -97,6 +97,7 @@ DRILLS = {
             f"{TRAIN}test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed",
             *cases(f"{TRAIN}test_the_metrics_of_an_epoch_are_means_over_examples", "7"),
             f"{TRAIN}test_an_epoch_that_was_interrupted_ends_with_the_means_of_all_of_it",
+            *cases(f"{TRAIN}test_bad_input_stops_training_before_the_update", "mlp-fc1.weight"),
         ),
         (
             "checked_step(ts, x, y, step=step, key=key) is one step, metrics as numbers; the key is run_key(seed).",
@@ -110,7 +111,12 @@ DRILLS = {
         "fn.train:eval_one_epoch",
         "Lab 2 · the trainer",
         1,
-        cases(f"{TRAIN}test_evaluation_weights_a_short_last_batch_and_changes_nothing", "10-mlp", "23-cnn", "10-cnn"),
+        (
+            *cases(
+                f"{TRAIN}test_evaluation_weights_a_short_last_batch_and_changes_nothing", "10-mlp", "23-cnn", "10-cnn"
+            ),
+            *cases(f"{TRAIN}test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was", "True", "False"),
+        ),
         (
             "In evaluation apply has train=False, and the state that it returns is not used.",
             "A batch's mean times its size, summed, over the number of examples.",

@@ -30,6 +30,8 @@ DRILLS = {
         (
             f"{ATTENTION}test_multi_head_attention_is_torchs_on_its_own_parameters",
             f"{ATTENTION}test_rotary_turns_queries_and_keys_of_every_head",
+            f"{ATTENTION}test_the_weights_of_all_heads_are_dropped_under_the_key",
+            f"{ATTENTION}test_heads_that_do_not_divide_the_width_are_refused",
         ),
         (
             "in_proj_weight is three weights, one under the other: of queries, keys, values.",
@@ -43,7 +45,11 @@ DRILLS = {
         "fn.attention:causal_mask",
         "Lab 3 · attention",
         1,
-        (f"{ATTENTION}test_causal_mask_by_hand", f"{ATTENTION}test_weights_are_shares_that_make_the_output"),
+        (
+            f"{ATTENTION}test_causal_mask_by_hand",
+            f"{ATTENTION}test_weights_are_shares_that_make_the_output",
+            f"{ATTENTION}test_a_causal_mask_is_made_where_it_is_asked_for",
+        ),
         ("Which keys may the first query see?", "Its own alone: the diagonal belongs to the past.", "ones, then tril"),
     ),
     "sinusoidal_encoding": Drill(
@@ -54,6 +60,7 @@ DRILLS = {
             f"{POSITIONS}test_sinusoidal_is_its_formula",
             f"{POSITIONS}test_the_clocks_are_those_of_the_paper",
             f"{POSITIONS}test_a_shift_of_sinusoidal_positions_turns_each_pair",
+            f"{POSITIONS}test_what_cannot_be_placed_is_refused",
         ),
         (
             "A pair of columns has one frequency, base^(-2i / d_model): sine in the even one, cosine in the odd one.",

@@ -12,6 +12,7 @@ DRILLS = {
             f"{FREEZING}test_frozen_statistics_move_when_asked_to",
             *cases(f"{FREEZING}test_the_optimizer_holds_nothing_for_frozen_leaves", "head"),
             f"{FREEZING}test_the_gradient_is_that_of_the_whole_at_the_trained_leaves",
+            f"{FREEZING}test_a_prefix_that_matches_nothing_is_refused",
         ),
         (
             "A model is Model(init, apply). The new init splits the parameters: tree.split; the rest goes into state.",

@@ -79,6 +79,7 @@ DRILLS = {
         (
             f"{BOXES}test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold",
             f"{BOXES}test_where_two_objects_want_one_anchor_the_later_has_it",
+            f"{BOXES}test_an_object_that_overlaps_no_anchor_has_none",
         ),
         (
             "Two rules: an anchor takes the object it overlaps most, if by enough; an object takes its best anchor.",

@@ -22,6 +22,7 @@ DRILLS = {
             f"{DATA}test_a_pass_visits_every_example_once",
             f"{DATA}test_an_epoch_can_begin_at_any_batch",
             f"{DATA}test_every_example_has_a_key_of_its_own_in_every_epoch",
+            f"{DATA}test_augmentation_without_a_seed_is_refused",
         ),
         (
             "epoch_order(n, seed=…, epoch=…) is the order; without a seed it is the split's own.",
