@@ -9,16 +9,21 @@ from typing import cast
 import pytest
 import torch
 from PIL import Image
+from torch.func import grad_and_value
 
 from experiments import bench
-from experiments.benching import gpt, report, worker
+from experiments.benching import gpt, jax_steps, report, worker
 from experiments.benching.timing import Lost, Result, Timing, measure
 from experiments.benching.timing import worker as begin_worker
 from experiments.benching.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.benching.worker import VARIANTS, peak_bytes, tasks
 from experiments.benching.workloads import WORKLOADS
+from experiments.registry import resolve
 from experiments.sweeping import in_dtype
 from fn import tree
+from fn.detection import detection_loss
+from fn.models.detectors import Detector
+from fn.train import TrainState
 
 COMPILES = ("jit", "compiled", "jax", "Equinox")
 MEASURED = [
@@ -69,6 +74,33 @@ def test_every_variant_takes_our_step(workload, variant, monkeypatch):
     assert len(stepped) == len(tree.leaves(start.ts.params))
     for a, b in zip(stepped, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["ssd", "centernet"])
+def test_jax_detectors_have_our_loss_gradients_and_statistics(workload):
+    """Each gradient to 1e-12 of the largest of its leaf. Two objects of the first image want one anchor."""
+    jax = pytest.importorskip("jax")
+    start = small(workload)
+    start = start._replace(y=start.y.double())
+    start.y[0, :2] = torch.tensor([[10, 10, 30, 30, 1], [11, 11, 31, 31, 2]])
+    objective = partial(detection_loss, apply=start.model.apply, loss=cast(Detector, start.made).loss)
+    found = grad_and_value(objective, has_aux=True)(start.ts.params, start.ts.state, start.x, start.y)
+    grads, (loss, (_, state)) = found
+    with jax.enable_x64():
+        params, old, x, y = jax_steps.for_jax(start)
+        expected, moved, *_ = jax_steps.for_jax(start._replace(ts=TrainState(grads, state, {})))
+        of_jax = partial(
+            jax_steps.jax_objective,
+            apply=resolve(start.row.jax),
+            loss=resolve(start.row.jax_loss),
+        )
+        (value, new), slopes = jax.value_and_grad(of_jax, has_aux=True)(params, old, x, y)
+        assert float(value) == pytest.approx(float(loss), rel=1e-12)
+        for ours, theirs in ((expected, slopes), (moved, new)):
+            assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                assert float(abs(a - b).max()) <= 1e-12 * float(abs(a).max())
 
 
 def double_precision(variant: str) -> AbstractContextManager:

@@ -18,8 +18,8 @@ def plain_jax(start: Start) -> Variant:
     import jax
     import jax.numpy as jnp
 
-    params, state, x, y = _for_jax(start)
-    loss = partial(_jax_loss, apply=resolve(start.row.jax))
+    params, state, x, y = for_jax(start)
+    loss = partial(jax_objective, apply=resolve(start.row.jax), loss=resolve(start.row.jax_loss))
 
     @jax.jit
     def step(carry: tuple, x: Any, y: Any) -> tuple:
@@ -37,7 +37,7 @@ def plain_jax(start: Start) -> Variant:
     )
 
 
-def _for_jax(start: Start) -> tuple[dict, dict, Any, Any]:
+def for_jax(start: Start) -> tuple[dict, dict, Any, Any]:
     """(params, state, x, y) laid out as XLA likes them: images and kernels channels last, matrices (d_in, d_out)."""
     laid, channels = {}, 0
     for name, weight in tree.flatten(start.ts.params).items():
@@ -59,12 +59,16 @@ def _as_jax(tensors: Any) -> Any:
     return tree.map(lambda t: jnp.asarray(t.cpu().contiguous().numpy()), tensors)
 
 
-def _jax_loss(params: dict, state: dict, x: Any, y: Any, *, apply: Callable) -> tuple[Any, dict]:
+def jax_objective(params: dict, state: dict, x: Any, y: Any, *, apply: Callable, loss: Callable) -> tuple[Any, dict]:
+    output, state = apply(params, state, x)
+    return loss(output, y), state
+
+
+def jax_cross_entropy(logits: Any, y: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    logits, state = apply(params, state, x)
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean(), state
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean()
 
 
 def _jax_adamw(params: dict, grads: dict, mean: dict, square: dict, t: Any) -> tuple[dict, dict, dict]:
@@ -93,22 +97,33 @@ def jax_cnn(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
 
     new_state = {}
     for i in range(1, len(state) + 1):
-        x = _jax_conv(x, params[f"conv{i}"])
+        x = jax_conv(x, params[f"conv{i}"])
         if i < len(state):
-            x = jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        x, new_state[f"bn{i}"] = _jax_norm(x, params[f"bn{i}"], state[f"bn{i}"])
+            x = jax_pool(x)
+        x, new_state[f"bn{i}"] = jax_norm(x, params[f"bn{i}"], state[f"bn{i}"])
         x = jax.nn.relu(x)
     return x.reshape(len(x), -1) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
 
 
-def _jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
+def jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
+    """Padded by half a kernel"""
     import jax
 
-    steps, pads, layout = (stride, stride), [(1, 1), (1, 1)], ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, params["weight"], steps, pads, dimension_numbers=layout)
+    half = params["weight"].shape[0] // 2
+    steps, pads, layout = (stride, stride), [(half, half)] * 2, ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, params["weight"], steps, pads, dimension_numbers=layout) + params.get(
+        "bias", 0
+    )
 
 
-def _jax_norm(x: Any, params: dict, old: dict) -> tuple[Any, dict]:
+def jax_pool(x: Any) -> Any:
+    """2×2, the maximum"""
+    import jax
+
+    return jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def jax_norm(x: Any, params: dict, old: dict) -> tuple[Any, dict]:
     import jax
 
     n, mean, var = x.size // x.shape[-1], x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -121,7 +136,7 @@ def jax_resnet(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
     import jax
     import jax.numpy as jnp
 
-    x, first = _jax_norm(_jax_conv(x, params["conv1"]), params["bn1"], state["bn1"])
+    x, first = jax_norm(jax_conv(x, params["conv1"]), params["bn1"], state["bn1"])
     x, new_state = jax.nn.relu(x), {"bn1": first}
     for stage in [name for name in params if name.startswith("layer")]:
         new_state[stage] = {}
@@ -129,8 +144,8 @@ def jax_resnet(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
             block, old = params[stage][str(i)], state[stage][str(i)]
             zeros = block["bn1"]["bias"].size - x.shape[-1]
             stride = 2 if zeros else 1
-            y, bn1 = _jax_norm(_jax_conv(x, block["conv1"], stride), block["bn1"], old["bn1"])
-            y, bn2 = _jax_norm(_jax_conv(jax.nn.relu(y), block["conv2"]), block["bn2"], old["bn2"])
+            y, bn1 = jax_norm(jax_conv(x, block["conv1"], stride), block["bn1"], old["bn1"])
+            y, bn2 = jax_norm(jax_conv(jax.nn.relu(y), block["conv2"]), block["bn2"], old["bn2"])
             short = jnp.pad(x[:, ::stride, ::stride], [(0, 0)] * 3 + [(zeros // 2, zeros - zeros // 2)])
             x, new_state[stage][str(i)] = jax.nn.relu(short + y), {"bn1": bn1, "bn2": bn2}
     return x.mean((1, 2)) @ params["fc"]["weight"] + params["fc"]["bias"], new_state

@@ -68,7 +68,7 @@ def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
     absent = {"jax.jit"} if "jax" in missing else set()
     absent |= {"Equinox, optax"} if missing else set()
     row = WORKLOADS[workload]
-    absent |= set() if row.jax else {"jax.jit", "Equinox, optax"}
+    absent |= set() if row.equinox else {"Equinox, optax"}
     absent |= set() if row.short else {FOUR}
     absent |= set() if row.images else {name for name in VARIANTS if "NHWC" in name}
     return [(workload, name) for name in VARIANTS if name not in absent], missing

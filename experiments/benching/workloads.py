@@ -11,9 +11,9 @@ class Workload(NamedTuple):
     module: str
     """f(params) -> the same as an nn.Module, its parameters named alike"""
     jax: str
-    """f(params, state, x) -> (logits, state); empty where it has not been written"""
+    """f(params, state, x) -> (what its loss takes, state)"""
     equinox: str
-    """f(params) -> the layers of an equinox.nn.Sequential; likewise"""
+    """f(params) -> the layers of an equinox.nn.Sequential; empty where there are none"""
     data: str
     """f(batch, seed) -> (x, y)"""
     batch: int
@@ -35,10 +35,13 @@ class Workload(NamedTuple):
     """f(model, optimizer) -> step"""
     loss: str = "torch.nn.functional:cross_entropy"
     """f(what the module returns, y)"""
+    jax_loss: str = "experiments.benching.jax_steps:jax_cross_entropy"
+    """likewise"""
 
 
 TORCH, JAX = "experiments.benching.torch_steps", "experiments.benching.jax_steps"
 GPT, DETECTORS = "experiments.benching.gpt", "experiments.benching.detector_steps"
+JAX_DETECTORS = "experiments.benching.jax_detectors"
 WORKLOADS = {
     "mlp": Workload(
         "fn.models:mlp",
@@ -103,7 +106,7 @@ WORKLOADS |= {
     name: Workload(
         f"fn.models.detectors:{name}",
         f"{DETECTORS}:{name}_module",
-        jax="",
+        f"{JAX_DETECTORS}:jax_{name}",
         equinox="",
         data=f"{DETECTORS}:canvases",
         batch=32,
@@ -115,6 +118,7 @@ WORKLOADS |= {
         jax_target=1.0,
         step="fn.detection:detector_step",
         loss=f"{DETECTORS}:{name}_module_loss",
+        jax_loss=f"{JAX_DETECTORS}:jax_{name}_loss",
     )
     for name in ("ssd", "centernet")
 }
