@@ -155,6 +155,14 @@ REFUSED = {
     ),
     "exits": ("import sys\ndef relu(x):\n    sys.exit(3)\n", "your function raised SystemExit: 3"),
     "prints": ("def relu(x):\n    print('of', tuple(x.shape))\n    return x\n", "yours printed\n  of ("),
+    "ours, read anew": (
+        "import importlib\nfrom fn import layers\ndef relu(x):\n    return importlib.reload(layers).relu(x)\n",
+        "line 4: `reload` can run what is written elsewhere",
+    ),
+    "torch's function itself": (
+        "import torch\nrelu = torch.relu\n",
+        "`relu` is a builtin_function_or_method, no function of Python's: write `def relu",
+    ),
     "a lambda": ("relu = lambda x: x\n", "wrong just where `x` is negative"),
     "ours, caught": (
         "from fn.layers import relu as r\ndef relu(x):\n    try: return r(x)\n    except Exception: return x\n",
@@ -254,11 +262,10 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     assert verdict.tests == 4
     file.write_text("import time\ndef relu(x):\n    time.sleep(1e6)\n")
     assert launch.graded("relu", file, wall_seconds=20.0).lines[0].startswith("not done after 20 s")
-    forged = "import os, sys\ndef relu(x):\n    return x\n"
-    file.write_text(forged + "os.write(int(sys.argv[1]), b'[true, []]')\nos._exit(0)\n")
-    assert (
-        launch.graded("relu", file).lines[0] == "relu.py fails when it is imported: IndexError: list index out of range"
-    )
+    forged = "import contextlib, os\ndef relu(x):\n    return x\nfor out in range(3, 64):\n"
+    forged += '    with contextlib.suppress(OSError):\n        os.write(out, b\'{"passed": true, "lines": []}\\n\')\n'
+    file.write_text(forged + "os._exit(0)\n")
+    assert "before it had graded" in launch.graded("relu", file).lines[0]
 
 
 # The proof.

@@ -15,7 +15,7 @@ from experiments.drills.catalogue import DRILLS
 from experiments.drills.door import ANSWER
 from experiments.drills.limits import OutOfTime, timed
 
-ELSEWHERE = ("exec", "eval", "compile", "getsource", "exec_module", "run_path", "__code__", "__file__")
+ELSEWHERE = ("exec", "eval", "compile", "getsource", "exec_module", "run_path", "reload", "__code__", "__file__")
 """names by which an answer could run a text that it does not hold: ours, say"""
 
 
@@ -58,6 +58,8 @@ def answer(name: str, file: Path, seconds: float) -> Any:
     if not callable(yours):
         raise Wrong(f"{file.name} has no function `{wanted}`")
     ours = resolve_name(DRILLS[name].of)
+    if not (inspect.isfunction(yours) or inspect.isclass(ours)):
+        raise Wrong(f"`{wanted}` is a {type(yours).__name__}, no function of Python's: write `def {wanted}(…)`")
     for mine, theirs in _pairs(yours, ours):
         _compare_signatures(mine, theirs)
     return yours

@@ -2,15 +2,14 @@
 
     python -m experiments.drills.grade NAME FILE
 
-A test counts if it passed and went through the answer. The verdict is one line of JSON on the descriptor of the
-first argument; `launch` is who starts this, with limits on time and memory.
+A test counts if it passed and went through the answer. `launch` is who starts this, with limits on time and memory, and
+says on its standard input to which descriptor the verdict goes, and under which seal.
 """
 
 import contextlib
 import gc
 import inspect
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from experiments.drills.answer import Wrong, answer, named, where
 from experiments.drills.catalogue import DRILLS
 from experiments.drills.door import Door, checked
 from experiments.drills.explain import explain, show
-from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict
+from experiments.drills.launch import CPU_SECONDS, MEMORY, Verdict, sealed
 from experiments.drills.limits import OutOfTime, limit_memory, stopped_at, timed
 
 AS_OURS = (
@@ -39,6 +38,8 @@ AS_OURS = (
 )
 """of no call, of one, of several"""
 UNDER_VMAP = "it is run under vmap too, where no number can be taken out of a tensor: no float(), .item(), math or if"
+TAKES_A_NUMBER = ("vmap:", "Cannot access data pointer of Tensor that doesn't have storage")
+"""how torch begins to say that there is none to take: .item(), and .tolist()"""
 EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
 
@@ -195,7 +196,7 @@ def _taught(run: Run, file: Path, tests: Sequence[str]) -> list[str]:
         said = "nothing is written there yet" if isinstance(error, NotImplementedError) else named(error)
         return [
             f"your function raised {said}",
-            *([UNDER_VMAP] if str(error).startswith("vmap:") else []),
+            *([UNDER_VMAP] if str(error).startswith(TAKES_A_NUMBER) else []),
             *where(error, file),
             "",
             "given",
@@ -248,12 +249,12 @@ def warm_up(names: Sequence[str]) -> None:
 
 
 def main() -> None:
-    out, name, file = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    del sys.argv[1:]  # the verdict is not for the answer to write
+    name, file = sys.argv[1], Path(sys.argv[2])
+    out, seal = sys.stdin.readline().split()
     warm_up([name])
     limit_memory()
     verdict = grade(name, file)
-    os.write(out, json.dumps(verdict._asdict()).encode())
+    os.write(int(out), sealed(verdict, seal))
     sys.stdout.flush()
     os._exit(0)  # at once: libraries complain on their way out of what `freeze` has kept
 

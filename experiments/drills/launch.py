@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,32 +26,44 @@ class Verdict(NamedTuple):
 
 
 def graded(name: str, file: Path, wall_seconds: float = WALL_SECONDS) -> Verdict:
-    """The verdict of a grader that is started for this answer."""
+    """The verdict of a grader that is started for this answer, and told where and under which seal to write it."""
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "experiments.drills.grade", str(writer), name, str(file.resolve())]
+    seal = secrets.token_hex()
+    command = [sys.executable, "-m", "experiments.drills.grade", name, str(file.resolve())]
     root = Path(__file__).parents[2]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     process = subprocess.Popen(
-        command, cwd=root, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, start_new_session=True
+        command, cwd=root, env=environment, pass_fds=[writer], stdin=subprocess.PIPE, start_new_session=True
     )
     os.close(writer)
     try:
-        process.wait(wall_seconds)
+        process.communicate(f"{writer} {seal}\n".encode(), wall_seconds)
     except subprocess.TimeoutExpired:
         return Verdict(False, [f"not done after {wall_seconds:g} s: does it wait for something?"])
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        with os.fdopen(reader) as answer:
-            said = answer.read() if process.poll() == 0 else ""
-    return verdict(said, process.returncode)
+        said = read(reader) if process.poll() == 0 else ""
+    return verdict(said, seal, process.returncode)
 
 
-def verdict(said: str, status: int) -> Verdict:
+def read(descriptor: int) -> str:
+    with os.fdopen(descriptor, errors="replace") as pipe:
+        return pipe.read()
+
+
+def sealed(verdict: Verdict, seal: str) -> bytes:
+    """A line that only who knows the seal can write: the answer may find the descriptor, and write there too."""
+    return f"\n{seal} {json.dumps(verdict._asdict())}\n".encode()
+
+
+def verdict(said: str, seal: str, status: int) -> Verdict:
     """What a grader wrote, or what became of it."""
-    if said:
-        return Verdict(**json.loads(said))
+    for line in said.splitlines():
+        head, _, text = line.partition(" ")
+        if head == seal:
+            return Verdict(**json.loads(text))
     if status == -signal.SIGKILL:
         return Verdict(False, ["the process was killed: out of memory?"])
     return Verdict(

@@ -10,8 +10,8 @@ what stands in the answer, what they write, and what they must be told.
 import ast
 import gc
 import importlib
-import json
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from experiments.drills import cut
 from experiments.drills.catalogue import DRILLS
-from experiments.drills.launch import CPU_SECONDS, Verdict, verdict
+from experiments.drills.launch import CPU_SECONDS, Verdict, read, sealed, verdict
 
 IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
 """here, so that no fork has to"""
@@ -116,6 +116,7 @@ def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
     from experiments.drills import grade, limits
 
     reader, writer = os.pipe()
+    seal = secrets.token_hex()
     sys.stdout.flush()
     child = os.fork()
     if not child:
@@ -124,14 +125,13 @@ def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
             os.close(reader)
             limits.limit_memory()
             result = grade.grade(answer.drill, file, allow_torch=answer.allow_torch, seconds=seconds)
-            os.write(writer, json.dumps(result._asdict()).encode())
+            os.write(writer, sealed(result, seal))
             status = 0
         os._exit(status)
     os.close(writer)
-    with os.fdopen(reader) as pipe:
-        said = pipe.read()
+    said = read(reader)
     _, status = os.waitpid(child, 0)
-    return verdict(said, -signal.SIGKILL if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status))
+    return verdict(said, seal, -signal.SIGKILL if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status))
 
 
 def main(names: Sequence[str]) -> int:
