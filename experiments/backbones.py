@@ -74,14 +74,23 @@ def load(name: str, weights: str) -> tuple[Params, Params]:
             path = SHIPPED
         else:
             raise cli.UsageError(f"--backbone {name} needs --weights: imagenet, or a .pth or .safetensors file")
+    except PretrainedError as error:
+        raise cli.UsageError(str(error)) from None
+    params, state = weights_of(path, row.model(row.shape, row.classes), f"of --backbone {name}")
+    return cut(row, params), cut(row, state)
+
+
+def weights_of(path: Path, model: Model, what: str) -> tuple[Params, Params]:
+    """(params, state) of the model that a file holds; UsageError for one that cannot be read, or is not `what`."""
+    try:
         state_dict = pretrained.read(path)
     except PretrainedError as error:
         raise cli.UsageError(str(error)) from None
     try:
-        params, state, _ = pretrained.from_state_dict(state_dict, *row.model(row.shape, row.classes).init(generator(0)))
+        params, state, _ = pretrained.from_state_dict(state_dict, *model.init(generator(0)))
     except PretrainedError as error:
-        raise cli.UsageError(f"--weights {path} are not of --backbone {name}: {error}") from None
-    return cut(row, params), cut(row, state)
+        raise cli.UsageError(f"--weights {path} are not {what}: {error}") from None
+    return params, state
 
 
 def cut(row: Backbone, part: Params) -> Params:

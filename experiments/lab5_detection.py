@@ -15,6 +15,7 @@ import tyro
 from torch import Tensor
 
 from experiments import cli, detecting, show
+from experiments.backbones import weights_of
 from experiments.detecting import FLAVORS, SURE
 from experiments.registry import DETECTORS, resolve
 from fn.average_precision import summarize
@@ -26,7 +27,7 @@ from fn.detection import Detections, detector_step, fit_detector, judge, overfit
 from fn.models import squeezenet
 from fn.models.detectors import Detector, squeezenet_trunk
 from fn.optim import adam
-from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read
+from fn.pretrained import IMAGENET_STATS
 from fn.rng import generator
 from fn.train import TrainState, compiled, count_steps, one_cycle_adamw
 
@@ -123,14 +124,7 @@ def build(config: Config, flavor: str, scenes: SceneSet) -> Detector:
         return make()
     path, weights = config.weights or config.data.parent / "weights" / WEIGHTS, None
     if config.weights or path.exists():
-        try:
-            state_dict = read(path)
-        except PretrainedError as error:
-            raise cli.UsageError(str(error)) from None
-        try:
-            weights = from_state_dict(state_dict, *squeezenet(scenes.shape, 1000).init(generator(0))).params
-        except PretrainedError as error:
-            raise cli.UsageError(f"--weights {path} are not a SqueezeNet 1.1: {error}") from None
+        weights, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1")
     show.console.print(f"{flavor}: starts from {path if weights else 'scratch'}", soft_wrap=True)
     return make(trunk=squeezenet_trunk(scenes.shape[0], weights=weights), **OPTIONS[flavor])
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from experiments.benching.jax_steps import jax_conv, jax_norm, jax_pool
-from fn.anchors import anchor_grid
+from fn.anchors import VARIANCES, anchor_grid
 from fn.models.centernet import SIZE_WEIGHT
 from fn.models.detectors import ANCHOR_SIZES, RATIOS
 from fn.models.pyramid import BLOCKS, LEVELS
@@ -81,8 +81,9 @@ def _ssd_image_loss(logits: Any, offsets: Any, objects: Any, anchors: Any) -> tu
     rank = jnp.where(positive, jnp.inf, -jax.lax.stop_gradient(losses)).argsort().argsort()
     counted = positive | (rank < 3 * jnp.maximum(positive.sum(), 1))
     own = jnp.where(positive[:, None], _centred(boxes)[index], anchors)
-    shift = (own[:, :2] - anchors[:, :2]) / anchors[:, 2:] / 0.1
-    apart = jnp.abs(offsets - jnp.concatenate([shift, jnp.log(own[:, 2:] / anchors[:, 2:]) / 0.2], axis=1))
+    shift = (own[:, :2] - anchors[:, :2]) / anchors[:, 2:] / VARIANCES[0]
+    growth = jnp.log(own[:, 2:] / anchors[:, 2:]) / VARIANCES[1]
+    apart = jnp.abs(offsets - jnp.concatenate([shift, growth], axis=1))
     in_box = jnp.where(apart < 1, apart**2 / 2, apart - 0.5).sum(1)
     return jnp.where(counted, losses, 0).sum(), jnp.where(positive, in_box, 0).sum(), positive.sum()
 
