@@ -88,7 +88,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     task = setup(config, device)
     few = len(task.dataset.train.labels) if config.dataset == "folder" else 10
     print_tree(config, task)
-    checks = [*freeze_and_cache(config, task, few)]
+    checks = [*freeze_and_cache(config, task)]
     runs = [learn(task, few, seed) for seed in cli.seeds(config, task.recipe.seeds)]
     first = runs[0]
     checks += [check_moved("fine-tuned", under(task, first.head[0]), first.fine[0][:2], task.trained)]
@@ -154,19 +154,33 @@ def print_tree(config: Config, task: Task) -> None:
     )
 
 
-def freeze_and_cache(config: Config, task: Task, few: int) -> list[cli.Check]:
-    """The head under the frozen backbone, and on features computed once: what moves, what does not, and how fast."""
-    index, (images, labels) = labelled(task, few, config.seed), task.dataset.train
-    teach = partial(train, task, seed=config.seed, epochs=task.recipe.both_epochs, lr=task.recipe.lr)
-    model = freeze(task.model(), ["head"])
+def freeze_and_cache(config: Config, task: Task) -> list[cli.Check]:
+    """The head under the frozen backbone, and on features computed once: what moves, what does not, and how fast.
+
+    On all training images. An epoch of each goes before the clock starts: the first steps of a process take seconds.
+    """
+    images, labels = task.dataset.train
+    model, epochs = freeze(task.model(), ["head"]), task.recipe.both_epochs
     before = thaw(*model.init(generator(config.seed)))
 
-    began = time.perf_counter()
-    ts = teach(model, Split(images[index], labels[index]))
-    whole = time.perf_counter() - began
-    began = time.perf_counter()
-    cached = teach(head_model(task), Split(extract(task.row, *task.weights, images[index]), labels[index]))
-    ratio = whole / (time.perf_counter() - began)
+    def under_backbone(epochs: int) -> TrainState:
+        return teach(model, task.dataset.train, epochs=epochs)
+
+    def on_features(epochs: int) -> TrainState:
+        return teach(head_model(task), Split(extract(task.row, *task.weights, images), labels), epochs=epochs)
+
+    teach = partial(train, task, seed=config.seed, lr=task.recipe.lr)
+    ended = []
+    for way in (under_backbone, on_features):
+        way(1)
+        began = time.perf_counter()
+        ended.append((way(epochs), time.perf_counter() - began))
+    (ts, whole), (cached, part) = ended
+    show.console.print(
+        f"The head, {epochs} epochs of {len(labels):,} images: {whole:.1f} s under the backbone, {part:.1f} s on its "
+        "features, computed once",
+        soft_wrap=True,
+    )
 
     held = tree.size(ts.opt_state["mean"]) - tree.size(before[0]["head"])
     gap = relative_error(ts.params["head"], cached.params)
@@ -174,7 +188,7 @@ def freeze_and_cache(config: Config, task: Task, few: int) -> list[cli.Check]:
         check_moved("head only", before, thaw(*ts[:2]), ["head"]),
         cli.check("head only: numbers the optimizer holds for frozen leaves", held, "==", 0),
         cli.check("cached features: relative gap of the head", gap, "<=", 1e-3),
-        cli.check("cached features: how many times faster", ratio, ">=", 3),
+        cli.check("cached features: how many times faster", whole / part, ">=", 2),
     ]
 
 

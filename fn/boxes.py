@@ -141,8 +141,9 @@ def _settle(strikes: Bool[Tensor, "boxes boxes"]) -> Bool[Tensor, " boxes"]:
     blocks are settled in a few.
     """
     stays = torch.ones(len(strikes), dtype=torch.bool, device=strikes.device)
-    while True:
+    for _ in range(len(strikes)):
         after = ~(strikes & stays.unsqueeze(1)).any(dim=0)
         if torch.equal(after, stays):
-            return stays
+            break
         stays = after
+    return stays

@@ -45,8 +45,14 @@ def _properties(signature: inspect.Signature) -> Iterator[Property]:
 
 
 def _not_below(a: Any, b: Any) -> bool:
-    numbers = [x for x in (a, b) if isinstance(x, float | int | Tensor) and not isinstance(x, bool)]
-    return len(numbers) == 2 and all(not isinstance(x, Tensor) or x.ndim == 0 for x in numbers) and float(a) >= float(b)
+    """Of two counts, as steps are; a rate and an epsilon are not compared."""
+    return _is_count(a) and _is_count(b) and int(a) >= int(b)
+
+
+def _is_count(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.ndim == 0 and not x.is_floating_point() and x.dtype != torch.bool
+    return isinstance(x, int) and not isinstance(x, bool)
 
 
 def _properties_of_one(default: Any) -> Iterator[tuple[str, Any]]:
