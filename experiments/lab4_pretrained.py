@@ -88,7 +88,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     task = setup(config, device)
     few = len(task.dataset.train.labels) if config.dataset == "folder" else 10
     print_tree(config, task)
-    checks = [*freeze_and_cache(config, task)]
+    checks = freeze_and_cache(config, task)
     runs = [learn(task, few, seed) for seed in cli.seeds(config, task.recipe.seeds)]
     first = runs[0]
     checks += [check_moved("fine-tuned", under(task, first.head[0]), first.fine[0][:2], task.trained)]
@@ -163,18 +163,17 @@ def freeze_and_cache(config: Config, task: Task) -> list[cli.Check]:
     model, epochs = freeze(task.model(), ["head"]), task.recipe.both_epochs
     before = thaw(*model.init(generator(config.seed)))
 
-    def under_backbone(epochs: int) -> TrainState:
-        return teach(model, task.dataset.train, epochs=epochs)
+    teach = partial(train, task, seed=config.seed, lr=task.recipe.lr)
+    under_backbone = partial(teach, model, task.dataset.train)
 
-    def on_features(epochs: int) -> TrainState:
+    def on_features(*, epochs: int) -> TrainState:
         return teach(head_model(task), Split(extract(task.row, *task.weights, images), labels), epochs=epochs)
 
-    teach = partial(train, task, seed=config.seed, lr=task.recipe.lr)
     ended = []
     for way in (under_backbone, on_features):
-        way(1)
+        way(epochs=1)
         began = time.perf_counter()
-        ended.append((way(epochs), time.perf_counter() - began))
+        ended.append((way(epochs=epochs), time.perf_counter() - began))
     (ts, whole), (cached, part) = ended
     show.console.print(
         f"The head, {epochs} epochs of {len(labels):,} images: {whole:.1f} s under the backbone, {part:.1f} s on its "
