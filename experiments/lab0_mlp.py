@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from experiments import cli, show
-from fn import optim, plots, tree
+from experiments.shared import cli, show
+from fn import draw, optim, tree
 from fn.data.datasets import Dataset, Split, take
 from fn.gradcheck import numerical_grad, relative_error
 from fn.losses import cross_entropy
-from fn.models import Model, mlp
-from fn.models.mlp import mlp_apply, mlp_init, two_layer_grads
+from fn.models import Model
+from fn.models.mlp import mlp, mlp_apply, mlp_init, two_layer_grads
 from fn.rng import generator
 from fn.train import (
     count_steps,
@@ -68,7 +68,7 @@ def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Chec
     _, frozen = show.follow(partial(learn, step=idle), STEPS, "frozen control", keep=states_too)
     lines = {"learning": run, "frozen": frozen[: len(run)]}
     panels = {q: {name: [m[q] for _, m in steps] for name, steps in lines.items()} for q in ("loss", "accuracy")}
-    plots.save(plots.curves(panels, log=["loss"]), config.out / "overfit.png")
+    draw.save(draw.curves(panels, log=["loss"]), config.out / "overfit.png")
 
     shown = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, STEPS) if step < len(run)] + [len(run)]
     objective = partial(loss_of, x=images.images, y=images.labels)
@@ -173,8 +173,8 @@ def compare_loops(config: Config, images: Split) -> list[cli.Check]:
         ("", "classic", "functional"),
         [(tag, line, after.get(tag, "nothing to clear: grads is a new value")) for tag, line in before.items()],
     )
-    plots.save(
-        plots.curves({"loss": {"classic": classic, "functional": functional}}, log=["loss"]), config.out / "loops.png"
+    draw.save(
+        draw.curves({"loss": {"classic": classic, "functional": functional}}, log=["loss"]), config.out / "loops.png"
     )
     gap = max(abs(a - b) for a, b in zip(classic, functional, strict=True))
     return [cli.check("functional and classic loop: largest gap in 100 losses", gap, "<=", 1e-5)]

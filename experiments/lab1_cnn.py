@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from experiments import cli, show
-from experiments.shapes import show_axes, show_shapes
-from fn import plots, tree
+from experiments.shared import cli, show
+from experiments.shared.shapes import show_axes, show_shapes
+from fn import draw, tree
 from fn.conv import conv2d, conv2d_init, conv2d_naive, conv2d_unfold
 from fn.data.datasets import Dataset, Split, take
 from fn.data.loader import batches
@@ -26,7 +26,8 @@ from fn.data.transforms import random_crop
 from fn.gradcheck import relative_error
 from fn.layers import softmax
 from fn.metrics import confusion_matrix
-from fn.models import Model, cnn
+from fn.models import Model
+from fn.models.cnn import cnn
 from fn.optim import adam
 from fn.rng import generator
 from fn.trace import Call, trace
@@ -196,14 +197,14 @@ def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check
 
 def draw_curves(history: Sequence[Metrics], path: Path) -> None:
     panels = {quantity: {"": [metrics[quantity] for metrics in history]} for quantity in ("loss", "accuracy")}
-    plots.save(plots.curves(panels, log=["loss"]), path)
+    draw.save(draw.curves(panels, log=["loss"]), path)
 
 
 def draw_network(config: Config, ts: TrainState, model: Model, dataset: Dataset) -> None:
     """The first layer's kernels, and what each block makes of one held-out image."""
     kernels = ts.params["conv1"]["weight"][:, 0]
-    plots.save(
-        plots.image_grid(kernels, signed=True, title="kernels of conv1: red adds, blue subtracts"),
+    draw.save(
+        draw.image_grid(kernels, signed=True, title="kernels of conv1: red adds, blue subtracts"),
         config.out / "filters.png",
     )
     image = dataset.test.images[:1]
@@ -211,8 +212,8 @@ def draw_network(config: Config, ts: TrainState, model: Model, dataset: Dataset)
     maps = [call.result[0, :7] for call in calls if call.op == "relu"]
     rows = [torch.nn.functional.interpolate(m[None], size=image.shape[2:])[0] for m in maps]
     blank = torch.zeros_like(image[0]).expand(6, -1, -1)
-    plots.save(
-        plots.image_grid(
+    draw.save(
+        draw.image_grid(
             torch.cat([image[0], blank, *rows]), columns=7, title="one image, then 7 channels of each block"
         ),
         config.out / "feature_maps.png",
@@ -228,11 +229,11 @@ def draw_mistakes(config: Config, ts: TrainState, model: Model, dataset: Dataset
     worst = p[torch.arange(len(labels)), labels].argsort()[:16]
     name = dataset.classes
     titles = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
-    plots.save(
-        plots.image_grid(images[worst, 0], titles, title="the worst of the held-out images"),
+    draw.save(
+        draw.image_grid(images[worst, 0], titles, title="the worst of the held-out images"),
         config.out / "mistakes.png",
     )
-    plots.save(plots.confusion(confusion_matrix(logits, labels).cpu(), name), config.out / "confusion.png")
+    draw.save(draw.confusion(confusion_matrix(logits, labels).cpu(), name), config.out / "confusion.png")
 
 
 if __name__ == "__main__":

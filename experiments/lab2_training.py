@@ -18,13 +18,15 @@ from statistics import mean
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from experiments import cli, show, train, training
-from experiments.registry import MODELS, DatasetName
+from experiments.shared import cli, show
+from experiments.shared.registry import MODELS, DatasetName
+from experiments.train import config as train
+from experiments.train import run as training
 from fn import checkpoint, tree
 from fn.checkpoint import CheckpointError
 from fn.gradcheck import relative_error
 from fn.metrics import top_k_accuracy
-from fn.models import mlp
+from fn.models.mlp import mlp
 from fn.optim import adamw, adamw_init
 from fn.rng import generator
 from fn.rng import key as rng_key

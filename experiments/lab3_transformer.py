@@ -17,11 +17,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from experiments import cli, show
-from experiments.attention_parts import beside_torch, one_query
-from experiments.attention_pictures import draw_attention, draw_positions, print_attention
-from experiments.shapes import show_shapes
-from fn import plots, tree
+from experiments.shared import cli, show
+from experiments.shared.attention_parity import beside_torch, one_query
+from experiments.shared.attention_pictures import draw_attention, draw_positions, print_attention
+from experiments.shared.shapes import show_shapes
+from fn import draw, tree
 from fn.data.loader import batches, endless
 from fn.data.sequences import (
     IGNORED,
@@ -36,7 +36,8 @@ from fn.data.sequences import (
 )
 from fn.generation import generate
 from fn.metrics import exact_match
-from fn.models import Model, transformer
+from fn.models import Model
+from fn.models.transformer import transformer
 from fn.optim import adam_init
 from fn.positions import Positions
 from fn.rng import generator
@@ -129,7 +130,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     checks += [shapes(config, recipe, lesson), guess_evenly(config, lesson)]
     runs = [fit(config, recipe, lesson, seed) for seed in cli.seeds(config, recipe.seeds)]
     losses = {f"seed {config.seed + i}": [m["loss"] for m in history] for i, (_, history) in enumerate(runs)}
-    plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "training.png")
+    draw.save(draw.curves({"loss": losses}, log=["loss"]), config.out / "training.png")
     trained = [ts for ts, _ in runs]
     judge = judge_text if config.task == "text" else judge_toy
     checks += judge(config, lesson, trained)

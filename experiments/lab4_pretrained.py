@@ -17,17 +17,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from experiments import cli, show
-from experiments.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
-from experiments.transferring import Recipe, Task, Ways, extract, head_model, labelled, learn, misplaced, train, under
-from fn import plots, tree
+from experiments.shared import cli, show
+from experiments.shared.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
+from experiments.shared.transferring import (
+    Recipe,
+    Task,
+    Ways,
+    extract,
+    head_model,
+    labelled,
+    learn,
+    misplaced,
+    train,
+    under,
+)
+from fn import draw, tree
 from fn.data.datasets import Split
 from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
-from fn.freezing import freeze, thaw
 from fn.gradcheck import relative_error
 from fn.layers import softmax
 from fn.rng import generator
 from fn.train import TrainState
+from fn.transfer import freeze, thaw
 from fn.tree import Params
 
 RECIPES = {
@@ -230,8 +241,8 @@ def draw_growth(config: Config, task: Task, runs: Sequence[Ways]) -> None:
         these = runs if few == 10 else [learn(task, few, seed) for seed in cli.seeds(config, seeds)]
         for line, i in zip(lines.values(), range(3), strict=True):
             line[few] = mean(way[1] for run in these if (way := run[i]))
-    plots.save(
-        plots.curves(
+    draw.save(
+        draw.curves(
             {"mean accuracy on all other digits": lines},
             xlabel="labelled images per class",
             title="digits, with and without a backbone that knows clothes",
@@ -260,11 +271,11 @@ def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
         f"{mistakes} of {len(labels)} test images misread after fine-tuning: the worst, and how sure the network was"
     )
     shown = (
-        plots.photo_grid(images[worst], read, title=title)
+        draw.photo_grid(images[worst], read, title=title)
         if images.shape[1] == 3
-        else plots.image_grid(images[worst, 0], read, title=title)
+        else draw.image_grid(images[worst, 0], read, title=title)
     )
-    plots.save(shown, config.out / "mistakes.png")
+    draw.save(shown, config.out / "mistakes.png")
 
 
 if __name__ == "__main__":

@@ -14,18 +14,21 @@ import torch
 import tyro
 from torch import Tensor
 
-from experiments import cli, detecting, show
-from experiments.backbones import weights_of
-from experiments.detecting import FLAVORS, SURE
-from experiments.registry import DETECTORS, resolve
-from fn.average_precision import summarize
+from experiments.shared import cli, show
+from experiments.shared import detection_report as detecting
+from experiments.shared.backbones import weights_of
+from experiments.shared.detection_report import FLAVORS, SURE
+from experiments.shared.registry import DETECTORS, resolve
 from fn.data.datasets import DatasetUnavailable
 from fn.data.scene_transforms import compose, random_flip, random_zoom
-from fn.data.scenes import Scenes, SceneSet, digits, object_table, take_scenes
+from fn.data.scenes import Scenes, SceneSet, digits, take_scenes
 from fn.data.voc import voc
-from fn.detection import Detections, detector_step, fit_detector, judge, overfit_detector, predict
-from fn.models import squeezenet
-from fn.models.detectors import Detector, squeezenet_trunk
+from fn.detection.average_precision import summarize
+from fn.detection.boxes import object_table
+from fn.detection.train import Detections, detector_step, fit_detector, judge, overfit_detector, predict
+from fn.models import Detector
+from fn.models.pyramid import squeezenet_trunk
+from fn.models.squeezenet import squeezenet
 from fn.optim import adam
 from fn.pretrained import IMAGENET_STATS
 from fn.rng import generator

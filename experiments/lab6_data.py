@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from experiments import cli, show
-from experiments.registry import DatasetName
+from experiments.shared import cli, show
+from experiments.shared.registry import DatasetName
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take

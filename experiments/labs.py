@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments.lab import LABS
-from experiments.show import table
+from experiments.shared.show import table
 
 
 def main() -> int:

@@ -12,13 +12,14 @@ from statistics import median
 
 import torch
 
-from experiments import cli, detecting, show
-from experiments.registry import DETECTORS, MODELS, DatasetName, FamilyName, resolve
-from fn import plots
-from fn.average_precision import summarize
+from experiments.shared import cli, show
+from experiments.shared import detection_report as detecting
+from experiments.shared.registry import DETECTORS, MODELS, DatasetName, FamilyName, resolve
+from fn import draw
 from fn.data.datasets import take
 from fn.data.scenes import Scenes, digits
-from fn.detection import detector_step, overfit_detector
+from fn.detection.average_precision import summarize
+from fn.detection.train import detector_step, overfit_detector
 from fn.optim import adam
 from fn.train import compiled, overfit
 
@@ -75,7 +76,7 @@ def classifiers(config: Config, device: torch.device, families: Sequence[str]) -
         losses[family] = [m["loss"] for m in runs[0]]
     title = f"Overfitting {IMAGES} images of {config.dataset}, seeds {config.seed} to {config.seed + 4}"
     show.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
-    plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "loss.png")
+    draw.save(draw.curves({"loss": losses}, log=["loss"]), config.out / "loss.png")
     return checks
 
 
@@ -101,7 +102,7 @@ def detectors(config: Config, device: torch.device, families: Sequence[str]) -> 
         losses[family] = [m["loss"] for m in runs[0][1]]
     title = f"Overfitting {CANVASES} canvases, seeds {config.seed} to {config.seed + 4}"
     show.table(title, ("family", "median steps", "most steps", "worst AP50", "worst AP50:95"), rows)
-    plots.save(plots.curves({"loss": losses}, log=["loss"]), config.out / "detectors.png")
+    draw.save(draw.curves({"loss": losses}, log=["loss"]), config.out / "detectors.png")
     return checks
 
 

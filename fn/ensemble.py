@@ -17,16 +17,16 @@ from fn.data.datasets import Split
 from fn.data.loader import epoch_order
 from fn.losses import cross_entropy
 from fn.models import Model
-from fn.optim import Rate
-from fn.train import ACCURACY, MetricFunctions, Metrics, TrainState, init, run_key, train_step
+from fn.optim import Optimizer, Rate
+from fn.train import ACCURACY, MetricFunctions, Metrics, TrainState, init_train_state, run_key, train_step
 from fn.tree import Params
 
 
 def ensemble_init(
-    model: Model, optimizer_init: Callable, *, seeds: Sequence[int], device: torch.device | str = "cpu"
+    model: Model, optimizer: Optimizer, *, seeds: Sequence[int], device: torch.device | str = "cpu"
 ) -> TrainState:
-    """Member k begins as `init` has it for seeds[k]."""
-    return stack([init(model, optimizer_init, seed=seed, device=device) for seed in seeds])
+    """Member k starts as `init_train_state` starts for seeds[k]."""
+    return stack([init_train_state(model, optimizer, seed=seed, device=device) for seed in seeds])
 
 
 def stack(members: Sequence[TrainState]) -> TrainState:
@@ -42,13 +42,14 @@ def ensemble_step(
     key: Int64[Tensor, " models"],
     *,
     objective: Callable,
-    update: Callable,
+    optimizer: Callable,
 ) -> tuple[TrainState, Metrics]:
     """`train_step` of every member on its own batch, row k of `index`, at its own rate, under the key of its own run.
 
-    A member that diverges takes none with it. The metrics have an axis of `models`.
+    `optimizer` is a function such as `adamw`, called with the member's `lr`. A member that diverges does not affect
+    the others. The metrics have an axis of `models`.
     """
-    step = partial(_member_step, objective=objective, update=update)
+    step = partial(_member_step, objective=objective, optimizer=optimizer)
     return vmap(step)(ts, images[index], labels[index], lr, key)
 
 
@@ -60,9 +61,9 @@ def _member_step(
     key: Int64[Tensor, ""],
     *,
     objective: Callable,
-    update: Callable,
+    optimizer: Callable,
 ) -> tuple[TrainState, Metrics]:
-    return train_step(ts, x, y, objective=objective, optimizer=partial(update, lr=lr), key=key)
+    return train_step(ts, x, y, objective=objective, optimizer=optimizer(lr=lr), key=key)
 
 
 def ensemble_fit(
@@ -74,9 +75,12 @@ def ensemble_fit(
     seeds: Sequence[int],
     epochs: int,
     batch_size: int,
-    each: Callable | None = None,
+    on_step: Callable | None = None,
 ) -> TrainState:
-    """Member k as `fit` trains it from seeds[k], at rates[k]; each(ts, metrics) is called after every step."""
+    """Train member k as it would be trained alone, from seeds[k] at rates[k].
+
+    on_step(ts, metrics) is called after every step.
+    """
     device = split.images.device
     lr = torch.tensor(rates, dtype=split.images.dtype, device=device)
     key = torch.stack([run_key(seed) for seed in seeds]).to(device)
@@ -84,8 +88,8 @@ def ensemble_fit(
         orders = [epoch_order(len(split.labels), seed=seed, epoch=epoch) for seed in seeds]
         for index in torch.stack(orders).to(device).split(batch_size, dim=1):
             ts, metrics = step(ts, *split, index, lr, key)
-            if each:
-                each(ts, metrics)
+            if on_step:
+                on_step(ts, metrics)
     return ts
 
 

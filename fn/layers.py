@@ -156,5 +156,5 @@ def batch_norm_init(channels: int) -> tuple[Params, Params]:
 
 
 def norm_modes(state: Params, train: bool) -> Params:
-    """A bool in place of each batch norm's statistics: whether it trains. Here all alike; with `fn.freezing` not."""
+    """A bool in place of each batch norm's statistics: whether it trains. Here all alike; with `fn.transfer` not."""
     return {name: train if "running_mean" in branch else norm_modes(branch, train) for name, branch in state.items()}

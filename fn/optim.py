@@ -1,14 +1,17 @@
-"""Optimizers as pairs: `state = sgd_init(params)`, `params, state = sgd(params, grads, state, lr=…)`.
+"""Optimizers: an equation per update, and `Optimizer(init, update)` pairs made of them, as in optax.
 
-θ parameters, g gradients, η learning rate, λ weight decay, t the step counted from 1. The state holds `step`, how many
-updates were made, from which a schedule gives the next rate:
+    optimizer = adamw(lr=partial(cosine_schedule, lr=3e-4, total_steps=1000))
+    opt_state = optimizer.init(params)
+    params, opt_state = optimizer.update(params, grads, opt_state)
 
-    rate = partial(cosine_schedule, lr=3e-4, total_steps=1000)
-    params, state = scheduled(params, grads, state, update=adamw, rate=rate)
+θ parameters, g gradients, η learning rate, λ weight decay, t the step counted from 1. The state holds `step`, the
+number of updates so far. A schedule is a function of that step; `lr` takes a number or a schedule.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +22,13 @@ from fn.tree import Params
 
 Rate = float | Float[Tensor, ""]
 Step = int | Int[Tensor, ""]
+
+
+class Optimizer(NamedTuple):
+    init: Callable
+    """init(params) -> state"""
+    update: Callable
+    """update(params, grads, state) -> (params, state)"""
 
 
 def _zeros(params: Params) -> Params:
@@ -42,7 +52,7 @@ def sgd_init(params: Params) -> Params:
     return {"step": _step_zero(params), "velocity": _zeros(params)}
 
 
-def sgd(
+def sgd_update(
     params: Params,
     grads: Params,
     state: Params,
@@ -66,7 +76,7 @@ def adam_init(params: Params) -> Params:
     return {"step": _step_zero(params), "mean": _zeros(params), "square": _zeros(params)}
 
 
-def adam(
+def adam_update(
     params: Params,
     grads: Params,
     state: Params,
@@ -98,10 +108,7 @@ def _one_minus_power(beta: float, step: Int[Tensor, ""], dtype: torch.dtype) -> 
     return -torch.expm1(step.to(dtype) * (math.log(beta) if beta else -math.inf))
 
 
-adamw_init = adam_init
-
-
-def adamw(
+def adamw_update(
     params: Params,
     grads: Params,
     state: Params,
@@ -113,7 +120,7 @@ def adamw(
 ) -> tuple[Params, Params]:
     """θ ← θ - ηλθ, then Adam's step without decay: every weight shrinks alike. Loshchilov and Hutter 2019."""
     decayed = tree.map(lambda p: p - lr * weight_decay * p, params)
-    return adam(decayed, grads, state, lr=lr, betas=betas, eps=eps)
+    return adam_update(decayed, grads, state, lr=lr, betas=betas, eps=eps)
 
 
 def global_norm(grads: Params) -> Float[Tensor, ""]:
@@ -128,31 +135,85 @@ def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor
     return tree.map(lambda g: g * scale, grads), norm
 
 
-def scheduled(
-    params: Params, grads: Params, state: Params, *, update: Callable, rate: Callable, clip_norm: float | None = None
+def sgd(*, lr: Rate | Callable, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
+    """SGD with momentum; the equation is that of `sgd_update`."""
+    update = partial(sgd_update, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    return Optimizer(sgd_init, partial(_update_at_step, update=update, lr=lr))
+
+
+def adam(
+    *,
+    lr: Rate | Callable,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Adam; the equation is that of `adam_update`."""
+    update = partial(adam_update, betas=betas, eps=eps, weight_decay=weight_decay)
+    return Optimizer(adam_init, partial(_update_at_step, update=update, lr=lr))
+
+
+def adamw(
+    *,
+    lr: Rate | Callable,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+) -> Optimizer:
+    """Adam with decoupled weight decay; the equation is that of `adamw_update`."""
+    update = partial(adamw_update, betas=betas, eps=eps, weight_decay=weight_decay)
+    return Optimizer(adam_init, partial(_update_at_step, update=update, lr=lr))
+
+
+def _update_at_step(
+    params: Params, grads: Params, state: Params, *, update: Callable, lr: Rate | Callable
 ) -> tuple[Params, Params]:
-    """`update` at the rate of its step, the gradients scaled down to `clip_norm` first if one is given."""
-    if clip_norm is not None:
-        grads, _ = clip_grad_norm(grads, clip_norm)
-    return update(params, grads, state, lr=rate(state["step"]))
+    return update(params, grads, state, lr=_rate_at(lr, state["step"]))
 
 
-def by_prefix(
-    params: Params, grads: Params, state: Params, *, update: Callable, lr: Rate, scales: Mapping[str, float]
+def _rate_at(lr: Rate | Callable, step: Step) -> Rate:
+    return lr(step) if callable(lr) else lr
+
+
+def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
+    """Clip the gradients with `clip_grad_norm` before every update of the optimizer."""
+    return Optimizer(optimizer.init, partial(_clipped_update, update=optimizer.update, max_norm=max_norm))
+
+
+def _clipped_update(
+    params: Params, grads: Params, state: Params, *, update: Callable, max_norm: float
 ) -> tuple[Params, Params]:
-    """`update`, the rate scaled by a factor for what lies at or below a dotted prefix: scales={"backbone": 0.1}.
+    grads, _ = clip_grad_norm(grads, max_norm)
+    return update(params, grads, state)
 
-    Of several prefixes above a leaf the longest counts; under none it has the rate itself. Howard and Ruder 2018.
-    ValueError for a prefix at which there is nothing.
+
+def lr_by_prefix(optimizer: Callable, *, lr: Rate | Callable, scales: Mapping[str, float]) -> Optimizer:
+    """Scale the learning rate below each dotted prefix: lr_by_prefix(adamw, lr=1e-3, scales={"backbone": 0.1}).
+
+    Of several prefixes above a parameter the longest counts; without one it has `lr` itself. `optimizer` is a function
+    such as `adamw`. Howard and Ruder 2018, section 3.2. An update raises ValueError for a prefix without parameters.
     """
+    return Optimizer(optimizer(lr=lr).init, partial(_update_by_prefix, optimizer=optimizer, lr=lr, scales=scales))
+
+
+def _update_by_prefix(
+    params: Params,
+    grads: Params,
+    state: Params,
+    *,
+    optimizer: Callable,
+    lr: Rate | Callable,
+    scales: Mapping[str, float],
+) -> tuple[Params, Params]:
     tree.split(params, list(scales))
+    lr = _rate_at(lr, state["step"])
     factors = {name: _factor(name, scales) for name in tree.flatten(params)}
     parts = []
     for factor in sorted(set(factors.values())):
         names = {name for name in factors if factors[name] == factor}
-        part = [tree.pick(each, names) for each in (params, grads)]
+        part_params, part_grads = (tree.pick(whole, names) for whole in (params, grads))
         part_state = {k: tree.pick(v, names) if isinstance(v, dict) else v for k, v in state.items()}
-        parts.append(update(*part, part_state, lr=lr * factor))
+        parts.append(optimizer(lr=lr * factor).update(part_params, part_grads, part_state))
     merged = {k: tree.merge(*(s[k] for _, s in parts)) for k, v in state.items() if isinstance(v, dict)}
     return tree.merge(*(p for p, _ in parts)), parts[0][1] | merged
 

@@ -3,7 +3,6 @@
 Each is a pure function of what it is given, so a step can be replayed, `vmap`ped, traced, or resumed.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial, wraps
@@ -15,12 +14,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from fn import tree
-from fn.data.loader import batches
 from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, mean_per_example
 from fn.models import Model
-from fn.optim import adam_init, adamw, global_norm, one_cycle_schedule, scheduled
+from fn.optim import Optimizer, global_norm
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 from fn.tree import Params
@@ -61,20 +59,19 @@ def train_step(
     y: Tensor,
     *,
     objective: Callable,
-    optimizer: Callable,
+    optimizer: Optimizer,
     key: Int64[Tensor, ""],
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Forward, gradient, update. The metrics are those before the update; `key` is the run's, see `run_key`."""
     key = fold_in(key, ts.opt_state["step"])
-    gradients = partial(accumulated, objective, parts=accumulate) if accumulate > 1 else _gradients(objective)
+    if accumulate == 1:
+        gradients = grad_and_value(objective, has_aux=True)
+    else:
+        gradients = partial(accumulated, objective, parts=accumulate)
     grads, (_, (metrics, state)) = gradients(ts.params, ts.state, x, y, key=key)
-    params, opt_state = optimizer(ts.params, grads, ts.opt_state)
+    params, opt_state = optimizer.update(ts.params, grads, ts.opt_state)
     return TrainState(params, state, opt_state), metrics | {"grad_norm": global_norm(grads)}
-
-
-def _gradients(objective: Callable) -> Callable:
-    return grad_and_value(objective, has_aux=True)
 
 
 def accumulated(
@@ -92,8 +89,9 @@ def accumulated(
     Each part weighs as many examples as it has. Batch norm is the exception: it sees the parts, not the batch.
     """
     total: Params = {}
+    gradients = grad_and_value(objective, has_aux=True)
     for i, (x_part, y_part) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
-        grads, (loss, (metrics, state)) = _gradients(objective)(params, state, x_part, y_part, key=fold_in(key, i))
+        grads, (loss, (metrics, state)) = gradients(params, state, x_part, y_part, key=fold_in(key, i))
         share = {"grads": grads, "loss": loss, "metrics": metrics}
         share = tree.map(partial(torch.mul, other=len(y_part) / len(y)), share)
         total = tree.map(torch.add, total, share) if total else share
@@ -105,7 +103,7 @@ def run_key(seed: int) -> Int64[Tensor, ""]:
     return rng_key(seed, 2**62)
 
 
-def classifier_step(model: Model, optimizer: Callable, **options: Any) -> Callable:
+def classifier_step(model: Model, optimizer: Optimizer, **options: Any) -> Callable:
     """step(ts, x, y, *, key): the `train_step` of a classifier, with the options of `classification_loss`."""
     return partial(
         train_step, objective=partial(classification_loss, apply=model.apply, **options), optimizer=optimizer
@@ -144,35 +142,32 @@ def several_steps(
     return ts, tree.stack(*metrics)
 
 
-def checked_step(
+def check_finite(step: Callable) -> Callable:
+    """`step` with its metrics as Python numbers; FloatingPointError for a loss or a gradient norm that is not finite.
+
+    The error names the step and the first parameter that the update would make non-finite. The update is not kept.
+    """
+    return partial(_checked_step, step=step)
+
+
+def _checked_step(
     ts: TrainState, x: Tensor, y: Tensor, *, step: Callable, key: Int64[Tensor, ""]
 ) -> tuple[TrainState, Metrics]:
-    """`step`, with metrics as Python numbers.
-
-    FloatingPointError for a loss or gradient that is not finite: the update is not made, and the error names the step
-    and the first parameter whose gradient is bad.
-    """
     after, tensors = step(ts, x, y, key=key)
     metrics = {name: value.item() for name, value in tensors.items()}
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-        seen, _ = inspect.unwrap(step)(ts, x, y, key=key, optimizer=_gradients_for_params)
         number = int(ts.opt_state["step"])
-        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {_describe_bad_gradient(seen.params)}")
+        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {_describe_update(after.params)}")
     return after, metrics
 
 
-def _gradients_for_params(params: Params, grads: Params, state: Params) -> tuple[Params, Params]:
-    """An optimizer whose update is to hand the gradients back, so that a step shows them."""
-    return grads, state
-
-
-def _describe_bad_gradient(grads: Params) -> str:
-    match tree.first_non_finite(grads):
+def _describe_update(params: Params) -> str:
+    match tree.first_non_finite(params):
         case None:
-            return "every gradient is finite, though large"
-        case name, grad:
-            bad = int((~grad.isfinite()).sum())
-            return f"first bad gradient in {name} ({bad} of {grad.numel()} entries are not finite)"
+            return "every parameter after the update is finite, though the gradient is large"
+        case name, leaf:
+            bad = int((~leaf.isfinite()).sum())
+            return f"first non-finite update in {name} ({bad} of {leaf.numel()} entries)"
 
 
 def train_one_epoch(
@@ -181,20 +176,19 @@ def train_one_epoch(
     *,
     step: Callable,
     seed: int,
-    totals: Metrics | None = None,
-    each: Callable | None = None,
+    on_step: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One pass: the state it ends in, and the mean of each metric over the examples, not over the batches.
+    """One pass: the state after it, and the mean of each metric over the examples, not over the batches.
 
-    each(ts, metrics, totals) is called after every step. `totals` is what it last was given in an epoch that was
-    interrupted, where `batches` are those that were left.
+    on_step(ts, metrics) is called after every step. FloatingPointError as of `check_finite`.
     """
-    totals, key = totals or {}, run_key(seed)
+    totals: Metrics = {}
+    step, key = check_finite(step), run_key(seed)
     for x, y in batches:
-        ts, metrics = checked_step(ts, x, y, step=step, key=key)
+        ts, metrics = step(ts, x, y, key=key)
         totals = add_examples(totals, metrics, len(y))
-        if each:
-            each(ts, metrics, totals)
+        if on_step:
+            on_step(ts, metrics)
     return ts, mean_per_example(totals)
 
 
@@ -235,73 +229,24 @@ def _autocast(
     return logits.float(), state
 
 
-def init(model: Model, optimizer_init: Callable, *, seed: int, device: torch.device | str = "cpu") -> TrainState:
-    """Weights from the seed, drawn on the CPU so that every device starts alike."""
+def init_train_state(
+    model: Model, optimizer: Optimizer, *, seed: int, device: torch.device | str = "cpu"
+) -> TrainState:
+    """The first parameters and states of a run. They are drawn on the CPU, so that every device starts alike."""
     params, state = (tree.to(part, device) for part in model.init(generator(seed)))
-    return TrainState(params, state, optimizer_init(params))
+    return TrainState(params, state, optimizer.init(params))
 
 
 def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
-    """How many batches there are in so many epochs, the short last ones included."""
+    """The number of batches in all epochs, the short last ones included."""
     return epochs * math.ceil(examples / batch_size)
 
 
-def one_cycle_adamw(*, lr: float, total_steps: int, weight_decay: float = 1e-2) -> Callable:
-    """AdamW, its rate one cycle over `total_steps`."""
-    rate = partial(one_cycle_schedule, lr=lr, total_steps=total_steps)
-    return partial(scheduled, update=partial(adamw, weight_decay=weight_decay), rate=rate)
-
-
-def fit(
-    model: Model,
-    split: tuple[Tensor, Tensor],
-    *,
-    step: Callable,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    augment: Callable | None = None,
-    moves_targets: bool = False,
-    each: Callable | None = None,
-) -> TrainState:
-    """A model from its first weights to its last, in a new order every epoch. The optimizer is of Adam's kind."""
-    ts = init(model, adam_init, seed=seed, device=split[0].device)
-    vary = {"augment": augment, "moves_targets": moves_targets}
-    for epoch in range(epochs):
-        data = batches(split, batch_size, seed=seed, epoch=epoch, **vary)
-        ts, _ = train_one_epoch(ts, data, step=step, seed=seed, each=each)
-    return ts
-
-
-def overfit(
-    model: Model,
-    split: tuple[Tensor, Tensor],
-    *,
-    step: Callable,
-    seed: int,
-    steps: int = 300,
-    loss_below: float = 1e-3,
-    each: Callable | None = None,
-) -> TrainState:
-    """Train on a handful of examples until evaluation knows them by heart: all right, the loss below `loss_below`.
-
-    `each` is given the metrics of evaluation after the step, so that batch norm must stand on its running statistics.
-    """
-    ts, key = init(model, adam_init, seed=seed, device=split[0].device), run_key(seed)
-    for _ in range(steps):
-        ts, _ = checked_step(ts, *split, step=step, key=key)
-        metrics = eval_one_epoch(ts.params, ts.state, [split], apply=model.apply)
-        if each:
-            each(ts, metrics, {})
-        if known_by_heart(metrics, loss_below):
-            break
-    return ts
-
-
-def known_by_heart(metrics: Metrics, loss_below: float = 1e-3) -> bool:
+def is_overfit(metrics: Metrics, loss_below: float = 1e-3) -> bool:
+    """Whether a model has fitted its examples: all of them right, and the loss below `loss_below`."""
     return metrics["accuracy"] == 1 and metrics["loss"] < loss_below
 
 
-def steps_to_know(history: Sequence[Metrics]) -> float:
-    """The first step, counted from 1, after which the examples were known by heart; infinity if none was."""
-    return next((step for step, metrics in enumerate(history, start=1) if known_by_heart(metrics)), math.inf)
+def steps_to_overfit(history: Sequence[Metrics]) -> float:
+    """The first step, counted from 1, after which the model had overfitted; infinity if there is none."""
+    return next((step for step, metrics in enumerate(history, start=1) if is_overfit(metrics)), math.inf)

@@ -15,9 +15,10 @@ import sklearn.datasets  # noqa: F401
 import torch
 import torch._dynamo
 
-import experiments.training  # noqa: F401
-from experiments import cli
-from experiments.train import Config, main, parse
+import experiments.train.run  # noqa: F401
+from experiments.shared import cli
+from experiments.train.__main__ import main
+from experiments.train.config import Config, parse
 
 
 def begin(argv: list[str], said: Path) -> int:

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch.func import grad_and_value
 
-from experiments import bench
-from experiments.benching import gpt, jax_steps, report, worker
-from experiments.benching.timing import Lost, Result, Timing, measure
-from experiments.benching.timing import worker as begin_worker
-from experiments.benching.torch_steps import Start, Task, Variant, begin, flop, ours
-from experiments.benching.worker import VARIANTS, peak_bytes, tasks
-from experiments.benching.workloads import WORKLOADS
-from experiments.registry import resolve
-from experiments.sweeping import in_dtype
+from experiments.bench import __main__ as bench
+from experiments.bench import gpt, jax_steps, report, worker
+from experiments.bench.timing import Lost, Result, Timing, measure
+from experiments.bench.timing import worker as begin_worker
+from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
+from experiments.bench.worker import VARIANTS, peak_bytes, tasks
+from experiments.bench.workloads import WORKLOADS
+from experiments.shared.registry import resolve
+from experiments.sweep.run import in_dtype
 from fn import tree
-from fn.detection import detection_loss
-from fn.models.detectors import Detector
+from fn.detection.train import detection_loss
+from fn.models import Detector
 from fn.train import TrainState
 
 COMPILES = ("jit", "compiled", "jax", "Equinox")

@@ -17,11 +17,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.func import vmap
 
-from fn import boxes as ours
-from fn.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
-from fn.average_precision import SIZES, average_precision, summarize
-from fn.boxes import batched_nms, box_convert, box_iou, clip_boxes_to_image, nms, remove_small_boxes
-from fn.heatmaps import center_heatmap, gaussian_radius, peaks
+from fn.detection import boxes as ours
+from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
+from fn.detection.average_precision import SIZES, average_precision, summarize
+from fn.detection.boxes import batched_nms, box_convert, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from fn.detection.heatmaps import center_heatmap, gaussian_radius, peaks
 from fn.rng import generator
 from tests.strategies import LAYOUTS, agree, lifts
 

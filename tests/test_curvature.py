@@ -11,7 +11,8 @@ from torch.func import grad, hessian, vmap
 from fn import tree
 from fn.curvature import gradient_noise_scale, hvp, per_sample_grads, sharpness
 from fn.losses import cross_entropy
-from fn.models import cnn, mlp
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
 from fn.rng import generator, key
 from fn.train import classification_loss
 

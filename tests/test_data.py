@@ -23,7 +23,7 @@ from torchvision.datasets import CIFAR10, MNIST
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from experiments.registry import AUGMENTS, DATASETS, resolve
+from experiments.shared.registry import AUGMENTS, DATASETS, resolve
 from fn.data import datasets
 from fn.data.datasets import Dataset, DatasetUnavailable, Split, data_root, digits, folder, take
 from fn.data.loader import batches

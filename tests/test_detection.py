@@ -20,17 +20,18 @@ from torch import Tensor
 from torch.func import grad
 
 from fn import tree
-from fn.anchors import anchor_grid
-from fn.average_precision import summarize
-from fn.boxes import box_iou
 from fn.data import datasets
 from fn.data.datasets import DatasetUnavailable
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, flip_boxes, random_flip, random_zoom, zoom
-from fn.data.scenes import Scenes, canvas, digits, object_table, require_sound
+from fn.data.scenes import Scenes, canvas, digits, require_sound
 from fn.data.transforms import horizontal_flip
 from fn.data.voc import first_copies, read_voc, voc
-from fn.detection import (
+from fn.detection.anchors import anchor_grid
+from fn.detection.average_precision import summarize
+from fn.detection.boxes import box_iou, object_table
+from fn.detection.heatmaps import gaussian_radius
+from fn.detection.train import (
     Detections,
     collect,
     detection_loss,
@@ -40,12 +41,12 @@ from fn.detection import (
     overfit_detector,
     predict,
 )
-from fn.heatmaps import gaussian_radius
 from fn.jit import jit
-from fn.models import squeezenet
-from fn.models.centernet import SIZE_WEIGHT
-from fn.models.detectors import Detector, centernet, squeezenet_trunk, ssd
-from fn.models.pyramid import squeezenet_maps
+from fn.models import Detector
+from fn.models.centernet import SIZE_WEIGHT, centernet
+from fn.models.pyramid import squeezenet_maps, squeezenet_trunk
+from fn.models.squeezenet import squeezenet
+from fn.models.ssd import ssd
 from fn.optim import adam, adam_init
 from fn.rng import generator, key
 from fn.train import TrainState

@@ -12,12 +12,13 @@ from functools import partial
 
 import pytest
 
-from experiments import cli, drill
-from experiments.drills import cut, launch, progress, prove
-from experiments.drills.catalogue import DRILLS
-from experiments.drills.door import Call
-from experiments.drills.explain import explain
-from experiments.drills.launch import Verdict
+from experiments.drill import __main__ as drill
+from experiments.drill import cut, launch, progress, prove
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.door import Call
+from experiments.drill.explain import explain
+from experiments.drill.launch import Verdict
+from experiments.shared import cli
 
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
 
@@ -198,7 +199,7 @@ def refusals() -> dict[str, Verdict]:
     """All in forks of one process that has torch in memory."""
     texts = {label: text for label, (text, _) in REFUSED.items()}
     code = (
-        "import json, sys; from experiments.drills import prove\n"
+        "import json, sys; from experiments.drill import prove\n"
         "answers = [prove.Answer('relu', label, text, True) for label, text in json.load(sys.stdin).items()]\n"
         "print(json.dumps({o.answer.label: o.verdict for o in prove.grade_all(answers, seconds=2.0)}))"
     )
@@ -231,8 +232,8 @@ def test_a_rounding_error_is_no_mistake_and_what_is_right_is_told_apart():
 
 NOTHING_RAN = """
 import sys
-from experiments.drills import prove
-from experiments.drills.catalogue import DRILLS
+from experiments.drill import prove
+from experiments.drill.catalogue import DRILLS
 
 DRILLS["relu"] = DRILLS["relu"]._replace(tests=tuple(sys.argv[1:]))
 for outcome in prove.grade_all([prove.Answer("relu", "", sys.stdin.read(), True)]):
@@ -277,7 +278,7 @@ HALVES = {"first half": list(DRILLS)[::2], "second half": list(DRILLS)[1::2]}
 @pytest.mark.parametrize("names", HALVES.values(), ids=HALVES)
 def test_every_wrong_answer_is_refused_in_fitting_words_and_every_right_one_passes(names):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.drills.prove", *names], capture_output=True, text=True, cwd=cut.ROOT
+        [sys.executable, "-m", "experiments.drill.prove", *names], capture_output=True, text=True, cwd=cut.ROOT
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
@@ -351,7 +352,7 @@ def test_what_a_later_version_wrote_is_kept_and_does_no_harm():
 
 def test_killed_at_any_moment_the_log_is_sound():
     """A process that records without end, killed five times."""
-    code = "from experiments.drills import progress\nwhile True: progress.record('relu', 'check', passed=False)"
+    code = "from experiments.drill import progress\nwhile True: progress.record('relu', 'check', passed=False)"
     for _ in range(5):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=cut.ROOT, env={**os.environ})
         deadline, before = time.monotonic() + 60, len(progress.file().read_bytes()) if progress.file().exists() else 0

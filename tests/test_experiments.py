@@ -13,19 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import (
-    cli,
-    lab0_mlp,
-    lab1_cnn,
-    lab2_training,
-    lab3_transformer,
-    lab5_detection,
-    lab6_data,
-    overfit,
-    train,
-)
+from experiments import lab0_mlp, lab1_cnn, lab2_training, lab3_transformer, lab5_detection, lab6_data, overfit
 from experiments.lab import LABS
-from experiments.registry import MODELS
+from experiments.shared import cli
+from experiments.shared.registry import MODELS
+from experiments.train import config as train
 from fn.data import scenes
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error

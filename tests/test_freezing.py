@@ -8,15 +8,16 @@ from torch import Tensor
 
 from fn import tree
 from fn.data.datasets import Split
-from fn.freezing import freeze, thaw, trained_modes
 from fn.jit import jit
 from fn.layers import norm_modes
-from fn.models import Model, cnn, mlp, resnet
-from fn.models.resnet import resnet_apply, resnet_features, resnet_init
-from fn.models.transfer import head_apply, head_init, transfer_apply
+from fn.models import Model
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
+from fn.models.resnet import resnet, resnet_apply, resnet_features, resnet_init
 from fn.optim import adam_init, adamw, by_prefix, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classifier_step, fit, init, run_key
+from fn.transfer import freeze, head_apply, head_init, thaw, trained_modes, transfer_apply
 from fn.tree import Params
 
 CLASSES, SHAPE, WIDTHS, CELLS = 5, (2, 8, 8), (4, 6), 2

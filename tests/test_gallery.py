@@ -18,14 +18,18 @@ from jaxtyping import Float, TypeCheckError, jaxtyped
 from PIL import Image
 from torch import Tensor
 
-from experiments import breaking, cli, gallery, note, quizzing, show
-from experiments.failures import KINDS, Failure, read
-from experiments.failures import gallery as entries
-from experiments.failures.toys import message
+from experiments.gallery import __main__ as gallery
+from experiments.gallery import breaking
+from experiments.gallery import quiz as quizzing
+from experiments.gallery.failures import KINDS, Failure, read
+from experiments.gallery.failures import gallery as entries
+from experiments.gallery.failures.toys import message
+from experiments.note import __main__ as note
+from experiments.shared import cli, show
 from fn.losses import mse_loss
 
 CPU = torch.device("cpu")
-ROOT = Path(note.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +86,7 @@ def test_every_entry_says_all_and_fits(failure: Failure):
 
 
 def test_every_kind_has_entries_and_no_name_stands_twice():
-    files = [file.stem for kind in KINDS for file in (ROOT / "experiments/failures" / kind).glob("*.py")]
+    files = [file.stem for kind in KINDS for file in (ROOT / "experiments/gallery/failures" / kind).glob("*.py")]
     assert sorted(files) == sorted(set(files)) == sorted(entries())
     assert len(files) >= 24
     assert {failure.kind for failure in entries().values()} == set(KINDS)

@@ -16,13 +16,15 @@ from jaxtyping import TypeCheckError
 from torch import vmap
 from torch.func import grad
 
-from fn import compiler, train, tree
 from fn import jit as jit_module
+from fn import train, tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
-from fn.jit import JitError, jit
+from fn.jit import JitError, compiler, jit
 from fn.layers import relu
-from fn.models import Model, cnn, mlp
+from fn.models import Model
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
 from fn.optim import adam_init, adamw, cosine_schedule, scheduled
 from fn.rng import generator, uniform
 from fn.rng import key as rng_key

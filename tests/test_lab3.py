@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments import lab3_transformer as lab3
-from experiments.attention_pictures import print_attention
 from experiments.lab3_transformer import Config, Lesson, settle
+from experiments.shared.attention_pictures import print_attention
 from fn.data.sequences import TOY_VOCABULARY, TOYS, next_characters
 from fn.models import Model
 from fn.optim import adam_init

@@ -13,16 +13,17 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from experiments import cli, lab4_pretrained
-from experiments.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
+from experiments import lab4_pretrained
 from experiments.lab4_pretrained import RECIPES, Config, compare, freeze_and_cache, misread_first, setup
-from experiments.transferring import Task, Ways, apart, labelled, learn, misplaced, share_of, under, unlabelled
+from experiments.shared import cli
+from experiments.shared.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
+from experiments.shared.transferring import Task, Ways, apart, labelled, learn, misplaced, share_of, under, unlabelled
 from fn import pretrained, tree
-from fn.freezing import freeze
 from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
 from fn.train import TrainState, run_key
+from fn.transfer import freeze
 
 CPU = torch.device("cpu")
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments import cli, detecting, lab5_detection, overfit, show
+from experiments import lab5_detection, overfit
+from experiments.shared import cli, show
+from experiments.shared import detection_report as detecting
 from fn import tree
-from fn.average_precision import THRESHOLDS
 from fn.data.scenes import Scenes, SceneSet
-from fn.detection import Detections
+from fn.detection.average_precision import THRESHOLDS
+from fn.detection.train import Detections
 from fn.files import write_atomic
-from fn.models import squeezenet
+from fn.models.squeezenet import squeezenet
 from fn.pretrained import to_state_dict
 from fn.rng import generator
 from fn.train import TrainState
@@ -194,9 +196,9 @@ def test_overfit_learns_eight_canvases(monkeypatch, tmp_path, family):
 def test_pictures_of_mistakes_stand_below_what_is_there(monkeypatch, tmp_path):
     drawn: list[tuple[Tensor, list, list, int]] = []
     monkeypatch.setattr(
-        detecting.plots, "boxes", lambda x, boxes, titles, *, columns, title: drawn.append((x, boxes, titles, columns))
+        detecting.draw, "boxes", lambda x, boxes, titles, *, columns, title: drawn.append((x, boxes, titles, columns))
     )
-    monkeypatch.setattr(detecting.plots, "save", lambda figure, path: None)
+    monkeypatch.setattr(detecting.draw, "save", lambda figure, path: None)
     scenes = Scenes(torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 40, 40), torch.stack([OBJECTS] * 3))
     found = detections(([0.0, 0, 10, 9], 0.9, 1), ([40.0, 40, 50, 50], 0.5, 2))
     kinds, missed = detecting.draw_mistakes(scenes, found, "abc", tmp_path / "m.png", least=0.3, title="", columns=2)

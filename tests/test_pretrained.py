@@ -21,9 +21,9 @@ from torch._subclasses import FakeTensorMode
 from fn import tree
 from fn.data.datasets import folder
 from fn.metrics import top_k_accuracy
-from fn.models import Model, resnet, resnet20, squeezenet
-from fn.models.resnet import resnet_apply, resnet_init
-from fn.models.squeezenet import squeezenet_apply, squeezenet_init
+from fn.models import Model
+from fn.models.resnet import resnet, resnet20, resnet_apply, resnet_init
+from fn.models.squeezenet import squeezenet, squeezenet_apply, squeezenet_init
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read, to_state_dict
 from fn.rng import generator, key
 from tests.strategies import cotangent

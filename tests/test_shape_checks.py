@@ -26,20 +26,21 @@ from fn import tree
 from fn.conv import conv2d_init
 from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
-from fn.detection import Detections
+from fn.detection.train import Detections
 from fn.ensemble import stack
 from fn.layers import linear_init
+from fn.models.centernet import centernet
 from fn.models.cnn import cnn_apply, cnn_init
-from fn.models.detectors import centernet, squeezenet_trunk, ssd
 from fn.models.mlp import mlp_apply, mlp_init
-from fn.models.pyramid import Trunk, pyramid_init, trunk_apply, trunk_init
+from fn.models.pyramid import Trunk, pyramid_init, squeezenet_trunk, trunk_apply, trunk_init
 from fn.models.resnet import resnet_features, resnet_init
 from fn.models.squeezenet import squeezenet_init
-from fn.models.transfer import head_init
+from fn.models.ssd import ssd
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
 from fn.optim import adam_init, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
+from fn.transfer import head_init
 
 Given = dict[str, Any]
 SMALL_TRUNK = Trunk(partial(trunk_init, channels=1, widths=(2,) * 6), trunk_apply, (2, 2, 2))
@@ -128,12 +129,12 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "out_proj": linear_init(generator(0), n["d_model"], n["d_model"]),
     },
     "fn.attention.split_heads": lambda n: {"heads": n["d_model"]},
-    "fn.average_precision.average_precision": lambda n: {"classes": 2},
-    "fn.boxes.batched_nms": lambda n: {"iou_threshold": 0.5},
-    "fn.boxes.box_convert": lambda n: {"in_fmt": "xyxy", "out_fmt": "xywh"},
-    "fn.boxes.clip_boxes_to_image": lambda n: {"size": (5, 5)},
-    "fn.boxes.nms": lambda n: {"iou_threshold": 0.5},
-    "fn.boxes.remove_small_boxes": lambda n: {"min_size": 1},
+    "fn.detection.average_precision.average_precision": lambda n: {"classes": 2},
+    "fn.detection.boxes.batched_nms": lambda n: {"iou_threshold": 0.5},
+    "fn.detection.boxes.box_convert": lambda n: {"in_fmt": "xyxy", "out_fmt": "xywh"},
+    "fn.detection.boxes.clip_boxes_to_image": lambda n: {"size": (5, 5)},
+    "fn.detection.boxes.nms": lambda n: {"iou_threshold": 0.5},
+    "fn.detection.boxes.remove_small_boxes": lambda n: {"min_size": 1},
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
@@ -154,17 +155,17 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.data.transforms.compose": lambda n: {"transforms": [random_horizontal_flip]},
     "fn.data.transforms.cutout": lambda n: {"size": 2},
     "fn.data.transforms.pad_crop": lambda n: {"padding": 2},
-    "fn.detection.detection_loss": lambda n: {
+    "fn.detection.train.detection_loss": lambda n: {
         "params": WEIGHTS,
         "state": {},
         "apply": lambda params, state, x, train, key: ({"x": params["w"]}, state),
         "loss": lambda x, objects: {"part": x.sum()},
     },
-    "fn.detection.judge": lambda n: {
+    "fn.detection.train.judge": lambda n: {
         "detections": Detections(torch.ones(1, 4), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long()),
         "classes": 2,
     },
-    "fn.detection.predict": lambda n: (
+    "fn.detection.train.predict": lambda n: (
         {"detector": ssd((n["channels"], 16, 16), 2, width=3)}
         | {k: detector_given(ssd, n["channels"])[k] for k in ("params", "state")}
     ),
@@ -181,8 +182,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.generation.generate": lambda n: (
         language_given(n["seq"]) | {"apply": partial(language_model_apply, heads=2), "tokens": 1, "context": 2}
     ),
-    "fn.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
-    "fn.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
+    "fn.detection.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
+    "fn.detection.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
@@ -209,10 +210,10 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     },
     "fn.models.squeezenet.squeezenet_apply": lambda n: squeezenet_given(n["channels"]),
     "fn.models.squeezenet.squeezenet_features": lambda n: squeezenet_given(n["channels"]),
-    "fn.models.transfer.head_apply": lambda n: dict(
+    "fn.transfer.head_apply": lambda n: dict(
         zip(("params", "state"), head_init(generator(0), n["features"], 4), strict=True), train=True
     ),
-    "fn.models.transfer.transfer_apply": lambda n: transfer_given(n["channels"]),
+    "fn.transfer.transfer_apply": lambda n: transfer_given(n["channels"]),
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
     "fn.models.transformer.encoder": lambda n: encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"heads": 2},
     "fn.models.transformer.encoder_layer": lambda n: (
@@ -234,12 +235,12 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
-    "fn.plots.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
-    "fn.plots.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
-    "fn.plots.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},
-    "fn.plots.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
-    "fn.plots.photo_grid": lambda n: {"titles": ["?"] * n["images"]},
-    "fn.plots.spread": lambda n: {
+    "fn.draw.heat.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
+    "fn.draw.outlines.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
+    "fn.draw.heat.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},
+    "fn.draw.heat.confusion": lambda n: {"classes": [str(i) for i in range(n["classes"])]},
+    "fn.draw.images.photo_grid": lambda n: {"titles": ["?"] * n["images"]},
+    "fn.draw.lines.spread": lambda n: {
         "x": range(1, n["x"] + 1),
         "xlabel": "",
         "ylabel": "",
@@ -269,7 +270,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
 # Sizes that hang together in a way that no axis name says.
 SIZES: dict[str, Given] = {
     "fn.data.scenes.canvas": {"digits": 3},
-    "fn.detection.predict": {"height": 16, "width": 16},
+    "fn.detection.train.predict": {"height": 16, "width": 16},
     "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
     "fn.models.centernet.centernet_apply": {"height": 16, "width": 16},
     "fn.models.pyramid.pyramid_apply": {"height": 16, "width": 17},
@@ -278,8 +279,8 @@ SIZES: dict[str, Given] = {
     "fn.models.ssd.ssd_apply": {"height": 16, "width": 16},
     "fn.models.squeezenet.squeezenet_apply": {"height": 20, "width": 19},
     "fn.models.squeezenet.squeezenet_features": {"height": 20, "width": 19},
-    "fn.plots.boxes": {"images": 3, "channels": 3},
-    "fn.plots.heat_over": {"channels": 3, "maps": 2},
+    "fn.draw.outlines.boxes": {"images": 3, "channels": 3},
+    "fn.draw.heat.heat_over": {"channels": 3, "maps": 2},
     "fn.positions.add_positions": {"seq": 3, "longest": 5},
     "fn.train.classification_loss": {"positions": ()},
 }
@@ -287,14 +288,14 @@ ANY = (1, 1)
 """what an annotation leaves open"""
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
-BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.plots.heat_maps": {"panels"}}
+BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.draw.heat.heat_maps": {"panels"}}
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
-    "fn.compiler._count_donated",
-    "fn.compiler.flatten_call",
-    "fn.compiler.hollow",
-    "fn.compiler.lay",
-    "fn.compiler.rebuild",
+    "fn.jit.compiler._count_donated",
+    "fn.jit.compiler.flatten_call",
+    "fn.jit.compiler.hollow",
+    "fn.jit.compiler.lay",
+    "fn.jit.compiler.rebuild",
     "fn.jit._require_apart",
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
@@ -305,13 +306,13 @@ TIES = {
     "fn.attention.native_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.weighted_sum": {"batch", "keys"},
-    "fn.anchors.decode": {"boxes"},
-    "fn.anchors.encode": {"boxes"},
-    "fn.anchors.hard_negatives": {"anchors"},
-    "fn.anchors.match_anchors": {"objects"},
-    "fn.average_precision.average_precision": {"detections", "objects"},
-    "fn.boxes.batched_nms": {"boxes"},
-    "fn.boxes.nms": {"boxes"},
+    "fn.detection.anchors.decode": {"boxes"},
+    "fn.detection.anchors.encode": {"boxes"},
+    "fn.detection.anchors.hard_negatives": {"anchors"},
+    "fn.detection.anchors.match_anchors": {"objects"},
+    "fn.detection.average_precision.average_precision": {"detections", "objects"},
+    "fn.detection.boxes.batched_nms": {"boxes"},
+    "fn.detection.boxes.nms": {"boxes"},
     "fn.conv.conv2d": {"channels", "out_channels"},
     "fn.curvature.per_sample_grads": {"batch"},
     "fn.data.transforms.affine": {"batch"},
@@ -329,10 +330,10 @@ TIES = {
     "fn.data.scene_transforms.random_zoom": {"batch"},
     "fn.data.scene_transforms.zoom": {"batch"},
     "fn.data.scenes.canvas": {"digits"},
-    "fn.detection.detection_loss": {"batch"},
+    "fn.detection.train.detection_loss": {"batch"},
     "fn.ensemble.ensemble_eval": {"examples"},
     "fn.ensemble.ensemble_step": {"examples", "models"},
-    "fn.heatmaps.center_heatmap": {"objects"},
+    "fn.detection.heatmaps.center_heatmap": {"objects"},
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},

@@ -13,13 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments import cli, setup, sweep, sweep_speed, sweeping, train
+from experiments.shared import cli
+from experiments.sweep import __main__ as sweep
+from experiments.sweep import run as sweeping
+from experiments.sweep import speed as sweep_speed
+from experiments.train import build as setup
+from experiments.train import config as train
 from fn import tree
 from fn.data.datasets import Split, take
 from fn.ensemble import ensemble_eval, ensemble_fit, ensemble_init, ensemble_step, member
 from fn.jit import jit
-from fn.models import Model, cnn, mlp
-from fn.models.mlp import mlp_apply
+from fn.models import Model
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp, mlp_apply
 from fn.optim import adam_init, adamw
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, classifier_step, eval_one_epoch, fit, init

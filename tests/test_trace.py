@@ -10,7 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from fn import tree
 from fn.attention import scaled_dot_product_attention
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
-from fn.models import cnn, mlp, resnet, transformer
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
+from fn.models.resnet import resnet
+from fn.models.transformer import transformer
 from fn.rng import generator
 from fn.trace import trace
 

@@ -15,8 +15,8 @@ from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches
 from fn.metrics import accuracy
-from fn.models import cnn, mlp
-from fn.models.mlp import two_layer_grads
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp, two_layer_grads
 from fn.optim import adamw, adamw_init, sgd, sgd_init
 from fn.rng import fold_in, generator, key
 from fn.train import (

@@ -15,14 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import cli, train, training
-from experiments.registry import AUGMENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, resolve
+from experiments.shared import cli
+from experiments.shared.registry import AUGMENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, resolve
+from experiments.train import config as train
+from experiments.train import run as training
+from experiments.train.__main__ import main
 from fn import checkpoint, rng
 from fn.data.datasets import Dataset, Split, digits
 from fn.data.loader import batches, epoch_order
 from fn.losses import cross_entropy
 from fn.metrics import top_k_accuracy
-from fn.models import mlp
+from fn.models.mlp import mlp
 from fn.optim import adamw_init, one_cycle_schedule
 from fn.train import init
 
@@ -39,7 +42,7 @@ def go(monkeypatch, capsys, tmp_path):
         where = [] if "--resume" in flags else ["--out", str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", ["train", *where, *flags])
         with pytest.raises(SystemExit) as stop:
-            cli.run(train.Config, train.main, train.parse)
+            cli.run(train.Config, main, train.parse)
         return stop.value.code, *capsys.readouterr()
 
     return go
@@ -559,7 +562,7 @@ def test_tensorboard_is_given_what_the_log_says(go, tmp_path):
 
 
 def test_tensorboard_missing_says_how_to_get_it(go, monkeypatch):
-    monkeypatch.setattr("experiments.training.find_spec", lambda _: None)
+    monkeypatch.setattr("experiments.train.run.find_spec", lambda _: None)
     refused(go(*SMALL, "--tensorboard"), "--tensorboard needs its package: uv run --extra tensorboard")
 
 
@@ -568,7 +571,7 @@ def test_help_reads_well_and_imports_no_torch():
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "60"})
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0
-    assert "experiments.cli" in imported
+    assert "experiments.shared.cli" in imported
     assert not imported & {"torch", "numpy", "fn"}
     text = done.stdout.splitlines()
     assert text[0] == "usage: python -m experiments.train [-h] [OPTIONS]"
@@ -582,7 +585,7 @@ def test_progress_is_lines_in_a_pipe_and_a_bar_on_a_terminal(go, monkeypatch):
     assert " images/s" in err
     assert "epoch 1 of 2: train loss " in err
     assert "\x1b" not in err
-    monkeypatch.setattr("experiments.show.log", show_on_terminal())
+    monkeypatch.setattr("experiments.shared.show.log", show_on_terminal())
     _, _, err = go(*SMALL, out="other")
     assert "\x1b" in err
 

@@ -19,8 +19,7 @@ from fn.attention import split_heads, weighted_sum
 from fn.conv import patches
 from fn.layers import gelu, relu
 from fn.losses import cross_entropy
-from fn.models import transformer
-from fn.models.transformer import encoder, encoder_init, encoder_layer
+from fn.models.transformer import encoder, encoder_init, encoder_layer, transformer
 from fn.positions import sinusoidal_encoding
 from fn.rng import generator, key
 from tests.strategies import agree, tensor

@@ -7,8 +7,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fn.boxes import box_area, clip_boxes_to_image
 from fn.data.transforms import affine, horizontal_flip
+from fn.detection.boxes import box_area, clip_boxes_to_image
 from fn.rng import fold_in, uniform
 
 

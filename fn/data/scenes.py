@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from fn.boxes import box_iou
 from fn.data import datasets
 from fn.data.cache import cached
 from fn.data.datasets import Split
 from fn.data.transforms import channel_stats, normalize
+from fn.detection.boxes import box_iou, unpack_objects
 from fn.rng import generator
 
 
@@ -45,28 +45,13 @@ def take_scenes(scenes: Scenes, n: int) -> Scenes:
     return Scenes(scenes.images[:n], scenes.objects[:n])
 
 
-def unpack(
-    objects: Float[Tensor, "*batch 5"],
-) -> tuple[Float[Tensor, "*batch 4"], Int64[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-    """(boxes, classes, which are objects and no padding)"""
-    return objects[..., :4], objects[..., 4].long(), objects[..., 4] >= 0
-
-
-def object_table(
-    objects: Float[Tensor, "batch objects 5"],
-) -> tuple[Float[Tensor, "rows 4"], Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
-    """(boxes, classes, number of the image), a row per object, padding left out"""
-    boxes, labels, present = unpack(objects)
-    return boxes[present], labels[present], present.nonzero()[:, 0]
-
-
 def require_sound(scenes: Scenes, classes: int) -> None:
     """ValueError, naming the first of them, for objects that no detector can learn.
 
     A box has an area, its corners in order and, but for a thousandth of a pixel, in the image; its class is one of so
     many. The losses rely on it: a step under `vmap` or `jit` cannot look.
     """
-    boxes, labels, present = unpack(scenes.objects)
+    boxes, labels, present = unpack_objects(scenes.objects)
     x1, y1, x2, y2 = boxes.unbind(-1)
     height, width = scenes.images.shape[2:]
     complaints = {

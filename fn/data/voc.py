@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from fn.boxes import clip_boxes_to_image, remove_small_boxes
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import DatasetUnavailable, Stats
 from fn.data.scenes import Scenes, SceneSet
 from fn.data.transforms import channel_stats, normalize
+from fn.detection.boxes import clip_boxes_to_image, remove_small_boxes
 
 
 def voc(

@@ -5,19 +5,20 @@ The map is the finest level of the pyramid, and its cells are the unit of sizes 
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.func import vmap
 
-from fn.boxes import box_convert, clip_boxes_to_image
 from fn.conv import conv2d, conv2d_init
-from fn.data.scenes import unpack
-from fn.heatmaps import center_cells, center_heatmap, peaks
+from fn.detection.boxes import box_convert, clip_boxes_to_image, unpack_objects
+from fn.detection.heatmaps import center_cells, center_heatmap, peaks
 from fn.layers import relu
 from fn.losses import penalty_reduced_focal_loss
-from fn.models.pyramid import Trunk, pyramid_apply, pyramid_init
+from fn.models import Detector, Model
+from fn.models.pyramid import WIDTHS, Trunk, pyramid_apply, pyramid_init, small_trunk
 from fn.tree import Params
 
 PRIOR = 0.1
@@ -79,7 +80,7 @@ def _image_loss(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Int64[Tensor, ""]]:
     """(focal loss, L1 of sizes, L1 of offsets, objects), all of them sums; `cell` is (width, height) in pixels"""
     classes, rows, columns = heat.shape
-    boxes, labels, present = unpack(objects)
+    boxes, labels, present = unpack_objects(objects)
     centres, sizes = (box_convert(boxes, "xyxy", "cxcywh") / cell.repeat(2)).split(2, dim=1)
     target = center_heatmap(centres, sizes, labels, present, classes=classes, height=rows, width=columns)
     cells = center_cells(centres, rows, columns)
@@ -117,3 +118,20 @@ def centernet_detect(
         boxes = clip_boxes_to_image(box_convert(boxes, "cxcywh", "xyxy") * cell, image_size)
         found.append((boxes, value, label))
     return found
+
+
+def centernet(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    trunk: Trunk | None = None,
+    widths: Sequence[int] = WIDTHS,
+    width: int = 64,
+) -> Detector:
+    trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
+    model = Model(
+        partial(centernet_init, trunk=trunk, classes=classes, width=width),
+        partial(centernet_apply, trunk_apply=trunk.apply),
+    )
+    loss, detect = (partial(f, image_size=shape[1:]) for f in (centernet_loss, centernet_detect))
+    return Detector(model, loss, detect, classes)

@@ -1,6 +1,7 @@
 """A small convolutional network: blocks of convolution, pooling, batch norm and relu, then a linear head."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
+from fn.models import Model
 from fn.tree import Params
 
 
@@ -54,3 +56,8 @@ def cnn_apply(
         x = relu(x)
     x = dropout(flatten(x), dropout_p, train, key=key)
     return linear(x, **params["fc"]), new_state
+
+
+def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64), dropout_p: float = 0.0) -> Model:
+    init = partial(cnn_init, shape=shape, classes=classes, widths=widths)
+    return Model(init, partial(cnn_apply, dropout_p=dropout_p))

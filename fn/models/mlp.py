@@ -1,12 +1,15 @@
 """The multi-layer perceptron: linear, relu, linear, …"""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fn.layers import dropout, flatten, linear, linear_init, relu, softmax
+from fn.models import Model
 from fn.rng import fold_in
 from fn.tree import Params
 
@@ -55,3 +58,8 @@ def two_layer_grads(params: Params, x: Float[Tensor, "batch d_in"], target: Int[
         "fc1": {"weight": d_z.T @ x, "bias": d_z.sum(dim=0)},
         "fc2": {"weight": d_a.T @ h, "bias": d_a.sum(dim=0)},
     }
+
+
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (128,), dropout_p: float = 0.0) -> Model:
+    init = partial(mlp_init, sizes=(math.prod(shape), *hidden, classes))
+    return Model(init, partial(mlp_apply, dropout_p=dropout_p))

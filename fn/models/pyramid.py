@@ -5,6 +5,7 @@ Every level knows what the coarser ones have seen: each is added, twice as large
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
 from fn.layers import batch_norm, batch_norm_init, relu
-from fn.models.squeezenet import FIRES, POOLED, fire
+from fn.models.squeezenet import FIRES, POOLED, fire, squeezenet_init
 from fn.tree import Params
 
 
@@ -111,3 +112,23 @@ def pyramid_apply(
             y, new_state[f"bn{i}"] = batch_norm(y, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
             pyramid.insert(0, relu(y))
     return pyramid, new_state
+
+
+WIDTHS = (16, 32, 64, 64, 96, 96)
+"""channels of the small trunk's convolutions"""
+
+
+def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
+    init = partial(trunk_init, channels=channels, widths=widths)
+    return Trunk(init, trunk_apply, (widths[2], widths[4], widths[5]))
+
+
+def squeezenet_trunk(channels: int, *, weights: Params | None = None) -> Trunk:
+    """Maps of an eighth and a sixteenth of the image's side, if 16 divides it; from published `weights`, or else from
+    scratch."""
+    fresh = partial(squeezenet_init, channels=channels, classes=1)
+    return Trunk(partial(_from_weights, weights=weights, fresh=fresh), squeezenet_maps, (256, 512))
+
+
+def _from_weights(rng: torch.Generator, weights: Params | None, fresh: Callable) -> tuple[Params, Params]:
+    return (fresh(rng)[0] if weights is None else weights)["features"], {}

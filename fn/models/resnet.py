@@ -6,7 +6,8 @@ projection `downsample` (the paper's option B), or, without one, every other pix
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
+from fn.models import Model
 from fn.tree import Params
 
 EXPANSION = 4  # of a bottleneck: its output has so many times its stage's width
@@ -148,3 +150,36 @@ def resnet_apply(
     x, state = resnet_features(params, state, x, train=train, modes=modes, groups=groups)
     x = dropout(flatten(adaptive_avg_pool2d(x, 1)), dropout_p, train, key=key)
     return linear(x, **params["fc"]), state
+
+
+IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def resnet(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    depth: int = 8,
+    widths: Sequence[int] | None = None,
+    groups: int = 1,
+    group_width: int | None = None,
+    dropout_p: float = 0.0,
+) -> Model:
+    """Depth 18, 34, 50, 101 or 152 as for ImageNet; 20, 32, 44, 56, 110 and all else of 6n + 2 as for CIFAR.
+
+    The depth counts the convolutions and the linear layer, with three stages of blocks for CIFAR and four for ImageNet.
+    """
+    made: dict[str, Any] = {"groups": groups, "group_width": group_width}
+    if depth in IMAGENET_BLOCKS:
+        made |= {"style": "imagenet", "blocks": IMAGENET_BLOCKS[depth], "bottleneck": depth >= 50}
+        made |= {"widths": widths or (64, 128, 256, 512)}
+    elif depth >= 8 and depth % 6 == 2:
+        made |= {"style": "cifar", "widths": widths or (16, 32, 64)}
+        made |= {"blocks": [(depth - 2) // 6] * len(made["widths"])}
+    else:
+        raise ValueError(f"resnet: the depth is one of {', '.join(map(str, IMAGENET_BLOCKS))}, or 6n + 2, not {depth}")
+    init = partial(resnet_init, channels=shape[0], classes=classes, **made)
+    return Model(init, partial(resnet_apply, dropout_p=dropout_p, groups=groups))
+
+
+resnet20 = partial(resnet, depth=20)

@@ -1,11 +1,15 @@
 """SqueezeNet 1.1: 1.2 million parameters, most of them 1×1 kernels. Iandola et al. 2016; names as in torchvision's."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
 from fn.layers import dropout, flatten, relu
+from fn.models import Model
 from fn.tree import Params
 
 # name: (squeezed to, each kind of kernels); what is missing in the numbers are relu and pooling
@@ -67,3 +71,8 @@ def squeezenet_apply(
     x, state = squeezenet_features(params, state, x, train=train)
     x = relu(conv2d(dropout(x, dropout_p, train, key=key), **params["classifier"]["1"]))
     return flatten(adaptive_avg_pool2d(x, 1)), state
+
+
+def squeezenet(shape: Sequence[int], classes: int, *, dropout_p: float = 0.5) -> Model:
+    init = partial(squeezenet_init, channels=shape[0], classes=classes)
+    return Model(init, partial(squeezenet_apply, dropout_p=dropout_p))

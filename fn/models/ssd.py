@@ -4,6 +4,7 @@ Class 0 is background, class c + 1 what the objects call c.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -11,13 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.func import vmap
 
-from fn.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
-from fn.boxes import batched_nms, clip_boxes_to_image
 from fn.conv import conv2d, conv2d_init
-from fn.data.scenes import unpack
+from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
+from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
 from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
-from fn.models.pyramid import Trunk, pyramid_apply, pyramid_init
+from fn.models import Detector, Model
+from fn.models.pyramid import WIDTHS, Trunk, pyramid_apply, pyramid_init, small_trunk
 from fn.tree import Params
 
 
@@ -29,7 +30,7 @@ def ssd_init(
     ratios: Sequence[float],
     width: int,
 ) -> tuple[Params, Params]:
-    """`sizes` of anchors in pixels, those of each level, and `ratios` of them all: see fn.anchors.anchor_grid"""
+    """Anchors have `sizes` in pixels, a list per level, and `ratios` at every level: see fn.detection.anchors."""
     pyramid, state = pyramid_init(rng, trunk, width, levels=len(sizes))
     params: Params = {"pyramid": pyramid}
     for i, some in enumerate(sizes):
@@ -86,7 +87,7 @@ def _image_loss(
     objects: Float[Tensor, "objects 5"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int64[Tensor, ""]]:
     """(sum of cross-entropies, sum of smooth L1, anchors matched)"""
-    boxes, labels, present = unpack(objects)
+    boxes, labels, present = unpack_objects(objects)
     match = match_anchors(anchors, boxes, present)
     positive, index = match >= 0, match.clamp(min=0)
     target = torch.where(positive, labels[index] + 1, 0)
@@ -119,3 +120,23 @@ def ssd_detect(
         kept = batched_nms(boxes, value, label, iou_threshold)[:most]
         found.append((boxes[kept], value[kept], label[kept]))
     return found
+
+
+ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
+"""for the digits of fn.data.scenes: of each level, and heights over widths of them all"""
+
+
+def ssd(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    trunk: Trunk | None = None,
+    widths: Sequence[int] = WIDTHS,
+    width: int = 64,
+    sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
+    ratios: Sequence[float] = RATIOS,
+) -> Detector:
+    trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
+    init = partial(ssd_init, trunk=trunk, classes=classes, sizes=sizes, ratios=ratios, width=width)
+    apply = partial(ssd_apply, trunk_apply=trunk.apply, sizes=sizes, ratios=ratios)
+    return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]), classes)

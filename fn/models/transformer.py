@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from fn.attention import multi_head_attention, multi_head_attention_init
 from fn.conv import patches
 from fn.layers import dropout, embedding, embedding_init, gelu, layer_norm, layer_norm_init, linear, linear_init
+from fn.models import Model
 from fn.positions import Positions, add_positions
 from fn.rng import fold_in
 from fn.tree import Params
@@ -181,3 +183,38 @@ def vision_transformer_apply(
     h, weights = encoder(h, **params["encoder"], **options)
     logits = linear(h.mean(dim=-2), **params["head"])
     return (logits if weights is None else (logits, weights)), state
+
+
+def transformer(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    d_model: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    positions: Positions = "learned",
+    patch_size: int | None = None,
+    dropout_p: float = 0.0,
+    native: bool = False,
+) -> Model:
+    """Of images (channels, height, width), or, for a shape (seq,), of sequences: a language model of `classes` tokens.
+
+    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64. `native` is the
+    attention's.
+    """
+    sizes = {"d_model": d_model, "layers": layers, "heads": heads, "d_ff": 4 * d_model, "positions": positions}
+    options: dict[str, Any] = {"heads": heads, "positions": positions, "dropout_p": dropout_p, "native": native}
+    if len(shape) == 1:
+        init = partial(language_model_init, length=shape[0], classes=classes, **sizes)
+        return Model(init, partial(language_model_apply, **options))
+    options["patch_size"] = _patch_size(*shape[1:]) if patch_size is None else patch_size
+    init = partial(vision_transformer_init, shape=shape, classes=classes, patch_size=options["patch_size"], **sizes)
+    return Model(init, partial(vision_transformer_apply, **options))
+
+
+def _patch_size(height: int, width: int) -> int:
+    side = math.gcd(height, width)
+    fits = [n for n in range(2, side + 1) if side % n == 0 and height * width <= 64 * n * n]
+    if not fits:
+        raise ValueError(f"transformer: no squares divide an image of {height}×{width} into at most 64 patches")
+    return fits[0]

@@ -2,7 +2,7 @@
 
 import torch
 
-from fn.average_precision import RECALLS
+from fn.detection.average_precision import RECALLS
 
 
 def area_under_curve(right, left_out, wanted):

@@ -3,7 +3,7 @@
 import torch
 import torchvision
 
-from fn.boxes import nms
+from fn.detection.boxes import nms
 
 
 def batched_nms(boxes, scores, idxs, iou_threshold):

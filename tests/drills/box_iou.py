@@ -3,7 +3,7 @@
 import torch
 import torchvision
 
-from fn.boxes import box_area
+from fn.detection.boxes import box_area
 
 
 def box_iou(boxes1, boxes2):

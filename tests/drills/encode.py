@@ -2,7 +2,7 @@
 
 import torch
 
-from fn.anchors import VARIANCES
+from fn.detection.anchors import VARIANCES
 
 
 def encode(boxes, anchors):

@@ -1,8 +1,8 @@
 """freeze with closures."""
 
 from fn import tree
-from fn.freezing import trained_modes
 from fn.models import Model
+from fn.transfer import trained_modes
 
 
 def freeze(model, trained, *, keep_statistics=True):

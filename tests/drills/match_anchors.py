@@ -2,7 +2,7 @@
 
 import torch
 
-from fn.boxes import box_iou
+from fn.detection.boxes import box_iou
 
 
 def match_anchors(anchors, boxes, present, *, threshold=0.5):

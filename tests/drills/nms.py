@@ -3,7 +3,7 @@
 import torch
 import torchvision
 
-from fn.boxes import box_iou
+from fn.detection.boxes import box_iou
 
 
 def nms(boxes, scores, iou_threshold):

@@ -1,0 +1,140 @@
+"""Every way in a process of its own, the clock on one after the other in short bursts, so that all meet one machine.
+
+Ratios are medians over the rounds of what stood side by side in a round.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from statistics import median, quantiles
+from subprocess import PIPE
+from typing import IO, Any, NamedTuple
+
+from experiments.bench.workloads import SIDE, TaskName
+from experiments.shared import show
+
+BURST = 0.15  # seconds
+Timings = dict[TaskName, "Timing"]
+Growth = dict[str, dict[tuple[str, int], "Timing"]]  # what grows; the way, how large it is
+
+
+class Lost(Exception):
+    """A worker that died, with its last words."""
+
+
+class Worker(NamedTuple):
+    """A process of experiments.bench.worker, idle until it is asked."""
+
+    process: subprocess.Popen
+    stderr: IO[str]
+
+    def ask(self, question: str = "") -> Any:
+        """Its answer, or what it says of itself once it is ready; Lost if there is none."""
+        try:
+            if question:
+                print(question, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())  # pyright: ignore
+        except (OSError, ValueError):
+            self.stderr.seek(0)
+            words = [line for line in self.stderr.read().splitlines() if line.strip()]
+            raise Lost(words[-1] if words else "without a word") from None
+
+
+@contextmanager
+def worker(task: TaskName, flags: Sequence[str]) -> Iterator[Worker]:
+    command = [sys.executable, "-m", "experiments.bench.worker", *task, *flags]
+    environment = os.environ | ({"JAXTYPING_DISABLE": "1"} if "unchecked" in task[1] else {})
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=stderr, text=True, env=environment) as process,
+    ):
+        try:
+            yield Worker(process, stderr)
+        finally:
+            process.kill()
+            with suppress(BrokenPipeError):  # what it was asked in vain
+                process.stdin.close()  # pyright: ignore
+
+
+@dataclass
+class Timing:
+    """What was measured of one way; a time per round, in seconds per step."""
+
+    seconds: list[float]
+    peak_bytes: int | None
+    ready: float
+    """seconds until it had been compiled, or found in the compiler's cache, and done its first steps"""
+    versions: dict[str, str]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """What half of the rounds lie between"""
+        once = self.seconds * 2 if len(self.seconds) == 1 else self.seconds  # it takes two to have quartiles
+        first, _, third = quantiles(once, n=4, method="inclusive")
+        return first, third
+
+    def over(self, base: "Timing") -> float:
+        """How many times longer than `base`: the median over the rounds of their ratios"""
+        return median(mine / its for mine, its in zip(self.seconds, base.seconds, strict=True))
+
+
+class Result(NamedTuple):
+    """Of one workload."""
+
+    name: str
+    flop: int
+    """of the products in a step"""
+    peak: Timing
+    """of a product of two matrices of SIDE × SIDE"""
+    ways: dict[str, Timing]
+
+    @property
+    def floor(self) -> float:
+        """The seconds that the step's products would take at the rate of one large one"""
+        return self.flop / (2 * SIDE**3 / self.peak.median)
+
+    @property
+    def fastest_module(self) -> str:
+        return min((way for way in self.ways if way.startswith("nn.Module")), key=lambda way: self.ways[way].median)
+
+
+def measure(tasks: Sequence[TaskName], rounds: int, *flags: str) -> Timings:
+    """Every task's times, taken in turns; a task whose worker dies is left out."""
+    workers, timings = {}, {}
+    with ExitStack() as stack:
+        for task in tasks:
+            workers[task] = stack.enter_context(worker(task, flags))
+            try:
+                timings[task] = Timing([], None, **workers[task].ask())
+                show.log.print(f"{': '.join(task)}: ready after {timings[task].ready:.1f} s", markup=False)
+            except Lost as error:
+                leave_out(task, error)
+        for turn in range(rounds):
+            order = list(timings)
+            first = turn % max(1, len(order))
+            for task in order[first:] + order[:first]:
+                try:
+                    take_turn(workers[task], timings[task], last=turn == rounds - 1)
+                except Lost as error:
+                    leave_out(task, error)
+                    del timings[task]
+    return timings
+
+
+def take_turn(worker: Worker, timing: Timing, *, last: bool) -> None:
+    timing.seconds.append(worker.ask(f"time {BURST}"))
+    if last:
+        timing.peak_bytes = worker.ask("memory") or None
+
+
+def leave_out(task: TaskName, error: Lost) -> None:
+    show.log.print(f"{': '.join(task)}: left out ({error})", markup=False, soft_wrap=True)

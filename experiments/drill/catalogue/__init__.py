@@ -1,0 +1,9 @@
+"""What there is to write from memory. Each row is cut from a function of ours and graded by the tests that hold it.
+
+A new drill is one row of its lab's file, and one file of tests/drills: an answer in another style, and what people
+write instead.
+"""
+
+from experiments.drill.catalogue import lab0, lab1, lab2, lab3, lab4, lab5, lab6
+
+DRILLS = lab0.DRILLS | lab1.DRILLS | lab2.DRILLS | lab3.DRILLS | lab4.DRILLS | lab5.DRILLS | lab6.DRILLS

@@ -1,0 +1,140 @@
+"""A drill is cut from our own function: its imports, signature and docstring, with the body taken out.
+
+Read with `ast`, so that nothing is imported: no torch, no second.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.drill.catalogue import DRILLS
+
+ROOT = Path(__file__).parents[2]
+EMPTY = "raise NotImplementedError"
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where ours stands."""
+
+    module: str
+    lines: list[str]
+    tree: ast.Module
+    node: Definition
+
+    @property
+    def text(self) -> str:
+        first = min([self.node.lineno, *(d.lineno for d in self.node.decorator_list)])
+        return "\n".join(self.lines[first - 1 : self.node.end_lineno]) + "\n"
+
+
+def source(name: str) -> Source:
+    module, _, definition = DRILLS[name].of.partition(":")
+    text = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    tree = ast.parse(text)
+    return Source(module, text.splitlines(), tree, definition_of(tree, definition))
+
+
+def definition_of(tree: ast.Module, name: str) -> Definition:
+    """The last function or class of that name at the top; LookupError if there is none."""
+    found = [node for node in tree.body if isinstance(node, Definition) and node.name == name]
+    if not found:
+        raise LookupError(name)
+    return found[-1]
+
+
+def cut(name: str) -> str:
+    """The file that a drill begins with"""
+    ours = source(name)
+    imports = "\n".join(_imports(ours, _needed(ours, DRILLS[name].given)))
+    return f"{imports}\n\n\n{_emptied(ours, ours.node)}".lstrip()
+
+
+def is_empty(definition: Definition) -> bool:
+    """Whether nothing has been written below the signature: docstrings, `pass`, `...` or the raise of `cut`."""
+    return all(
+        is_empty(part)
+        if isinstance(part, Definition)
+        else isinstance(part, ast.Pass)
+        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        or ast.unparse(part).removesuffix("()") == EMPTY
+        for part in definition.body
+    )
+
+
+def helpers(name: str) -> list[str]:
+    """Functions beside ours that it calls and the reader is to write: all of its module's but those given"""
+    ours = source(name)
+    beside = {node.name for node in ours.tree.body if isinstance(node, ast.FunctionDef)} - {ours.node.name}
+    return sorted(beside & set(_names(ours.node)) - set(DRILLS[name].given) - set(_signature_names(ours.node)))
+
+
+def _emptied(ours: Source, node: Definition, indent: str = "") -> str:
+    """The definition without its body; a class keeps the heads of its methods."""
+    documented = ast.get_docstring(node) is not None
+    last = node.body[0].end_lineno if documented else node.body[0].lineno - 1
+    assert last is not None
+    head = ours.lines[node.lineno - 1 : last]
+    if isinstance(node, ast.FunctionDef):
+        return "\n".join([*head, f"{indent}    {EMPTY}"]) + "\n"
+    methods = [_emptied(ours, part, indent + "    ") for part in node.body if isinstance(part, Definition)]
+    return "\n".join([*head, ""]) + "\n" + "\n".join(methods)
+
+
+def _names(*nodes: ast.AST) -> Iterator[str]:
+    for node in nodes:
+        yield from (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+
+
+def _signature_names(node: Definition) -> Iterator[str]:
+    if isinstance(node, ast.ClassDef):
+        yield from _names(*node.bases)
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef):
+                yield from _signature_names(part)
+    else:
+        yield from _names(node.args, *([node.returns] if node.returns else []))
+
+
+def _needed(ours: Source, given: tuple[str, ...]) -> list[str]:
+    """Names that the signature uses, names that our body has from elsewhere, and those given"""
+    signature = list(_signature_names(ours.node))
+    imported = {bound for statement in ours.tree.body for bound in _bound(statement)}
+    return [*signature, *(name for name in _names(ours.node) if name in imported), *given]
+
+
+def _bound(statement: ast.stmt) -> dict[str, str]:
+    """What an import statement binds, and the statement that binds this alone."""
+    if isinstance(statement, ast.Import):
+        return {(a.asname or a.name).partition(".")[0]: f"import {ast.unparse(a)}" for a in statement.names}
+    if isinstance(statement, ast.ImportFrom):
+        return {a.asname or a.name: f"from {statement.module} import {ast.unparse(a)}" for a in statement.names}
+    return {}
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    if isinstance(statement, ast.AnnAssign):
+        return [statement.target]
+    return statement.targets if isinstance(statement, ast.Assign) else []
+
+
+def _imports(ours: Source, names: list[str]) -> list[str]:
+    """Import statements for the names, in the order of isort: the standard library, the others, ours."""
+    bound = {name: line for statement in ours.tree.body for name, line in _bound(statement).items()}
+    here = {node.name for node in ours.tree.body if isinstance(node, Definition)}
+    here |= {target.id for node in ours.tree.body for target in _targets(node) if isinstance(target, ast.Name)}
+    lines = {bound.get(n) or f"from {ours.module} import {n}" for n in names if n in bound or n in here}
+    merged: dict[str, list[str]] = {}
+    for line in lines:
+        head, _, name = line.partition(" import ") if line.startswith("from") else (line, "", "")
+        merged.setdefault(head, []).extend([name] if name else [])
+    groups: dict[int, list[str]] = {}
+    for head, found in merged.items():
+        package = head.split()[1].partition(".")[0]
+        group = 0 if package in sys.stdlib_module_names else 2 if package in ("fn", "experiments") else 1
+        groups.setdefault(group, []).append(f"{head} import {', '.join(sorted(found))}" if found else head)
+    ordered = [sorted(lines, key=lambda line: (line.startswith("from"), line)) for _, lines in sorted(groups.items())]
+    return "\n\n".join("\n".join(lines) for lines in ordered).split("\n")

@@ -1,0 +1,292 @@
+"""What a teacher says of a wrong result: which part of it, which axis, which factor or term, and when.
+
+Each finding is a guess at the mistake that explains the numbers. That which explains most of the wrong calls is told,
+with the smallest of them as the example.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.drill.compare import compare, whole_numbers
+from experiments.drill.door import Call
+from experiments.drill.guess import asked_for
+from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
+from experiments.drill.when import when
+
+GUESSES = 8
+"""wrong calls, of different shapes if there are, that are tried with other arguments"""
+
+
+class Finding(NamedTuple):
+    kind: str
+    """alike for calls that show the same mistake"""
+    text: str
+
+
+class Case(NamedTuple):
+    call: Call
+    findings: list[Finding]
+
+
+def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
+    """Lines about the calls that went wrong; none if no call did."""
+    cases = [Case(call, list(_findings(call, signature))) for call in seen]
+    _guess([case for case in cases if case.findings], ours, signature)
+    wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
+    if not wrong:
+        return []
+    count = Counter(kind for case in wrong for kind in {f.kind for f in case.findings})
+    first = [f.kind for case in wrong for f in case.findings]
+    kind = max(count, key=lambda kind: (count[kind] * _weight(kind), -first.index(kind)))
+    told = [case for case in wrong if kind in {f.kind for f in case.findings}]
+    case = min(told, key=lambda case: abs(_size(case.call) - 12))
+    text = next(f.text for f in case.findings if f.kind == kind)
+    also = [f for f in case.findings if f.kind != kind]
+    lines = [text, *(f.text for f in [f for f in also if f.kind not in VAGUE][:2] or also[:1])]
+    others = [case for case in wrong if kind not in {f.kind for f in case.findings}]
+    rest = Counter(k for case in others for k in {f.kind for f in case.findings} - VAGUE)
+    if rest:
+        other = max(rest, key=lambda k: rest[k] * _weight(k))
+        lines.append("in others: " + next(f.text for case in others for f in case.findings if f.kind == other))
+    under = when([case.call for case in wrong], [case.call for case in right], signature)
+    if under:
+        lines.append(under)
+    return [*lines, "", *example(case.call)]
+
+
+def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
+    """Put first, in cases that went wrong, what ours would have to be asked for to go wrong alike."""
+    tried = _varied(wrong)[:GUESSES]
+    guesses = [asked_for(case.call, ours, signature) for case in tried]
+    often = Counter(said for some in guesses for said in some)
+    for case, some in zip(tried, guesses, strict=True):
+        said = max(some, key=lambda said: often[said], default="")
+        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
+            case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
+
+
+VAGUE = {"values", "places", "constant", "first", "factors"}
+"""kinds that say where, not what, or that hold of small tensors by chance"""
+
+
+def _weight(kind: str) -> int:
+    """What a value has wrong explains its gradient too."""
+    if kind in VAGUE:
+        return 1
+    return 2 if "gradient" in kind else 4 if kind.startswith("parts") else 30 if kind.startswith("as if") else 8
+
+
+def example(call: Call) -> list[str]:
+    given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
+    return ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
+
+
+def show(x: Any, room: int = 400) -> str:
+    """A value as one reads it, in whole if there is room."""
+    if isinstance(x, Tensor):
+        kind = str(x.dtype).removeprefix("torch.")
+        head = f"{kind}{list(x.shape)}"
+        if x.is_meta or torch._C._functorch.is_batchedtensor(x):  # pyright: ignore
+            return head
+        if x.numel() > 24:
+            return f"{head} {_numbers(x.flatten()[:6])[:-1]}, …]"
+        return f"{head} {_numbers(x)}" if x.numel() else head
+    if isinstance(x, BaseException):
+        return f"{type(x).__name__}: {str(x).splitlines()[0] if str(x) else ''}"
+    if isinstance(x, dict):
+        text = "{" + ", ".join(f"{name}: {show(value)}" for name, value in x.items()) + "}"
+    elif isinstance(x, tuple | list):
+        text = "(" + ", ".join(map(show, x)) + ")"
+    else:
+        text = getattr(x, "__name__", None) or repr(x)
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def _numbers(x: Tensor) -> str:
+    def text(value: Any) -> str:
+        return (
+            f"[{', '.join(map(text, value))}]"
+            if isinstance(value, list)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else str(value)
+        )
+
+    return text(x.detach().tolist())
+
+
+def _size(call: Call) -> int:
+    return sum(x.numel() for _, x in leaves(call.before, "") if isinstance(x, Tensor))
+
+
+def _varied(cases: list[Case]) -> list[Case]:
+    """One of each set of shapes first"""
+    firsts = {_shapes(case.call): i for i, case in reversed(list(enumerate(cases)))}
+    return [cases[i] for i in firsts.values()] + [case for i, case in enumerate(cases) if i not in firsts.values()]
+
+
+def _shapes(call: Call) -> tuple:
+    return tuple(
+        (name, *x.shape) if isinstance(x, Tensor) else (name, x is None) for name, x in leaves(call.before, "")
+    )
+
+
+def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    yours, ours = call.yours, call.ours
+    if isinstance(ours, Exception) and not isinstance(yours, Exception):
+        yield Finding("accepts", f"this is to be refused: {show(ours)}")
+    elif isinstance(yours, Exception):
+        if not isinstance(ours, Exception):
+            yield Finding("raises", f"yours raised {show(yours)}")
+    else:
+        yield from _structure(call._replace(yours=_vector(yours), ours=_vector(ours)), signature)
+        yield from _impurities(call)
+
+
+def _vector(x: Any) -> Any:
+    """A list of numbers is looked at as a whole: losses, say."""
+    numbers = isinstance(x, list) and len(x) > 1 and all(isinstance(n, float | int) for n in x)
+    return torch.tensor(x, dtype=torch.float64) if numbers else x
+
+
+def _impurities(call: Call) -> Iterator[Finding]:
+    for (where, now), (_, was) in zip(leaves(call.arguments, ""), leaves(call.before, ""), strict=False):
+        if isinstance(now, Tensor) and isinstance(was, Tensor) and (now.shape != was.shape or not same(now, was)):
+            yield Finding("in place", f"`{where}` was changed in place: a function leaves what it is given as it was")
+
+
+def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    yours, ours = dict(leaves(call.yours)), dict(leaves(call.ours))
+    if call.yours is None and call.ours is not None:
+        yield Finding("none", "nothing is returned: is a `return` missing?")
+        return
+    missing, extra = [where for where in ours if where not in yours], [where for where in yours if where not in ours]
+    if missing or extra:
+        said = [f"has no {missing[0]}"] if missing else []
+        said += [f"has {extra[0]}, which is not expected"] if extra else []
+        count = f" ({len(yours)} parts, expected {len(ours)})"
+        yield Finding("structure", f"what is returned {' and '.join(said)}{count}")
+    found = [
+        (where, list(_leaf(where, yours[where], ours[where], call, signature))) for where in ours if where in yours
+    ]
+    for _, findings in found:
+        yield from findings
+    yield from _parts(call.yours, call.ours)
+    if not any(findings for _, findings in found) and not missing and not extra:
+        yield from _gradients(call, signature)
+
+
+def _parts(yours: Any, ours: Any) -> Iterator[Finding]:
+    """Of several results, which are right"""
+    parts = list(_judged(yours, ours, "result"))
+    right, wrong = ([where for where, ok in parts if ok is kind] for kind in (True, False))
+    if right and wrong:
+        yield Finding(f"parts {wrong}", f"{', '.join(right)} {_are(right)} right; {', '.join(wrong)} {_are(wrong)} not")
+
+
+def _are(some: Sequence[str]) -> str:
+    return "is" if len(some) == 1 else "are"
+
+
+def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
+    """(where, whether it is right) of the largest parts of which one can say it; a None as expected says nothing"""
+    if alike(yours, ours):
+        if ours is not None:
+            yield where, True
+        return
+    there = dict(children(yours))
+    parts = [part for name, x in children(ours) for part in _judged(there.get(name), x, where + name)]
+    if any(ok for _, ok in parts):
+        yield from parts
+    else:
+        yield where, False
+
+
+def _leaf(where: str, yours: Any, ours: Any, call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    at = f"{where}: " if where != "result" else ""
+    yours, ours = as_tensors(yours, ours)
+    if not isinstance(ours, Tensor):
+        if not callable(ours) and not isinstance(ours, Tensor | torch.nn.Module) and not equal(yours, ours):
+            yield Finding(f"value {where}", f"{at}{show(yours)}, expected {show(ours)}")
+        return
+    if not isinstance(yours, Tensor):
+        yield Finding(f"type {where}", f"{at}{type(yours).__name__} where a tensor is expected")
+        return
+    names = axes(signature.return_annotation, ours) if where == "result" else None
+    if yours.shape != ours.shape:
+        if yours.ndim == ours.ndim == 1 and not ours.is_floating_point():  # as many as the values call for
+            yield from (Finding(kind, at + text) for kind, text in whole_numbers(yours, ours, names or ["axis 0"]))
+            return
+        yield Finding(
+            f"shape {where}", f"{at}shape {_shape(yours)}, expected {_shape(ours, names)}{_reshaped(yours, ours)}"
+        )
+        return
+    if yours.dtype != ours.dtype:
+        yield Finding(
+            f"dtype {where}", f"{at}dtype {yours.dtype}, expected {ours.dtype}: was a constant made in another?"
+        )
+    if yours.device != ours.device:
+        yield Finding(f"device {where}", f"{at}on {yours.device}, expected {ours.device}")
+        return
+    if same(yours, ours):
+        return
+    for kind, text in compare(yours.detach(), ours.detach(), where, call.before, names, signature):
+        yield Finding(kind if kind in VAGUE or where == "result" else f"{kind} {where}", at + text)
+
+
+def _shape(x: Tensor, names: list[str] | None = None) -> str:
+    if names and not names[0].startswith("axis "):
+        return "(" + ", ".join(f"{name} {n}" for name, n in zip(names, x.shape, strict=True)) + ")"
+    return str(tuple(x.shape))
+
+
+def _reshaped(yours: Tensor, ours: Tensor) -> str:
+    if yours.ndim == ours.ndim and sorted(yours.shape) == sorted(ours.shape):
+        moved = [i for i in range(ours.ndim) if yours.shape[i] != ours.shape[i]]
+        return f": the same sizes in another order, axes {' and '.join(map(str, moved))} are swapped"
+    if yours.numel() == ours.numel():
+        return ": as many numbers, with an axis too many or too few"
+    if yours.ndim > ours.ndim:
+        return ": an axis that should have been reduced is left"
+    if yours.ndim < ours.ndim:
+        return ": an axis is reduced that should be there"
+    return f": axis {next(i for i in range(ours.ndim) if yours.shape[i] != ours.shape[i])} has another size"
+
+
+def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
+    """The result is right: is its gradient?"""
+    parts = zip(*([x for _, x in leaves(r) if isinstance(x, Tensor)] for r in (call.yours, call.ours)), strict=True)
+    live = [(y.requires_grad, z.requires_grad) for y, z in parts]
+    if (True, False) in live:
+        yield Finding("undetached", "a part of the result carries a gradient that it should not have: detach it")
+    if (False, True) in live:
+        yield Finding("detached", "the values are right, but detached: no gradient passes through the result")
+        return
+    yours, ours = call.gradients
+    for (path, wanted), name in zip(ours.items(), _float_names(call, ours), strict=True):
+        got = yours.get(path)
+        if wanted is None or (got is not None and same(got, wanted)):
+            continue
+        if got is None or not got.any():
+            yield Finding(
+                f"no gradient {name}", f"the values are right, but no gradient reaches `{name}`: is it detached?"
+            )
+            continue
+        yield Finding(
+            f"gradient {name}",
+            f"the values are right, but the gradient of `{name}` is not: {show(got)}, expected {show(wanted)}",
+        )
+        for kind, text in compare(got, wanted, f"gradient of {name}", call.before, None, signature):
+            if kind not in VAGUE:
+                yield Finding(f"{kind} gradient", f"the gradient of `{name}`: {text}")
+
+
+def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
+    """The names of the arguments that gradients were taken of"""
+    names = [name for name, x in leaves(call.arguments, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
+    return names if len(names) == len(gradients) else list(gradients)

@@ -1,0 +1,182 @@
+"""One failure, from the question to the fix: what `just break NAME` shows and checks."""
+
+import ast
+import difflib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import TypeCheckError
+from rich.syntax import Syntax
+
+from experiments.gallery.failures import Failure, Runnable, Seen
+from experiments.shared import cli
+from experiments.shared.show import console, is_wide, spark, wrapped
+from fn import draw
+
+
+class Refusal(NamedTuple):
+    """What fn answered to the mistake."""
+
+    by: str
+    """the function that refused it"""
+    text: str
+
+
+def refusal(run: Runnable, seed: int) -> Refusal | None:
+    """Which of fn's checks of shape and dtype refused the mistake, or None.
+
+    `broken` has run through already: where it is itself what the checks judge, they have let it pass.
+    """
+    if run.checked is run.broken:
+        return None
+    try:
+        run.checked(seed)
+    except TypeCheckError as error:
+        said = str(error).partition("\n---")[0]
+        by = re.search(r"whilst checking the \w+(?: \w+)? of (fn\.[\w.]*\w)", said)
+        return Refusal(by[1], said) if by else None
+    except (RuntimeError, ValueError):  # another's error, or fn's own of another kind: no check
+        return None
+    return None
+
+
+def on(device: torch.device, f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with its other device, if it has one, an accelerator rather than meta."""
+    away = device.type != "cpu" and "elsewhere" in inspect.signature(f).parameters
+    return partial(f, elsewhere=str(device)) if away else f
+
+
+def judge(failure: Failure, run: Runnable, broken: Seen, fixed: Seen, refused: Refusal | None) -> list[cli.Check]:
+    """Its three statements."""
+    as_said = (refused and refused.by) == failure.catcher
+    return [
+        cli.check(f"{failure.name}: broken shows the symptom", run.shows(broken), "==", 1),
+        cli.check(f"{failure.name}: fixed shows it still", run.shows(fixed), "==", 0),
+        cli.check(f"{failure.name}: shape checks answer as it says", as_said, "==", 1),
+    ]
+
+
+def in_one(checks: Sequence[cli.Check]) -> cli.Check:
+    """Of a failure's statements, how many hold."""
+    return cli.check(checks[0].name.partition(":")[0] + ": statements that hold", sum(c.ok for c in checks), "==", 3)
+
+
+def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: bool = False) -> list[cli.Check]:
+    """Show it all, in the order in which one finds out; the checks of its three statements."""
+    run = failure.load()
+    before, after = source(run.broken), source(run.fixed)
+    console.print(f"\n{failure.name}, a failure of {failure.kind}\n", style="bold")
+    show_code(before.splitlines())
+
+    print()
+    wrapped("Expect   ", failure.parts["Expect"])
+    if ask:
+        wait("\nYour guess, then Enter: ")
+    broken = on(device, run.broken)(config.seed)
+    console.print(f"\nIt runs, seed {config.seed}:", style="bold")
+    show_seen(broken)
+
+    print()
+    wrapped("Symptom  ", failure.symptom)
+    if ask:
+        wait("\nThe cause? Then Enter: ")
+    print()
+    wrapped("Cause    ", f"{failure.title}. {failure.parts['Cause']}")
+    wrapped("Find     ", failure.parts["Find"])
+    wrapped("Fix      ", failure.parts["Fix"])
+    print()
+    show_code([line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "-+"])
+
+    fixed = on(device, run.fixed)(config.seed)
+    console.print(f"\nFixed, it runs, seed {config.seed}:", style="bold")
+    show_seen(fixed)
+
+    refused = refusal(run, config.seed)
+    print()
+    wrapped("Checks   ", failure.parts["Checks"])
+    if refused:
+        for line in refused.text.splitlines():
+            wrapped("          ", line)
+    if picture := draw_curves(failure, broken, fixed, config.out):
+        console.print(f"\nBoth curves: {picture}", markup=False, soft_wrap=True)
+    return judge(failure, run, broken, fixed, refused)
+
+
+def wait(prompt: str) -> None:
+    try:
+        input(prompt)
+    except EOFError:
+        print()
+
+
+def source(f: Callable[..., Any]) -> str:
+    """The very code that runs: the function, after what it uses of its own file; under the name of `broken`."""
+    text = inspect.getsource(sys.modules[f.__module__])
+    top = {name: node for node in ast.parse(text).body for name in _names(node)}
+    wanted, todo = set(), [f.__name__]
+    while todo:
+        name = todo.pop()
+        if name in top and name not in wanted:
+            wanted.add(name)
+            todo += [n.id for n in ast.walk(top[name]) if isinstance(n, ast.Name)]
+    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
+    return "\n\n".join(parts).replace("def fixed(", "def broken(")
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a definition at the top of a file defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
+
+
+def show_code(lines: Sequence[str]) -> None:
+    """Indented; a line that the terminal is too narrow for goes on below, further in."""
+    for line in lines:
+        changed = {"- ": "red", "+ ": "green"}.get(line[:2])
+        inset = " " * (len(line) - len(line.lstrip()) + 8)
+        folded = textwrap.wrap(
+            "  " + line, console.width, subsequent_indent=inset, drop_whitespace=False, break_long_words=False
+        )
+        for part in folded or [""]:
+            shown = Syntax("", "python", theme="ansi_light").highlight(part)
+            shown.rstrip()
+            console.print(shown if changed is None else part.rstrip(), style=changed, markup=False, soft_wrap=True)
+
+
+def show_seen(seen: Seen) -> None:
+    """A line per number, text or curve."""
+    label = max(map(len, seen)) + 4
+    for name, value in seen.items():
+        if isinstance(value, list):
+            ends = "  " + " → ".join(landmarks(value))
+            shown = spark(value, max(8, min(40, console.width - label - len(ends) - 7))) + ends
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        wrapped(f"  {name}".ljust(label), shown, style="")
+
+
+def landmarks(curve: Sequence[float]) -> list[str]:
+    """Its first and its last value, and between them the greatest where it is neither."""
+    first, greatest, last = (f"{v:.3g}" for v in (curve[0], max(curve), curve[-1]))
+    return [first, last] if greatest in (first, last) else [first, greatest, last]
+
+
+def draw_curves(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:
+    """A picture of the curves that both have; None if they have none."""
+    panels = {name: {"broken": broken[name], "fixed": fixed[name]} for name in broken if isinstance(broken[name], list)}
+    if not panels:
+        return None
+    figure = draw.curves(
+        panels, log=[name for name in panels if is_wide([v for line in panels[name].values() for v in line])]
+    )
+    for axes, name in zip(figure.axes, panels, strict=True):
+        axes.set_xlabel("layer" if "layer" in name else "step")
+    return draw.save(figure, out / f"{failure.name}.png")

@@ -1,0 +1,69 @@
+"""The full rate at once, which a fresh network cannot bear
+
+Expect: Momentum with a rate of 2. From the first step on, or reached over
+50 steps: does it matter for where the loss ends?
+
+Cause: This network is steeper when fresh than when it has learned a
+little (no law: others grow steeper in training). The rate that suits it
+later throws it out of its valley now, to where most units are closed.
+
+Find: The loss leaps in the first ten steps. Start at a hundredth of the
+rate: if that is calm, and the full rate is calm later, it is this.
+
+Fix: Raise the rate over the first steps: warmup_schedule, or one_cycle.
+Transformers with their norm after the residual need it most.
+
+Checks: blind: a rate is a number.
+
+Akin: dead_relus, rate_too_high
+"""
+
+from functools import partial
+
+from experiments.gallery.failures import Seen
+from experiments.gallery.failures.toys import digits, mlp, perceptron
+from fn.losses import cross_entropy
+from fn.optim import (
+    constant_schedule,
+    scheduled,
+    sgd,
+    sgd_init,
+    warmup_schedule,
+)
+from torch.func import grad_and_value
+
+
+def broken(seed: int) -> Seen:
+    (x, y), params, losses = digits()[0], perceptron(seed, 128), []
+    state, update = sgd_init(params), partial(sgd, momentum=0.9)
+    rate = partial(constant_schedule, lr=2.0, total_steps=100)
+    step = grad_and_value(lambda p: cross_entropy(mlp(p, x), y))
+    for _ in range(100):
+        grads, loss = step(params)
+        params, state = scheduled(
+            params, grads, state, update=update, rate=rate
+        )
+        losses.append(loss.item())
+    return {"loss": losses}
+
+
+def fixed(seed: int) -> Seen:
+    (x, y), params, losses = digits()[0], perceptron(seed, 128), []
+    state, update = sgd_init(params), partial(sgd, momentum=0.9)
+    rate = partial(warmup_schedule, lr=2.0, warmup_steps=50)
+    step = grad_and_value(lambda p: cross_entropy(mlp(p, x), y))
+    for _ in range(100):
+        grads, loss = step(params)
+        params, state = scheduled(
+            params, grads, state, update=update, rate=rate
+        )
+        losses.append(loss.item())
+    return {"loss": losses}
+
+
+def shows(seen: Seen) -> bool:
+    """At a rate that the same network bears later, the loss leaps to
+    several times its start, and does not come near 0."""
+    return (
+        max(seen["loss"]) > 3 * seen["loss"][0] and seen["loss"][-1] > 0.1
+    )

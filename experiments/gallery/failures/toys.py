@@ -1,0 +1,59 @@
+"""What the failures are shown on: digits, a perceptron, a descent."""
+
+from collections.abc import Callable
+from functools import cache
+
+from fn import tree
+from fn.data import datasets
+from fn.data.datasets import Split, take
+from fn.models.mlp import mlp_apply, mlp_init
+from fn.rng import generator
+from fn.tree import Params
+from jaxtyping import TypeCheckError
+from torch import Tensor
+from torch.func import grad_and_value
+
+Loss = Callable[[Params], Tensor]
+
+
+@cache
+def _digits() -> datasets.Dataset:
+    return datasets.digits()
+
+
+def digits(n: int = 300) -> tuple[Split, Split]:
+    """(`n` to train on, 359 held out), standardised"""
+    return take(_digits().train, n), _digits().test
+
+
+def perceptron(seed: int, *hidden: int) -> Params:
+    """For digits; one hidden layer of 32 unless given"""
+    return mlp_init(generator(seed), (64, *(hidden or (32,)), 10))[0]
+
+
+def mlp(params: Params, x: Tensor) -> Tensor:
+    return mlp_apply(params, {}, x, train=False)[0]
+
+
+def descend(
+    loss: Loss, params: Params, *, lr: float, steps: int = 100
+) -> tuple[Params, list[float]]:
+    """θ ← θ - η ∇loss(θ): the last θ, and the loss before every step"""
+    losses = []
+    for _ in range(steps):
+        grads, value = grad_and_value(loss)(params)
+        params = tree.map(lambda p, g: p - lr * g, params, grads)
+        losses.append(float(value))
+    return params, losses
+
+
+def message(f: Callable[[], object]) -> str:
+    """What the error that `f` raises says, or that there was none; a
+    refusal of the shape checks is not hidden"""
+    try:
+        f()
+    except TypeCheckError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"

@@ -1,0 +1,102 @@
+"""Lab 3's first steps: one query worked through by hand, and each part of the transformer beside torch's own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from experiments.shared import cli, show
+from fn import tree
+from fn.attention import attention_weights, multi_head_attention, scaled_dot_product_attention, weighted_sum
+from fn.gradcheck import relative_error
+from fn.layers import relu
+from fn.models.transformer import encoder_init, encoder_layer
+from fn.rng import generator
+from fn.tree import Params
+
+KEYS = {"north": (0.0, 3.0), "north-east": (2.1, 2.1), "east": (3.0, 0.0), "south": (0.0, -3.0)}
+TILE = 64
+
+
+def one_query() -> None:
+    """What one query takes from four values, number by number."""
+    query, keys = torch.tensor([[1.0, 2.0]]), torch.tensor(list(KEYS.values()))
+    values = torch.arange(1.0, 5.0)[:, None]
+    products, weights = (query @ keys.T)[0], attention_weights(query, keys)
+    rows = [
+        (name, f"{x:g}, {y:g}", f"{p:.1f}", f"{p / 2**0.5:.2f}", f"{w:.3f}", f"{v:g}")
+        for (name, (x, y)), p, w, v in zip(KEYS.items(), products, weights[0], values[:, 0], strict=True)
+    ]
+    answer = f"{weighted_sum(weights, values).item():.3f}"
+    show.table(
+        "One query, (1, 2), looks at four keys",
+        ("key", "", "q · k", "/ √2", "softmax", "value"),
+        [*rows, ("", "", "", "", "Σ weight · value", answer)],
+    )
+
+
+def beside_torch(config: cli.Config, device: torch.device) -> list[cli.Check]:
+    """Ours and torch's on the same tensors: output and gradients."""
+    ours_and_torchs = _attention(config) | _modules(config)
+    rows, gaps = [], []
+    for name, (ours, torchs, inputs) in ours_and_torchs.items():
+        inputs = tree.to(inputs, device)
+        (grads, y), (grads_, y_) = (grad(partial(_weighted, f), has_aux=True)(inputs) for f in (ours, torchs))
+        gaps.append((relative_error({"y": y}, {"y": y_}), relative_error(grads, grads_)))
+        rows.append((name, *(f"{gap:.1e}" for gap in gaps[-1])))
+    show.table("Beside torch's own, relative gaps in float32", ("", "output", "gradients"), rows)
+
+    outputs, gradients = zip(*gaps, strict=True)
+    return [
+        cli.check("beside torch: largest relative gap of outputs", max(outputs), "<=", 1e-5),
+        cli.check("beside torch: largest relative gap of gradients", max(gradients), "<=", 1e-5),
+    ]
+
+
+def _weighted(f: Callable, inputs: Params) -> tuple[Tensor, Tensor]:
+    """A sum whose terms weigh differently, as a plain one has the same gradient for many a wrong output."""
+    y = f(inputs)
+    return (y * torch.linspace(-1, 1, y.numel(), device=y.device).reshape(y.shape)).sum(), y
+
+
+def _sdpa(block_size: int | None) -> Callable:
+    return lambda inputs: scaled_dot_product_attention(**inputs, is_causal=True, block_size=block_size)
+
+
+def _attention(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params]]:
+    torchs: Any = lambda inputs: F.scaled_dot_product_attention(**inputs, is_causal=True)  # noqa: E731
+    rng = generator(config.seed)
+    inputs = {name: torch.randn(1, 4, 200, 32, generator=rng) for name in ("query", "key", "value")}
+    ways = {"scaled_dot_product_attention": None, f"the same in tiles of {TILE}": TILE}
+    return {name: (_sdpa(size), torchs, inputs) for name, size in ways.items()}
+
+
+def _modules(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params]]:
+    """Our parameters in torch's modules, which have none of their own."""
+    rng, options = generator(config.seed), {"dropout": 0.0, "batch_first": True, "device": "meta"}
+    layer = encoder_init(rng, d_model=64, layers=1, heads=4, d_ff=128)["layers"]["0"]
+    inputs = {"params": layer, "x": torch.randn(3, 20, 64, generator=rng)}
+    attention = inputs | {"params": layer["self_attn"]}
+
+    heads = nn.MultiheadAttention(64, 4, **options)
+    cases: dict[str, tuple[Callable, Callable, Params]] = {
+        "multi_head_attention": (
+            lambda i: multi_head_attention(i["x"], i["x"], i["x"], 4, **i["params"])[0],
+            lambda i: functional_call(heads, tree.flatten(i["params"]), (i["x"],) * 3)[0],
+            attention,
+        )
+    }
+    for name, norm_first in {"encoder_layer, pre-norm": True, "encoder_layer, post-norm": False}.items():
+        module = nn.TransformerEncoderLayer(64, 4, 128, norm_first=norm_first, **options)
+        cases[name] = (
+            lambda i, first=norm_first: encoder_layer(
+                i["x"], **i["params"], heads=4, activation=relu, norm_first=first
+            )[0],
+            lambda i, module=module: functional_call(module, tree.flatten(i["params"]), i["x"]),
+            inputs,
+        )
+    return cases

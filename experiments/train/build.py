@@ -1,0 +1,113 @@
+"""What a config of the trainer names, built: model, objective, optimizer, data."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.shared import cli
+from experiments.shared.registry import AUGMENTS, MODELS, OPTIMIZERS, SCHEDULES, resolve
+from experiments.train.config import Config
+from fn import rng, train
+from fn.data.datasets import Dataset, Split
+from fn.data.loader import epoch_order
+from fn.data.transforms import compose
+from fn.metrics import top_k_accuracy
+from fn.models import Model
+from fn.optim import scheduled, warmup_schedule
+from fn.train import ACCURACY, MetricFunctions
+
+
+class Setup(NamedTuple):
+    model: Model
+    step: Callable
+    optimizer_init: Callable
+    rate: Callable[[int | Tensor], Tensor]
+    metrics: MetricFunctions
+    augment: Callable | None
+    data: Mapping[str, Split]
+    """train, validation and test"""
+    digest: str
+    """of all the data, so that a run is not resumed on other images"""
+    total_steps: int
+
+
+def setup(config: Config, device: torch.device) -> Setup:
+    """UsageError for parts that do not fit together."""
+    where = None if config.workers else device  # worker processes want it on the CPU
+    dataset = cli.load(config.dataset, where, root=config.root, image_size=config.image_size)
+    data = split_data(config, dataset)
+    model = build_model(config, dataset, len(data["train"].labels))
+    steps = train.count_steps(len(data["train"].labels), epochs=config.epochs, batch_size=config.batch_size)
+    rate = partial(resolve(SCHEDULES[config.schedule]), lr=config.lr, total_steps=steps)
+    if config.warmup_steps:
+        rate = partial(_warmed_up, rate=rate, warmup_steps=config.warmup_steps)
+    update = cli.by_name(OPTIMIZERS, config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+    top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
+    transforms = [resolve(AUGMENTS[name]) for name in config.augment]
+    optimizer = partial(scheduled, update=update, rate=rate, clip_norm=config.clip_norm)
+    step = train.classifier_step(model, optimizer, label_smoothing=config.label_smoothing)
+    step = partial(step, accumulate=config.accumulate)
+    return Setup(
+        model=model,
+        step=train.compiled(step, config.batch_size) if config.compile else step,
+        optimizer_init=resolve(f"{OPTIMIZERS[config.optimizer]}_init"),
+        rate=rate,
+        metrics=ACCURACY | top_5,
+        augment=partial(compose, transforms=transforms) if transforms else None,
+        data=data,
+        digest=_digest(data),
+        total_steps=steps,
+    )
+
+
+def split_data(config: Config, dataset: Dataset) -> dict[str, Split]:
+    """A share of the training examples is held out for validation, drawn in the order of an epoch that no run has."""
+    whole, test = (_thin(split, config.limit) for split in (dataset.train, dataset.test))
+    order = epoch_order(len(whole.labels), seed=config.seed, epoch=2**62)
+    held_out, kept = order.tensor_split([round(config.validation * len(order))])
+    if not len(kept):
+        raise cli.UsageError(f"--limit {config.limit} and --validation {config.validation} leave nothing to train on")
+    if config.patience and not len(held_out):
+        raise cli.UsageError(f"--patience: --validation {config.validation} leaves no loss to watch")
+    parts = {name: Split(*(x[index] for x in whole)) for name, index in (("train", kept), ("validation", held_out))}
+    return parts | {"test": test}
+
+
+def _thin(split: Split, limit: int | None) -> Split:
+    """At most `limit` examples, evenly spaced, as some sets are sorted by class."""
+    n = len(split.labels)
+    return split if limit is None or limit >= n else Split(*(x[torch.arange(limit) * n // limit] for x in split))
+
+
+def _digest(data: Mapping[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for split in data.values():
+        for x in split:
+            digest.update(x.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
+    """Tried on the smallest part of a batch that it will meet, as batch norm wants more than one value a channel."""
+    sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
+    smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
+    names = ("hidden", "widths", "depth", "d_model", "layers", "heads", "patch_size", "dropout_p")
+    make = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
+    try:
+        model = make(dataset.shape, len(dataset.classes))
+        params, state = model.init(rng.generator(config.seed))
+        model.apply(params, state, torch.zeros(smallest, *dataset.shape), train=True, key=rng.key(0))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise cli.UsageError(f"--model {config.model} does not suit --dataset {config.dataset}: {reason}") from None
+    if config.precision == "bf16":
+        model = model._replace(apply=train.mixed_precision(model.apply, torch.bfloat16))
+    return model
+
+
+def _warmed_up(step: int | Tensor, *, rate: Callable, warmup_steps: int) -> Tensor:
+    return warmup_schedule(step, lr=rate(step), warmup_steps=warmup_steps)

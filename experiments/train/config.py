@@ -1,0 +1,163 @@
+"""Train any model on any data set: one script, whose runs can be repeated, interrupted and resumed bit for bit.
+
+A run is a folder: config.json, metrics.jsonl, checkpoints, curves.png, summary.json.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from experiments.shared import cli
+from experiments.shared.registry import AugmentName, DatasetName, ModelName, OptimizerName, ScheduleName
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Config(cli.Compiled):
+    out: Path = Path("runs/train")
+    """the folder of the run"""
+    resume: cli.MaybePath = None
+    """a run's folder, or one of its checkpoints, to continue; needs no other flag"""
+    config: cli.MaybePath = None
+    """a config.json to repeat; flags beside it win"""
+    overwrite: bool = False
+    """start anew in a folder that holds a run"""
+
+    model: ModelName = "cnn"
+    """the family of models"""
+    hidden: cli.MaybeSizes = None
+    """sizes of the hidden layers of an mlp (128)"""
+    widths: cli.MaybeSizes = None
+    """channels of the blocks of a cnn (32 64 64), of the stages of a resnet (16 32 64)"""
+    depth: cli.MaybeInt = None
+    """layers of a resnet (8)"""
+    d_model: cli.MaybeInt = None
+    """width of a transformer (64)"""
+    layers: cli.MaybeInt = None
+    """of a transformer (2)"""
+    heads: cli.MaybeInt = None
+    """of each layer of a transformer (4)"""
+    patch_size: cli.MaybeInt = None
+    """height and width of a transformer's patches (the smallest of which there are at most 64)"""
+    dropout_p: float = 0.0
+    """the share of activations dropped in training"""
+
+    dataset: DatasetName = "digits"
+    """what it learns"""
+    root: cli.MaybePath = None
+    """the directory of photographs, a sub-directory per class, of --dataset folder"""
+    image_size: cli.MaybeInt = None
+    """height and width that the photographs of --dataset folder are cut to (64)"""
+    limit: cli.MaybeInt = None
+    """only so many examples of each split, evenly spaced"""
+    validation: float = 0.1
+    """the share of the training examples held out to choose the best epoch by"""
+    augment: tuple[AugmentName, ...] = ()
+    """random variations of the training images, one after the other"""
+    workers: int = 0
+    """processes that prepare batches ahead; they change no value"""
+
+    epochs: int = 10
+    """passes over the training examples"""
+    batch_size: int = 64
+    """examples per update"""
+    accumulate: int = 1
+    """parts that a batch is done in, to need less memory; batch norm sees the parts"""
+    optimizer: OptimizerName = "adamw"
+    """the rule of the update"""
+    lr: float = 5e-3
+    """the highest learning rate"""
+    schedule: ScheduleName = "one_cycle"
+    """how the rate moves from first step to last"""
+    warmup_steps: int = 0
+    """steps over which the rate, whatever its schedule, rises from 0"""
+    momentum: cli.MaybeFloat = None
+    """of sgd (0)"""
+    weight_decay: cli.MaybeFloat = None
+    """the optimizer's own unless given"""
+    clip_norm: cli.MaybeFloat = None
+    """the largest gradient norm; larger ones are scaled down to it"""
+    label_smoothing: float = 0.0
+    """the share of the target's probability spread over all classes"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the products; parameters and sums stay in fp32"""
+    patience: cli.MaybeInt = None
+    """stop after so many epochs without a better validation loss"""
+
+    checkpoint_every: cli.MaybeInt = None
+    """steps between checkpoints, besides the one after each epoch"""
+    keep: int = 3
+    """how many of the last checkpoints to keep, besides the best"""
+    deterministic: bool = False
+    """refuse operations that may differ from run to run"""
+    tensorboard: bool = False
+    """log for TensorBoard too (needs the extra: uv run --extra tensorboard …)"""
+    target_accuracy: float = 0.0
+    """exit 1 if the test accuracy stays below"""
+
+    def compile_pays(self) -> bool:
+        large = self.dataset not in ("digits", "folder") and (self.limit is None or self.limit >= 10_000)
+        return large and self.epochs >= (7 if self.model == "mlp" else 2)  # where MNIST's two lines cross
+
+
+# field: (least, greatest)
+RANGES = {
+    "epochs": (1, 10**9),
+    "batch_size": (1, 10**9),
+    "accumulate": (1, 10**9),
+    "lr": (0.0, 1e6),
+    "warmup_steps": (0, 10**9),
+    "momentum": (0.0, 1.0),
+    "weight_decay": (0.0, 1e6),
+    "clip_norm": (1e-9, 1e9),
+    "label_smoothing": (0.0, 1.0),
+    "dropout_p": (0.0, 1.0),
+    "depth": (1, 10**4),
+    "d_model": (1, 10**5),
+    "layers": (1, 1000),
+    "heads": (1, 10**5),
+    "patch_size": (1, 4096),
+    "validation": (0.0, 0.9),
+    "image_size": (1, 4096),
+    "limit": (1, 10**9),
+    "workers": (0, 256),
+    "patience": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "keep": (1, 10**9),
+    "target_accuracy": (0.0, 1.0),
+}
+
+
+def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
+    """The config from the flags, from the file that they name, or from the run that they resume."""
+    config = cli.parse(config_type, argv)
+    if resume := config.resume:
+        if config != Config(resume=resume, device=config.device):
+            raise cli.UsageError("--resume takes the config of the run, and no flag beside it but --device")
+        run = resume if resume.is_dir() else resume.absolute().parent.parent
+        if not (run / "config.json").exists():
+            raise cli.UsageError(f"--resume {resume}: {run} holds no run, as there is no config.json in it")
+        device = [] if config.device == "auto" else ["--device", config.device]
+        config = cli.parse(config_type, [*cli.as_flags(config_type, run / "config.json"), *device])
+        config = dataclasses.replace(config, resume=resume, out=run)
+    elif config.config:
+        config = cli.parse(config_type, [*cli.as_flags(config_type, config.config), *argv])
+    require_sense(config)
+    return config if config.root is None else dataclasses.replace(config, root=config.root.absolute())
+
+
+def require_sense(config: Config) -> None:
+    """UsageError for a value out of range, or two that do not go together."""
+    for name, (least, greatest) in RANGES.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= greatest:
+            raise cli.UsageError(f"--{name.replace('_', '-')} {value} is not between {least} and {greatest}")
+    for name in ("hidden", "widths"):
+        if getattr(config, name) is not None and min(getattr(config, name), default=0) < 1:
+            raise cli.UsageError(f"--{name} takes one size or more, each at least 1")
+    if config.accumulate > config.batch_size:
+        raise cli.UsageError(f"--accumulate {config.accumulate} cannot part a batch of {config.batch_size}")

@@ -1,0 +1,73 @@
+"""Trace once with every check on, then run compiled with none.
+
+A step is a pure function of trees of tensors, so one run of it on shapes alone, with all shape checks on, says what it
+does for every input of those shapes. `fn.jit.compiler` records that run whole (forward, gradient, optimizer) and
+compiles it; afterwards no line of the step's Python runs.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import no_type_check
+
+import torch
+
+from fn.jit.compiler import JitError, Program, compile_step, flatten_call, lay, rebuild
+
+MANY = 8
+
+
+def jit(step: Callable, *, donate: bool = False) -> Callable:
+    """`step`, compiled once for each signature: tree, shapes, dtypes, devices, and the values that are no tensors.
+
+    Whatever a new signature violates surfaces as it would without `jit`, as the same TypeCheckError. Where there is a
+    convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` it is
+    the step itself.
+
+    Inputs are never written to, unless `donate` gives up the first argument, as donate_argnums=0 does for jax.jit: the
+    first result, of the same tree and shapes, takes the memory of its tensors, so that old and new are never both held.
+    What the process frees it then keeps, where that is up to glibc. Modes such as autocast are those of the first call.
+
+    JitError for a step that needs the value of a tensor while being traced (`.item()`, `if tensor:`), that writes to an
+    argument, or that uses a tensor which is not among them, as that would be frozen at what it holds now. Without a C++
+    compiler: one warning, and the step runs as it is.
+    """
+    programs: dict[tuple, Program] = {}
+
+    @wraps(step)
+    @no_type_check
+    def jitted(*args, **kwargs):
+        if torch._C._functorch.peek_interpreter_stack() or torch._C._len_torch_dispatch_stack():
+            return step(*args, **kwargs)
+        leaves, signature = [], []
+        flatten_call((args, kwargs), leaves, signature)
+        try:
+            program = programs.get(key := tuple(signature))
+        except TypeError:
+            raise JitError("an argument that is no tensor must be hashable, as it tells signatures apart") from None
+        if program is None:
+            program = programs[key] = compile_step(step, args, kwargs, donate=donate)
+            if len(programs) == MANY:
+                warnings.warn(
+                    f"jit: {MANY} signatures of {getattr(step, '__name__', step)}; a number that changes from call to "
+                    "call should be a tensor, and batches should have one size",
+                    stacklevel=1,
+                )
+        if program.run is None:
+            return step(*args, **kwargs)
+        laid = [t if t.stride() == s else lay(t, s) for t, s in zip(leaves, program.strides, strict=True)]
+        donated = laid[: program.donated]
+        if donated:
+            _require_apart(donated, laid)
+        return rebuild(program.output, iter([*donated, *program.run(*laid)]))
+
+    return jitted
+
+
+@no_type_check
+def _require_apart(donated, leaves):
+    """JitError if two of the tensors share memory and one of them is donated."""
+    memory = [t.untyped_storage().data_ptr() for t in leaves if t.numel()]
+    given = set(memory[: sum(t.numel() > 0 for t in donated)])
+    if len(given) + sum(pointer not in given for pointer in memory) < len(memory):
+        raise JitError("donate: a tensor of the first argument shares its memory with another tensor")
