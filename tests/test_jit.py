@@ -25,7 +25,7 @@ from fn.layers import relu
 from fn.models import Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
-from fn.optim import adam_init, adamw, cosine_schedule, scheduled
+from fn.optim import adamw, clip_by_global_norm, cosine_schedule
 from fn.rng import generator, uniform
 from fn.rng import key as rng_key
 from fn.train import TrainState, classification_loss, classifier_step, run_key
@@ -35,7 +35,7 @@ MODELS = {
     "cnn": cnn((1, 8, 8), 10, widths=(3, 5), dropout_p=0.3),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
-OPTIMIZER = partial(scheduled, update=adamw, rate=partial(cosine_schedule, lr=1e-2, total_steps=60), clip_norm=1.0)
+OPTIMIZER = clip_by_global_norm(adamw(lr=partial(cosine_schedule, lr=1e-2, total_steps=60)), 1.0)
 
 
 def examples(n: int, seed: int = 0) -> Split:
@@ -44,7 +44,7 @@ def examples(n: int, seed: int = 0) -> Split:
 
 
 def start(model: Model) -> TrainState:
-    return train.init(model, adam_init, seed=0)
+    return train.init_train_state(model, OPTIMIZER, seed=0)
 
 
 class Watched:
@@ -366,8 +366,8 @@ def test_a_compiled_run_that_diverges_stops_with_the_same_words():
     x[0] = torch.nan
     said = []
     for step in (eager := classifier_step(model, OPTIMIZER), train.compiled(eager, 12)):
-        with pytest.raises(FloatingPointError, match=r"first bad gradient in fc1\.weight") as caught:
-            train.checked_step(start(model), x, y, step=step, key=run_key(0))
+        with pytest.raises(FloatingPointError, match=r"first non-finite update in fc1\.weight") as caught:
+            train.check_finite(step)(start(model), x, y, key=run_key(0))
         said.append(str(caught.value))
     assert said[0] == said[1]
 

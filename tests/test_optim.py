@@ -10,36 +10,40 @@ from torch.optim import lr_scheduler
 
 from fn import tree
 from fn.optim import (
+    Optimizer,
     adam,
     adam_init,
+    adam_update,
     adamw,
-    adamw_init,
+    adamw_update,
+    clip_by_global_norm,
     clip_grad_norm,
     cosine_schedule,
     global_norm,
     one_cycle_schedule,
     sgd,
     sgd_init,
+    sgd_update,
     warmup_schedule,
 )
 
 # (init, update, torch's class, options by the names that both know)
 CASES = {
-    "sgd": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.1}),
-    "momentum": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.9}),
-    "nesterov": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "nesterov": True}),
-    "sgd with decay": (sgd_init, sgd, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.1}),
+    "sgd": (sgd_init, sgd_update, torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (sgd_init, sgd_update, torch.optim.SGD, {"lr": 0.03, "momentum": 0.9}),
+    "nesterov": (sgd_init, sgd_update, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "nesterov": True}),
+    "sgd with decay": (sgd_init, sgd_update, torch.optim.SGD, {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.1}),
     "all of sgd": (
         sgd_init,
-        sgd,
+        sgd_update,
         torch.optim.SGD,
         {"lr": 0.03, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
     ),
-    "adam": (adam_init, adam, torch.optim.Adam, {"lr": 0.05}),
-    "adam with eps": (adam_init, adam, torch.optim.Adam, {"lr": 0.05, "eps": 0.1, "betas": (0.8, 0.95)}),
-    "adam with L2": (adam_init, adam, torch.optim.Adam, {"lr": 0.05, "weight_decay": 0.1}),
-    "adamw": (adamw_init, adamw, torch.optim.AdamW, {"lr": 0.05}),
-    "adamw with decay": (adamw_init, adamw, torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.5}),
+    "adam": (adam_init, adam_update, torch.optim.Adam, {"lr": 0.05}),
+    "adam with eps": (adam_init, adam_update, torch.optim.Adam, {"lr": 0.05, "eps": 0.1, "betas": (0.8, 0.95)}),
+    "adam with L2": (adam_init, adam_update, torch.optim.Adam, {"lr": 0.05, "weight_decay": 0.1}),
+    "adamw": (adam_init, adamw_update, torch.optim.AdamW, {"lr": 0.05}),
+    "adamw with decay": (adam_init, adamw_update, torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.5}),
 }
 each_case = pytest.mark.parametrize(("init", "update", "reference", "options"), CASES.values(), ids=CASES)
 
@@ -94,17 +98,19 @@ def test_three_learning_rates_on_three_models_at_once(init, update, reference, o
     assert state["step"].tolist() == [3, 3, 3]
 
 
-DESCENTS = {
-    "sgd": (sgd_init, partial(sgd, lr=1e-3, momentum=0.9)),
-    "nesterov": (sgd_init, partial(sgd, lr=1e-3, momentum=0.9, nesterov=True)),
-    "adam": (adam_init, partial(adam, lr=0.1)),
-    "adamw": (adamw_init, partial(adamw, lr=0.1, weight_decay=0.0)),
+OPTIMIZERS = {
+    "sgd": sgd(lr=1e-3, momentum=0.9),
+    "nesterov": sgd(lr=1e-3, momentum=0.9, nesterov=True),
+    "adam": adam(lr=0.1),
+    "adamw": adamw(lr=0.1, weight_decay=0.0),
+    "adamw, clipped": clip_by_global_norm(adamw(lr=0.1, weight_decay=0.0), 1.0),
 }
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
-@pytest.mark.parametrize(("init", "update"), DESCENTS.values(), ids=DESCENTS)
+@each_optimizer
 @pytest.mark.parametrize("valley", ["parabola", "Rosenbrock"])
-def test_converges(init, update, valley):
+def test_converges(optimizer: Optimizer, valley):
     """(a, b) = (1, 1) is the lowest point of both."""
     valleys = {
         "parabola": lambda p: (p["a"] - 1) ** 2 + 3 * (p["b"] - 1) ** 2,
@@ -112,10 +118,40 @@ def test_converges(init, update, valley):
     }
     slope = grad(valleys[valley])
     params = {"a": torch.tensor(-1.0, dtype=torch.float64), "b": torch.tensor(2.0, dtype=torch.float64)}
-    state = init(params)
+    state = optimizer.init(params)
     for _ in range(1500):
-        params, state = update(params, slope(params), state)
+        params, state = optimizer.update(params, slope(params), state)
     assert_equal(params, tree.map(torch.ones_like, params), rtol=0, atol=0.05)
+
+
+@each_optimizer
+def test_an_optimizer_makes_the_state_that_its_update_wants(optimizer: Optimizer):
+    """Whatever the optimizer, init and update fit together, and an update keeps the structure of the state."""
+    params, state = draw(0), optimizer.init(draw(0))
+    after, next_state = optimizer.update(params, draw(1), state)
+    tree.map(lambda old, new: None, {"params": params, "state": state}, {"params": after, "state": next_state})
+    assert next_state["step"] == 1
+
+
+PAIRS = {
+    "sgd": (sgd, sgd_update, {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1}),
+    "adam": (adam, adam_update, {"betas": (0.8, 0.95), "eps": 0.1, "weight_decay": 0.1}),
+    "adamw": (adamw, adamw_update, {"betas": (0.8, 0.95), "eps": 0.1, "weight_decay": 0.5}),
+}
+
+
+@pytest.mark.parametrize(("make", "update", "options"), PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_an_optimizer_is_its_equation_at_the_rate_of_the_schedule(make, update, options, max_norm):
+    optimizer = make(lr=ramp_then_cosine, **options)
+    optimizer = optimizer if max_norm is None else clip_by_global_norm(optimizer, max_norm)
+    params, state = draw(0), optimizer.init(draw(0))
+    expected, expected_state = params, state
+    for step in range(4):
+        params, state = optimizer.update(params, draw(step + 1), state)
+        grads = draw(step + 1) if max_norm is None else clip_grad_norm(draw(step + 1), max_norm)[0]
+        expected, expected_state = update(expected, grads, expected_state, lr=ramp_then_cosine(step), **options)
+        assert_equal({"p": params, "s": state}, {"p": expected, "s": expected_state}, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 3.0, 1e3])
@@ -184,16 +220,10 @@ def test_cosine_stays_at_its_end():
     assert [float(cosine_schedule(step, lr=1.0, total_steps=5, min_lr=0.25)) for step in (5, 6, 10)] == [0.25] * 3
 
 
-def test_a_schedule_drives_an_optimizer_from_its_own_step():
-    params, state = draw(0), sgd_init(draw(0))
-    for step in range(3):
-        expected = tree.map(torch.sub, params, tree.map(partial(torch.mul, ramp_then_cosine(step)), draw(1)))
-        params, state = sgd(params, draw(1), state, lr=ramp_then_cosine(state["step"]))
-        assert_equal(params, expected)
-
-
 @pytest.mark.parametrize("grad", [torch.ones(3), torch.ones(4, 2, 3), torch.ones(2, 3, dtype=torch.int64)])
-@pytest.mark.parametrize(("update", "init"), [(sgd, sgd_init), (adam, adam_init), (adamw, adamw_init)])
+@pytest.mark.parametrize(
+    ("update", "init"), [(sgd_update, sgd_init), (adam_update, adam_init), (adamw_update, adam_init)]
+)
 def test_a_gradient_unlike_its_parameter_is_refused(update, init, grad):
     params = {"w": torch.ones(2, 3)}
     with pytest.raises(ValueError, match=r"w: gradient .* for parameter \(2, 3\) torch.float32"):

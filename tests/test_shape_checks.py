@@ -37,7 +37,7 @@ from fn.models.resnet import resnet_features, resnet_init
 from fn.models.squeezenet import squeezenet_init
 from fn.models.ssd import ssd
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
-from fn.optim import adam_init, sgd, sgd_init
+from fn.optim import adam_init, sgd, sgd_init, sgd_update
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
 from fn.transfer import head_init
@@ -108,9 +108,7 @@ def transfer_given(channels: int) -> Given:
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
-PERCEPTRON_STEP = partial(
-    train_step, objective=partial(classification_loss, apply=mlp_apply), optimizer=partial(sgd, lr=0.1)
-)
+PERCEPTRON_STEP = partial(train_step, objective=partial(classification_loss, apply=mlp_apply), optimizer=sgd(lr=0.1))
 
 
 def ensemble_given(models: int, d_in: int) -> TrainState:
@@ -161,7 +159,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "apply": lambda params, state, x, train, key: ({"x": params["w"]}, state),
         "loss": lambda x, objects: {"part": x.sum()},
     },
-    "fn.detection.train.judge": lambda n: {
+    "fn.detection.train.evaluate_detections": lambda n: {
         "detections": Detections(torch.ones(1, 4), torch.ones(1), torch.zeros(1).long(), torch.zeros(1).long()),
         "classes": 2,
     },
@@ -177,7 +175,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.ensemble.ensemble_step": lambda n: {
         "ts": ensemble_given(n["models"], prod(n["shape"])),
         "objective": PERCEPTRON_STEP.keywords["objective"],
-        "update": sgd,
+        "optimizer": sgd,
     },
     "fn.generation.generate": lambda n: (
         language_given(n["seq"]) | {"apply": partial(language_model_apply, heads=2), "tokens": 1, "context": 2}
@@ -221,19 +219,27 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     ),
     "fn.models.transformer.language_model_apply": lambda n: language_given(n["seq"]) | {"train": True, "heads": 2},
     "fn.models.transformer.vision_transformer_apply": lambda n: vision_given(n["channels"], n["height"], n["width"]),
-    "fn.optim.adam": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
-    "fn.optim.by_prefix": lambda n: {
+    "fn.optim.adam_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim.lr_by_prefix": lambda n: {"optimizer": sgd, "scales": {"w": 0.1}},
+    "fn.optim._update_by_prefix": lambda n: {
         "params": WEIGHTS,
         "grads": WEIGHTS,
         "state": sgd_init(WEIGHTS),
-        "update": sgd,
+        "optimizer": sgd,
         "scales": {"w": 0.1},
     },
-    "fn.optim.adamw": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
+    "fn.optim._update_at_step": lambda n: {
+        "params": WEIGHTS,
+        "grads": WEIGHTS,
+        "state": sgd_init(WEIGHTS),
+        "update": sgd_update,
+    },
+    "fn.optim._rate_at": lambda n: {"step": 3},
+    "fn.optim.adamw_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.constant_schedule": lambda n: {"total_steps": 5},
     "fn.optim.cosine_schedule": lambda n: {"total_steps": 5},
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
-    "fn.optim.sgd": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
+    "fn.optim.sgd_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
     "fn.draw.heat.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
     "fn.draw.outlines.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
@@ -260,7 +266,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "state": {},
         "apply": mlp_apply,
     },
-    "fn.train.checked_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, step=PERCEPTRON_STEP),
+    "fn.train._checked_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, step=PERCEPTRON_STEP),
     "fn.train.several_steps": lambda n: {
         "step": lambda ts, x, y, key: (ts, {"loss": x.sum()}),
         "ts": PERCEPTRON_AT_REST,
@@ -288,7 +294,7 @@ ANY = (1, 1)
 """what an annotation leaves open"""
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
-BARE = {"fn.train.checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.draw.heat.heat_maps": {"panels"}}
+BARE = {"fn.train._checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.draw.heat.heat_maps": {"panels"}}
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
     "fn.jit.compiler._count_donated",
