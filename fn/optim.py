@@ -40,7 +40,7 @@ def _step_zero(params: Params) -> Int[Tensor, ""]:
 
 
 def _require_like(params: Params, grads: Params) -> None:
-    """ValueError for a gradient of another shape or dtype than its parameter, which would broadcast unseen."""
+    """Raise ValueError for a gradient of another shape or dtype than its parameter, which would broadcast silently."""
     flat = tree.flatten(grads)
     for name, p in tree.flatten(params).items():
         g = flat.get(name, p)  # a missing one is for tree.map to name
@@ -49,6 +49,11 @@ def _require_like(params: Params, grads: Params) -> None:
 
 
 def sgd_init(params: Params) -> Params:
+    """Return the state of `sgd_update`: step 0 and a velocity of zeros.
+
+    >>> sgd_init({"w": torch.ones(2)})
+    {'step': tensor(0), 'velocity': {'w': tensor([0., 0.])}}
+    """
     return {"step": _step_zero(params), "velocity": _zeros(params)}
 
 
@@ -62,7 +67,14 @@ def sgd_update(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> tuple[Params, Params]:
-    """v ← μv + g + λθ,  θ ← θ - ηv;  Nesterov: θ ← θ - η(g + λθ + μv). Sutskever et al. 2013."""
+    """Update by stochastic gradient descent: v ← μv + g + λθ,  θ ← θ - ηv;  Nesterov: θ ← θ - η(g + λθ + μv).
+
+    μ is `momentum`. Sutskever et al. 2013.
+
+    >>> params, grads = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -10.0])}
+    >>> sgd_update(params, grads, sgd_init(params), lr=0.1)
+    ({'w': tensor([0., 3.])}, {'step': tensor(1), 'velocity': {'w': tensor([ 10., -10.])}})
+    """
     _require_like(params, grads)
     if weight_decay:
         grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
@@ -73,6 +85,11 @@ def sgd_update(
 
 
 def adam_init(params: Params) -> Params:
+    """Return the state of `adam_update` and `adamw_update`: step 0, and zeros for both moments.
+
+    >>> adam_init({"w": torch.ones(2)})
+    {'step': tensor(0), 'mean': {'w': tensor([0., 0.])}, 'square': {'w': tensor([0., 0.])}}
+    """
     return {"step": _step_zero(params), "mean": _zeros(params), "square": _zeros(params)}
 
 
@@ -86,9 +103,13 @@ def adam_update(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> tuple[Params, Params]:
-    """m ← β₁m + (1-β₁)g,  s ← β₂s + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(s/(1-β₂ᵗ)) + ε)
+    """Update by Adam: m ← β₁m + (1-β₁)g,  s ← β₂s + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(s/(1-β₂ᵗ)) + ε)
 
-    Kingma and Ba 2015. Here weight decay is an L2 penalty, g ← g + λθ, which the division by √s then distorts.
+    Weight decay is an L2 penalty here, g ← g + λθ, which is then divided by √s too. Kingma and Ba 2015.
+
+    >>> params, grads = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -0.1])}
+    >>> adam_update(params, grads, adam_init(params), lr=0.1)[0]  # the first step is lr · sign(g)
+    {'w': tensor([0.9000, 2.1000])}
     """
     _require_like(params, grads)
     if weight_decay:
@@ -118,25 +139,45 @@ def adamw_update(
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
 ) -> tuple[Params, Params]:
-    """θ ← θ - ηλθ, then Adam's step without decay: every weight shrinks alike. Loshchilov and Hutter 2019."""
+    """Update by Adam with decoupled weight decay: θ ← θ - ηλθ, then `adam_update` without decay.
+
+    Every weight shrinks by the same factor. Loshchilov and Hutter 2019.
+
+    >>> params, grads = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([0.0, 0.0])}
+    >>> adamw_update(params, grads, adam_init(params), lr=0.1, weight_decay=0.5)[0]
+    {'w': tensor([0.9500, 1.9000])}
+    """
     decayed = tree.map(lambda p: p - lr * weight_decay * p, params)
     return adam_update(decayed, grads, state, lr=lr, betas=betas, eps=eps)
 
 
 def global_norm(grads: Params) -> Float[Tensor, ""]:
-    """√Σ g² over all leaves"""
+    """Return √Σ g² over all leaves.
+
+    >>> global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    tensor(5.)
+    """
     return torch.stack([g.square().sum() for g in tree.leaves(grads)]).sum().sqrt()
 
 
 def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor, ""]]:
-    """(g · min(1, max_norm / (‖g‖ + 1e-6)), ‖g‖): the norm is the one before clipping. Pascanu et al. 2013."""
+    """Return (g · min(1, max_norm / (‖g‖ + 1e-6)), ‖g‖), with the norm before clipping. Pascanu et al. 2013.
+
+    >>> clip_grad_norm({"w": torch.tensor([3.0, 4.0])}, max_norm=1.0)
+    ({'w': tensor([0.6000, 0.8000])}, tensor(5.))
+    """
     norm = global_norm(grads)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return tree.map(lambda g: g * scale, grads), norm
 
 
 def sgd(*, lr: Rate | Callable, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
-    """SGD with momentum; the equation is that of `sgd_update`."""
+    """Return the optimizer whose equation is `sgd_update`. `lr` is a number or a schedule: a function of the step.
+
+    >>> optimizer, params = sgd(lr=0.1, momentum=0.9), {"w": torch.ones(2)}
+    >>> optimizer.update(params, params, optimizer.init(params))[0]
+    {'w': tensor([0.9000, 0.9000])}
+    """
     update = partial(sgd_update, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     return Optimizer(sgd_init, partial(_update_at_step, update=update, lr=lr))
 
@@ -148,7 +189,12 @@ def adam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """Adam; the equation is that of `adam_update`."""
+    """Return the optimizer whose equation is `adam_update`. `lr` is a number or a schedule.
+
+    >>> optimizer, params = adam(lr=0.1), {"w": torch.ones(2)}
+    >>> optimizer.update(params, params, optimizer.init(params))[0]
+    {'w': tensor([0.9000, 0.9000])}
+    """
     update = partial(adam_update, betas=betas, eps=eps, weight_decay=weight_decay)
     return Optimizer(adam_init, partial(_update_at_step, update=update, lr=lr))
 
@@ -160,7 +206,16 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
 ) -> Optimizer:
-    """Adam with decoupled weight decay; the equation is that of `adamw_update`."""
+    """Return the optimizer whose equation is `adamw_update`. `lr` is a number or a schedule.
+
+    >>> optimizer = adamw(lr=partial(cosine_schedule, lr=0.1, total_steps=2), weight_decay=0.0)
+    >>> params, state = {"w": torch.ones(1)}, optimizer.init({"w": torch.ones(1)})
+    >>> for _ in range(2):
+    ...     params, state = optimizer.update(params, {"w": torch.ones(1)}, state)
+    ...     print(params["w"])
+    tensor([0.9000])
+    tensor([0.8500])
+    """
     update = partial(adamw_update, betas=betas, eps=eps, weight_decay=weight_decay)
     return Optimizer(adam_init, partial(_update_at_step, update=update, lr=lr))
 
@@ -176,7 +231,12 @@ def _rate_at(lr: Rate | Callable, step: Step) -> Rate:
 
 
 def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
-    """Clip the gradients with `clip_grad_norm` before every update of the optimizer."""
+    """Return the optimizer with its gradients clipped by `clip_grad_norm` before every update.
+
+    >>> optimizer, params = clip_by_global_norm(sgd(lr=1.0), 1.0), {"w": torch.zeros(2)}
+    >>> optimizer.update(params, {"w": torch.tensor([3.0, 4.0])}, optimizer.init(params))[0]
+    {'w': tensor([-0.6000, -0.8000])}
+    """
     return Optimizer(optimizer.init, partial(_clipped_update, update=optimizer.update, max_norm=max_norm))
 
 
@@ -188,10 +248,15 @@ def _clipped_update(
 
 
 def lr_by_prefix(optimizer: Callable, *, lr: Rate | Callable, scales: Mapping[str, float]) -> Optimizer:
-    """Scale the learning rate below each dotted prefix: lr_by_prefix(adamw, lr=1e-3, scales={"backbone": 0.1}).
+    """Return optimizer(lr=…) with the learning rate scaled by a factor for all parameters below a dotted prefix.
 
-    Of several prefixes above a parameter the longest counts; without one it has `lr` itself. `optimizer` is a function
-    such as `adamw`. Howard and Ruder 2018, section 3.2. An update raises ValueError for a prefix without parameters.
+    `optimizer` is a function such as `adamw`. The longest prefix above a parameter counts; without one its rate is
+    `lr`. Howard and Ruder 2018, section 3.2. An update raises ValueError for a prefix without parameters.
+
+    >>> optimizer = lr_by_prefix(sgd, lr=1.0, scales={"backbone": 0.1})
+    >>> params = {"backbone": {"w": torch.ones(1)}, "head": {"w": torch.ones(1)}}
+    >>> optimizer.update(params, params, optimizer.init(params))[0]
+    {'backbone': {'w': tensor([0.9000])}, 'head': {'w': tensor([0.])}}
     """
     return Optimizer(optimizer(lr=lr).init, partial(_update_by_prefix, optimizer=optimizer, lr=lr, scales=scales))
 
@@ -224,17 +289,31 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 
 
 def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor, ""]:
-    """η at every step"""
+    """Return `lr` at every step.
+
+    >>> constant_schedule(3, lr=0.1, total_steps=10)
+    tensor(0.1000)
+    """
     return torch.as_tensor(lr)
 
 
 def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor, ""]:
-    """η · min(1, (step + 1) / warmup_steps). Give it another schedule as `lr` to warm that up."""
+    """Return lr · min(1, (step + 1) / warmup_steps). `lr` may be the value of another schedule at this step.
+
+    >>> torch.stack([warmup_schedule(step, lr=1.0, warmup_steps=4) for step in range(5)])
+    tensor([0.2500, 0.5000, 0.7500, 1.0000, 1.0000])
+    """
     return torch.clamp((torch.as_tensor(step) + 1) / warmup_steps, max=1.0) * lr
 
 
 def cosine_schedule(step: Step, *, lr: Rate, total_steps: int, min_lr: float = 0.0) -> Float[Tensor, ""]:
-    """From lr to min_lr along half a cosine, and min_lr from then on; also under vmap. Loshchilov and Hutter 2017."""
+    """Return min_lr + (lr - min_lr) · (1 + cos(π · step / total_steps)) / 2, and min_lr after the last step.
+
+    Loshchilov and Hutter 2017.
+
+    >>> torch.stack([cosine_schedule(step, lr=1.0, total_steps=4) for step in range(6)])
+    tensor([1.0000, 0.8536, 0.5000, 0.1464, 0.0000, 0.0000])
+    """
     return _cosine(torch.as_tensor(step) / total_steps, lr, min_lr)
 
 
@@ -247,9 +326,12 @@ def one_cycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Float[Tensor, ""]:
-    """Up from lr/div_factor to lr during the first `pct_start`, then down to lr/div_factor/final_div_factor.
+    """Return a rate that rises from lr/div_factor to lr, then falls to lr/div_factor/final_div_factor, along cosines.
 
-    Smith 2018.
+    `pct_start` is the share of the steps that rise, between 0 and 1. Smith 2018.
+
+    >>> torch.stack([one_cycle_schedule(step, lr=1.0, total_steps=5, pct_start=0.6) for step in range(5)])
+    tensor([4.0000e-02, 5.2000e-01, 1.0000e+00, 5.0000e-01, 4.0000e-06])
     """
     low = lr / div_factor
     peak = max(pct_start * total_steps - 1, 1e-6)  # a run too short to warm up starts at lr in its second step
@@ -260,5 +342,5 @@ def one_cycle_schedule(
 
 
 def _cosine(progress: Float[Tensor, ""], start: Rate, end: Rate) -> Float[Tensor, ""]:
-    """From `start` at 0 to `end` at 1 and beyond."""
+    """Return `start` at progress 0 and `end` from 1 on, half a cosine between them."""
     return end + (start - end) * (1 + torch.cos(math.pi * progress.clamp(0.0, 1.0))) / 2

@@ -1,6 +1,12 @@
-"""From a loss to a trained model: the objective, the step, the epoch, the evaluation.
+"""Training and evaluation: the objective, the step, the epoch. A training loop is four lines around a step:
 
-Each is a pure function of what it is given, so a step can be replayed, `vmap`ped, traced, or resumed.
+    ts, key = init_train_state(model, optimizer, seed=seed), run_key(seed)
+    for epoch in range(epochs):
+        for x, y in batches(split, batch_size, seed=seed, epoch=epoch):
+            ts, metrics = step(ts, x, y, key=key)
+
+Each function is pure, so a step can be repeated, resumed, traced or mapped with `vmap`. The second half of this file
+has variants of the step: gradients accumulated over parts of a batch, compiled, several in one call, in bfloat16.
 """
 
 import math
@@ -30,11 +36,24 @@ ACCURACY: MetricFunctions = {"accuracy": accuracy}
 
 
 class TrainState(NamedTuple):
-    """All that a step changes."""
+    """Everything that a step updates."""
 
     params: Params
     state: Params
     opt_state: Params
+
+
+def init_train_state(
+    model: Model, optimizer: Optimizer, *, seed: int, device: torch.device | str = "cpu"
+) -> TrainState:
+    """Return the initial parameters and states, drawn on the CPU so that every device starts from the same numbers."""
+    params, state = (tree.to(part, device) for part in model.init(generator(seed)))
+    return TrainState(params, state, optimizer.init(params))
+
+
+def run_key(seed: int) -> Int64[Tensor, ""]:
+    """Return the key of a run's steps. It differs from key(seed, epoch), under which the loader augments images."""
+    return rng_key(seed, 2**62)
 
 
 def classification_loss(
@@ -47,7 +66,7 @@ def classification_loss(
     key: Int64[Tensor, ""] | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Tensor, ""], tuple[Metrics, Params]]:
-    """(loss, (metrics, new state)) of a training batch: an objective, differentiable in `params`."""
+    """Return (loss, (metrics, new state)) of a training batch: an objective, to be differentiated in `params`."""
     logits, state = apply(params, state, x, train=True, key=key)
     loss = cross_entropy(logits, y, label_smoothing=label_smoothing)
     return loss, ({"loss": loss.detach(), "accuracy": accuracy(logits, y)}, state)
@@ -63,7 +82,11 @@ def train_step(
     key: Int64[Tensor, ""],
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Forward, gradient, update. The metrics are those before the update; `key` is the run's, see `run_key`."""
+    """Forward, gradient, update. The metrics are those before the update.
+
+    `key` is that of the run, see `run_key`; each step folds in its number. `accumulate` is the number of parts in which
+    the gradient is computed, to save memory: see `accumulated`.
+    """
     key = fold_in(key, ts.opt_state["step"])
     if accumulate == 1:
         gradients = grad_and_value(objective, has_aux=True)
@@ -74,78 +97,18 @@ def train_step(
     return TrainState(params, state, opt_state), metrics | {"grad_norm": global_norm(grads)}
 
 
-def accumulated(
-    objective: Callable,
-    params: Params,
-    state: Params,
-    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
-    y: Int[Tensor, " batch *positions"],
-    *,
-    key: Int64[Tensor, ""],
-    parts: int,
-) -> tuple[Params, tuple[Tensor, tuple[Metrics, Params]]]:
-    """What `grad_and_value(objective)` gives for the batch, from `parts` of it in turn, in a part of the memory.
-
-    Each part weighs as many examples as it has. Batch norm is the exception: it sees the parts, not the batch.
-    """
-    total: Params = {}
-    gradients = grad_and_value(objective, has_aux=True)
-    for i, (x_part, y_part) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
-        grads, (loss, (metrics, state)) = gradients(params, state, x_part, y_part, key=fold_in(key, i))
-        share = {"grads": grads, "loss": loss, "metrics": metrics}
-        share = tree.map(partial(torch.mul, other=len(y_part) / len(y)), share)
-        total = tree.map(torch.add, total, share) if total else share
-    return total["grads"], (total["loss"], (total["metrics"], state))
-
-
-def run_key(seed: int) -> Int64[Tensor, ""]:
-    """On a branch of the seed that no epoch is on: the loader varies images under key(seed, epoch)."""
-    return rng_key(seed, 2**62)
-
-
 def classifier_step(model: Model, optimizer: Optimizer, **options: Any) -> Callable:
-    """step(ts, x, y, *, key): the `train_step` of a classifier, with the options of `classification_loss`."""
+    """Return step(ts, x, y, *, key), the `train_step` of a classifier; `options` go to `classification_loss`."""
     return partial(
         train_step, objective=partial(classification_loss, apply=model.apply, **options), optimizer=optimizer
     )
 
 
-def compiled(step: Callable, batch_size: int) -> Callable:
-    """`step` under `jit` for whole batches. A shorter last one runs as it is, which is sooner done than compiled."""
-    whole = jit(step)
-
-    @wraps(step)
-    @no_type_check
-    def whole_or_rest(ts, x, y, *, key):
-        return (whole if len(y) == batch_size else step)(ts, x, y, key=key)
-
-    return whole_or_rest
-
-
-def several_steps(
-    ts: TrainState,
-    x: Float[Tensor, "steps batch *shape"] | Int[Tensor, "steps batch *shape"],
-    y: Int[Tensor, "steps batch *positions"],
-    *,
-    step: Callable,
-    key: Int64[Tensor, ""],
-) -> tuple[TrainState, Metrics]:
-    """`step` on one batch after the other; each metric has an entry per step.
-
-    For small models under `jit`, where calling costs as much as computing. Unrolled, so compiled in as many times the
-    time.
-    """
-    metrics = []
-    for x_step, y_step in zip(x, y, strict=True):
-        ts, measured = step(ts, x_step, y_step, key=key)
-        metrics.append(measured)
-    return ts, tree.stack(*metrics)
-
-
 def check_finite(step: Callable) -> Callable:
-    """`step` with its metrics as Python numbers; FloatingPointError for a loss or a gradient norm that is not finite.
+    """Return `step` with its metrics as Python numbers, and stopped by NaN and infinity.
 
-    The error names the step and the first parameter that the update would make non-finite. The update is not kept.
+    FloatingPointError if the loss or the gradient norm is not finite. It names the step and the first parameter that
+    the update would make non-finite; the caller keeps the state before the update.
     """
     return partial(_checked_step, step=step)
 
@@ -178,9 +141,9 @@ def train_one_epoch(
     seed: int,
     on_step: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One pass: the state after it, and the mean of each metric over the examples, not over the batches.
+    """Train on each batch once; return the state, and the mean of each metric over the examples, not over the batches.
 
-    on_step(ts, metrics) is called after every step. FloatingPointError as of `check_finite`.
+    on_step(ts, metrics) is called after every step. FloatingPointError as in `check_finite`.
     """
     totals: Metrics = {}
     step, key = check_finite(step), run_key(seed)
@@ -201,7 +164,7 @@ def eval_one_epoch(
     apply: Callable,
     metrics: MetricFunctions = ACCURACY,
 ) -> Metrics:
-    """The mean loss, and the mean of each of `metrics`, over the examples; changes nothing."""
+    """Return the mean loss and the mean of each of `metrics` over the examples. Nothing is updated."""
     totals: Metrics = {}
     for x, y in batches:
         logits, _ = apply(params, state, x, train=False)
@@ -210,8 +173,79 @@ def eval_one_epoch(
     return mean_per_example(totals)
 
 
+def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
+    """Return the number of batches in all epochs, with the short last ones."""
+    return epochs * math.ceil(examples / batch_size)
+
+
+def is_overfit(metrics: Metrics, loss_below: float = 1e-3) -> bool:
+    """Return whether the model has fitted its examples: all of them right, and the loss below `loss_below`."""
+    return metrics["accuracy"] == 1 and metrics["loss"] < loss_below
+
+
+def steps_to_overfit(history: Sequence[Metrics]) -> float:
+    """Return the first step, counted from 1, after which the model `is_overfit`; infinity if there is none."""
+    return next((step for step, metrics in enumerate(history, start=1) if is_overfit(metrics)), math.inf)
+
+
+def accumulated(
+    objective: Callable,
+    params: Params,
+    state: Params,
+    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
+    y: Int[Tensor, " batch *positions"],
+    *,
+    key: Int64[Tensor, ""],
+    parts: int,
+) -> tuple[Params, tuple[Tensor, tuple[Metrics, Params]]]:
+    """Compute grad_and_value(objective) of a batch from `parts` of it in turn, which takes less memory.
+
+    Each part is weighted by its number of examples. Batch norm normalises each part on its own.
+    """
+    total: Params = {}
+    gradients = grad_and_value(objective, has_aux=True)
+    for i, (x_part, y_part) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
+        grads, (loss, (metrics, state)) = gradients(params, state, x_part, y_part, key=fold_in(key, i))
+        share = {"grads": grads, "loss": loss, "metrics": metrics}
+        share = tree.map(partial(torch.mul, other=len(y_part) / len(y)), share)
+        total = tree.map(torch.add, total, share) if total else share
+    return total["grads"], (total["loss"], (total["metrics"], state))
+
+
+def compiled(step: Callable, batch_size: int) -> Callable:
+    """Return `step`, compiled for batches of `batch_size`; a shorter last batch runs without compilation."""
+    whole = jit(step)
+
+    @wraps(step)
+    @no_type_check
+    def whole_or_rest(ts, x, y, *, key):
+        return (whole if len(y) == batch_size else step)(ts, x, y, key=key)
+
+    return whole_or_rest
+
+
+def several_steps(
+    ts: TrainState,
+    x: Float[Tensor, "steps batch *shape"] | Int[Tensor, "steps batch *shape"],
+    y: Int[Tensor, "steps batch *positions"],
+    *,
+    step: Callable,
+    key: Int64[Tensor, ""],
+) -> tuple[TrainState, Metrics]:
+    """Run `step` on one batch after the other; each metric has an entry per step.
+
+    Under `jit` this saves time for small models, where a call costs as much as the computation. The loop is unrolled,
+    so compilation takes `steps` times as long.
+    """
+    metrics = []
+    for x_step, y_step in zip(x, y, strict=True):
+        ts, measured = step(ts, x_step, y_step, key=key)
+        metrics.append(measured)
+    return ts, tree.stack(*metrics)
+
+
 def mixed_precision(apply: Callable, dtype: torch.dtype) -> Callable:
-    """`apply` with its products in `dtype`, logits in float32. Parameters, gradients and sums stay in float32."""
+    """Return `apply` with its matrix products in `dtype`. Parameters, gradients, sums and logits stay in float32."""
     return partial(_autocast, apply=apply, dtype=dtype)
 
 
@@ -227,26 +261,3 @@ def _autocast(
     with torch.autocast(x.device.type, dtype=dtype):
         logits, state = apply(params, state, x, **options)
     return logits.float(), state
-
-
-def init_train_state(
-    model: Model, optimizer: Optimizer, *, seed: int, device: torch.device | str = "cpu"
-) -> TrainState:
-    """The first parameters and states of a run. They are drawn on the CPU, so that every device starts alike."""
-    params, state = (tree.to(part, device) for part in model.init(generator(seed)))
-    return TrainState(params, state, optimizer.init(params))
-
-
-def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
-    """The number of batches in all epochs, the short last ones included."""
-    return epochs * math.ceil(examples / batch_size)
-
-
-def is_overfit(metrics: Metrics, loss_below: float = 1e-3) -> bool:
-    """Whether a model has fitted its examples: all of them right, and the loss below `loss_below`."""
-    return metrics["accuracy"] == 1 and metrics["loss"] < loss_below
-
-
-def steps_to_overfit(history: Sequence[Metrics]) -> float:
-    """The first step, counted from 1, after which the model had overfitted; infinity if there is none."""
-    return next((step for step, metrics in enumerate(history, start=1) if is_overfit(metrics)), math.inf)
