@@ -14,7 +14,7 @@ from fn.draw.images import pixels
 def attention_maps(
     weights: Float[Tensor, "layers heads queries keys"], queries: Sequence[str], keys: Sequence[str], *, title: str = ""
 ) -> Figure:
-    """A row per layer, a panel per head: how much each query, from top to bottom, takes from each key. White is 0."""
+    """Draw the attention weights, a row of panels per layer, a panel per head; queries are rows, white is 0."""
     layers, heads = weights.shape[:2]
     side = 0.16 * max(len(keys), 12) + 0.5
     figure = Figure(figsize=(side * heads, side * layers + 0.3), layout="constrained")
@@ -26,13 +26,13 @@ def attention_maps(
             axes.set_xticks(range(len(keys)), keys, fontsize=7, family="monospace")
             axes.set_yticks(range(len(queries)), queries, fontsize=7, family="monospace")
             axes.tick_params(length=0)
-    figure.supxlabel("looked at", fontsize=9)
-    figure.supylabel("looking", fontsize=9)
+    figure.supxlabel("key", fontsize=9)
+    figure.supylabel("query", fontsize=9)
     return figure
 
 
 def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[str], ylabels: Sequence[str]) -> Figure:
-    """A matrix per title, red above and blue below a white zero, each on its own scale."""
+    """Draw a matrix per title, each on its own scale: red is positive, blue negative, white zero."""
     figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
     for axes, (title, matrix), xlabel, ylabel in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), xlabels, ylabels, strict=True
@@ -52,7 +52,7 @@ def heat_maps(panels: Mapping[str, Float[Tensor, "_ _"]], *, xlabels: Sequence[s
 def heat_over(
     image: Float[Tensor, "channels height width"], heat: Float[Tensor, "maps rows columns"], titles: Sequence[str]
 ) -> Figure:
-    """The image, then each map of heat from 0 to 1 laid over it."""
+    """Draw the image, then the image under each heat map, whose values lie between 0 and 1."""
     figure = Figure(figsize=(2.6 * (len(heat) + 1), 2.9), layout="constrained")
     panels = figure.subplots(1, len(heat) + 1)
     frame = (0, image.shape[2], image.shape[1], 0)
@@ -69,11 +69,11 @@ def heat_over(
 
 
 def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str]) -> Figure:
-    """Rows are targets, columns predictions; the shade leaves out the diagonal, so that mistakes show."""
+    """Draw a confusion matrix: rows are targets, columns predictions. Only the mistakes are shaded."""
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     mistakes = matrix * ~torch.eye(len(classes), dtype=torch.bool)
-    # twice the scale, so that the counts stay legible
+    # half of the color scale, so that the counts stay legible
     axes.imshow(mistakes.numpy(), cmap="Reds", vmax=2 * max(1, int(mistakes.max())))
     for row, counts in enumerate(matrix.tolist()):
         for column, count in enumerate(counts):

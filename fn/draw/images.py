@@ -16,7 +16,7 @@ def image_grid(
     signed: bool = False,
     title: str = "",
 ) -> Figure:
-    """Grey pictures in rows, each on its own scale; `signed` ones red above and blue below a white zero."""
+    """Draw gray images in a grid, each on its own scale; with `signed`, red is positive, blue negative, white zero."""
     rows = -(-len(images) // columns)
     height = 1.0 if not titles else 1.3
     figure = Figure(figsize=(columns * 1.0, rows * height + (0.4 if title else 0)), layout="constrained")
@@ -37,7 +37,7 @@ def image_grid(
 def photo_grid(
     images: Float[Tensor, "images 3 height width"], titles: Sequence[str], *, columns: int = 4, title: str = ""
 ) -> Figure:
-    """Photographs in rows, each from its own least value to its greatest."""
+    """Draw RGB images in a grid, each scaled from its smallest value to its largest."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(columns * 1.9, rows * 2.3 + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -51,6 +51,6 @@ def photo_grid(
 
 
 def pixels(image: Float[Tensor, "channels height width"]) -> numpy.ndarray:
-    """From 0, its least value, to 1, its greatest; rows of grey or colour, as imshow takes them."""
+    """Scale an image to values from 0 to 1, and move its channels last, as imshow takes them."""
     scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-6)
     return scaled.detach().cpu().movedim(0, -1).squeeze(-1).numpy()

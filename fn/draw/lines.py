@@ -15,15 +15,16 @@ def curves(
     log: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """A panel per quantity, a line per name: {"loss": {"train": [...]}}. `log` names panels with a logarithmic axis.
+    """Draw a panel per quantity with a line per name: {"loss": {"train": [...]}}.
 
-    A line is a list, whose first value belongs to step 1, or {step: value}, drawn with dots.
+    A line is a list of values from step 1 on, or {step: value}, drawn with dots. `log` names the panels with a
+    logarithmic axis.
     """
     figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=10)
     for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        # a dashed line shows what lies below it
+        # a dashed line does not hide the line below it
         for style, (name, values) in zip(cycle(["-", "--"]), lines.items(), strict=False):
             if isinstance(values, Mapping):
                 axes.plot(list(values), list(values.values()), "o-", label=name, linewidth=1.5, markersize=4)
@@ -45,9 +46,9 @@ def spread(
     ylabel: str,
     marked: tuple[float, float, str],
 ) -> Figure:
-    """Over a logarithmic axis, every repeat a dot, their mean a line, a standard deviation to each side a band.
+    """Draw the repeats at each x as dots, their mean as a line, and a band of one standard deviation to each side.
 
-    `marked` is (x, y, label) of the one that stands out.
+    The x axis is logarithmic. `marked` is (x, y, label) of one point, drawn as a star.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()

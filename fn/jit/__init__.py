@@ -1,8 +1,8 @@
-"""Trace once with every check on, then run compiled with none.
+"""Trace a step once with every check on, then run it compiled, without checks.
 
-A step is a pure function of trees of tensors, so one run of it on shapes alone, with all shape checks on, says what it
-does for every input of those shapes. `fn.jit.compiler` records that run whole (forward, gradient, optimizer) and
-compiles it; afterwards no line of the step's Python runs.
+A step is a pure function of trees of tensors. So one run on shapes alone, with all shape checks on, determines what it
+does for every input of these shapes. `fn.jit.compiler` records that run (forward, gradient, optimizer) as one graph
+and compiles it. After that, no line of the step's Python runs.
 """
 
 import warnings

@@ -1,7 +1,7 @@
-"""What `jit` makes of a step: a graph traced on shapes alone, compiled by TorchInductor.
+"""Trace a step on shapes alone, and compile the graph with TorchInductor.
 
-Three things decide the speed on a CPU: the whole step is one graph, images lie channels last, and the memory that a
-step frees is there for the next.
+Three things decide the speed on a CPU: the whole step is one graph, images are stored channels last, and the memory
+that a step frees is kept for the next step.
 """
 
 import ctypes
@@ -19,28 +19,28 @@ from torch import Tensor
 HOLE = object()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OPTIONS = {"cpp.fallback_scatter_reduce_sum": False}
-"""the gradient of `gather` in the loop that makes its input, not in a call of its own"""
+"""fuses the gradient of `gather` with the loop that computes its input"""
 
 
 class Program(NamedTuple):
     run: Callable[..., tuple[Tensor, ...]] | None
-    """None where there is nothing to compile with"""
+    """None without a C++ compiler"""
     strides: list[tuple[int, ...]]
-    """the layout that each tensor is to have"""
+    """the memory layout of each input"""
     output: Any
-    """the tree that the step returned, a `HOLE` for each tensor"""
+    """the tree that the step returned, with a `HOLE` in place of each tensor"""
     donated: int = 0
-    """how many of the tensors, the first ones, hold the first result afterwards"""
+    """the number of inputs, from the first on, whose memory holds the first result afterwards"""
 
 
 class JitError(TypeError):
-    """A step that cannot be traced, and what to change in it."""
+    """Raised for a step that cannot be traced; says what to change in it."""
 
 
-# These three run at every call: a check of theirs would cost more than they do.
+# These three run at every call, and a shape check would cost more than their work.
 @no_type_check
 def flatten_call(tree, leaves, signature):
-    """Append the tensors of a tree to `leaves`, and all that makes it what it is to `signature`."""
+    """Append the tensors of a tree to `leaves`, and its structure, shapes and other values to `signature`."""
     kind = type(tree)
     if kind is dict:
         signature += (kind, len(tree))
@@ -60,7 +60,7 @@ def flatten_call(tree, leaves, signature):
 
 @no_type_check
 def rebuild(tree, leaves):
-    """The tree with the next of `leaves` in place of each tensor or hole."""
+    """Return the tree with the next of `leaves` in place of each tensor or hole."""
     kind = type(tree)
     if kind is dict:
         return {name: rebuild(value, leaves) for name, value in tree.items()}
@@ -79,7 +79,7 @@ def lay(x, strides):
 
 @no_type_check
 def hollow(tree):
-    """The tree with a hole in place of each tensor."""
+    """Return the tree with a `HOLE` in place of each tensor."""
     kind = type(tree)
     if kind is dict:
         return {name: hollow(value) for name, value in tree.items()}
@@ -127,15 +127,16 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
 
 @cache
 def _warn_of_no_compiler(said: str) -> None:
-    """Once, however many steps there are."""
+    """Warn once per process."""
     warnings.warn(f"jit: no C++ compiler that works ({said}), so steps run as they are", stacklevel=1)
 
 
 @cache
 def _keep_freed_memory() -> None:
-    """glibc hands large blocks back to the system when they are freed, and each page of them faults when met again.
+    """Have glibc keep the memory that a step frees.
 
-    In the step of a small CNN that was a quarter of the time. Other C libraries have no such setting.
+    By default it returns large blocks to the system, and every page faults when it is used again: a quarter of the time
+    of a small CNN's step. Other C libraries have no such setting.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -145,7 +146,7 @@ def _keep_freed_memory() -> None:
 def _trace(
     step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[Tensor], donate: bool
 ) -> tuple[torch.fx.GraphModule, Any, int]:
-    """(the graph of the step on shapes alone, the tree that it returns, how many inputs it writes to)"""
+    """Return (the graph of the step on shapes alone, the tree that it returns, the number of inputs it writes to)."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs, made = (args, kwargs), []
@@ -176,7 +177,7 @@ def _trace(
 
 @no_type_check
 def _count_donated(args, result):
-    """How many tensors the first argument has; JitError unless the first result can take their place."""
+    """Count the tensors of the first argument; JitError unless the first result can take their memory."""
     old, before, new, after = [], [], [], []
     flatten_call(args[:1], old, before)
     flatten_call(result[:1] if isinstance(result, tuple) else (result,), new, after)
@@ -188,7 +189,7 @@ def _count_donated(args, result):
 
 
 def _source(node: torch.fx.Node) -> torch.fx.Node:
-    """What a node is a view or a copy of."""
+    """Return the node that a node is a view or a copy of."""
     clone = torch.ops.aten.clone.default
     while node.op == "call_function" and (node.target is clone or getattr(node.target, "is_view", False)):
         node = node.all_input_nodes[0]
@@ -203,9 +204,9 @@ def _require_pure(graph: torch.fx.GraphModule) -> None:
 
 
 def _judge_by_result(graph: torch.fx.GraphModule) -> None:
-    """The gradient of y = where(x <= 0, 0, x) asks for y <= 0 instead, which says the same of every number and of NaN.
+    """Have the gradient of y = where(x <= 0, 0, x) test y <= 0 instead of x <= 0: equal for all numbers and for NaN.
 
-    So y alone is kept until then, which the gradient of the next layer needs too, and not x beside it.
+    Then only y is kept for the gradient. The next layer's gradient needs y as well, but not x.
     """
     where, at_most = torch.ops.aten.where.self, torch.ops.aten.le.Scalar
     for y in graph.graph.find_nodes(op="call_function", target=where):
@@ -228,7 +229,7 @@ def _is_zero(node: torch.fx.Node) -> bool:
 def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:
     """Copy the first outputs into the first inputs, and output the rest.
 
-    An input among the results, moved or viewed, would be read after it was written to, so that is refused.
+    JitError if an input is among the results, moved or viewed: it would be read after it was overwritten.
     """
     nodes = list(graph.graph.nodes)
     inputs, last = [node for node in nodes if node.op == "placeholder"][:donated], nodes[-1]
@@ -249,7 +250,7 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 
 
 def _channels_last(shape: torch.Size) -> tuple[int, ...]:
-    """Of one channel, `.contiguous(memory_format=channels_last)` would keep strides that read as channels first."""
+    """Return channels-last strides. For one channel, `.contiguous(memory_format=channels_last)` keeps channels first."""
     _, channels, height, width = shape
     return (height * width * channels, 1, width * channels, channels)
 
