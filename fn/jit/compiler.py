@@ -250,7 +250,7 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 
 
 def _channels_last(shape: torch.Size) -> tuple[int, ...]:
-    """Return channels-last strides. For one channel, `.contiguous(memory_format=channels_last)` keeps channels first."""
+    """Return channels-last strides; for one channel, `.contiguous` with that format keeps channels first."""
     _, channels, height, width = shape
     return (height * width * channels, 1, width * channels, channels)
 
