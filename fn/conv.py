@@ -1,12 +1,12 @@
-"""Convolution three ways, and pooling, in the names and order of torch.nn.functional.
+"""Convolution in three ways, and pooling, in the names and order of torch.nn.functional.
 
 All of them slide a window: with size k, stride s, dilation d and padding p on both sides, an axis of n gives
 
     out = ⌊(n + 2p - d(k - 1) - 1) / s⌋ + 1
 
-A size is an int or (vertical, horizontal). Padding "same" keeps the size of a stride-1 output, the odd row or column
-going below and right; "valid" is 0. A ValueError for a window larger than the padded input, a stride below 1, a
-negative padding, or output channels that do not divide into the groups.
+A size is an int or (vertical, horizontal). Padding "same" keeps the size of a stride-1 output; an odd row or column
+goes below and right. "valid" is 0. ValueError for a window larger than the padded input, a stride below 1, a negative
+padding, or output channels that do not divide into the groups.
 """
 
 import math
@@ -28,18 +28,32 @@ Padding = Size | Literal["same", "valid"]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """3 -> (3, 3)"""
+    """Return (vertical, horizontal); an int counts for both.
+
+    >>> pair(3), pair((1, 2))
+    ((3, 3), (1, 2))
+    """
     vertical, horizontal = (size, size) if isinstance(size, int) else size
     return vertical, horizontal
 
 
 def output_size(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """⌊(n + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1"""
+    """Return the number of windows along an axis: ⌊(n + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1.
+
+    >>> output_size(32, kernel=3, padding=1), output_size(32, kernel=3, stride=2, padding=1)
+    (32, 16)
+    """
     return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dilation: Size) -> list[tuple[int, int]]:
-    """(before, after) for the vertical and the horizontal axis."""
+    """Return the padding (before, after) of the vertical and of the horizontal axis.
+
+    ValueError for "same" with a stride, and for a negative padding.
+
+    >>> resolve_padding("same", (3, 4), stride=1, dilation=1)
+    [(1, 1), (1, 2)]
+    """
     if padding == "same":
         if pair(stride) != (1, 1):
             raise ValueError(f'padding "same" is for stride 1, not {stride}')
@@ -84,9 +98,14 @@ def conv2d_naive(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-    """y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v], one output position at a time.
+    """Convolve, one output position at a time.
 
-    With groups, the channels and the kernels are dealt into that many separate convolutions.
+    y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v]. With `groups`,
+    channels and kernels are split into that many convolutions.
+
+    >>> conv2d_naive(torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 2, 2))
+    tensor([[[[ 8., 12.],
+              [20., 24.]]]])
     """
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
     x = _pad(x, resolve_padding(padding, (kernel_h, kernel_w), stride, dilation))
@@ -108,7 +127,11 @@ def conv2d_naive(
 def axis_entries(
     x: Float[Tensor, "*shape"], dim: int, kernel_size: int, stride: int = 1, dilation: int = 1
 ) -> list[Float[Tensor, "*entries"]]:
-    """Along `dim`, entry 0 of every window, entry 1 of every window, …: each is one strided slice of `x`."""
+    """Return entry 0 of every window along `dim`, entry 1 of every window, …: each is one strided slice of `x`.
+
+    >>> axis_entries(torch.arange(5.0), dim=0, kernel_size=3)
+    [tensor([0., 1., 2.]), tensor([1., 2., 3.]), tensor([2., 3., 4.])]
+    """
     starts = _starts(x.shape[dim], kernel_size, stride, dilation)
     before = [slice(None)] * (dim % x.ndim)
     return [x[(*before, slice(dilation * i, dilation * i + starts.stop, stride))] for i in range(kernel_size)]
@@ -117,16 +140,24 @@ def axis_entries(
 def windows(
     x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
 ) -> Float[Tensor, "batch channels kernel out_height out_width"]:
-    """All windows at once; `kernel` counts the entries."""
+    """Return all windows at once; the axis `kernel` runs over the entries of a window.
+
+    >>> x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    >>> windows(x, kernel_size=2).shape, windows(x, kernel_size=2)[0, 0, :, 0, 0]
+    (torch.Size([1, 1, 4, 2, 2]), tensor([0., 1., 3., 4.]))
+    """
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
     rows = axis_entries(x, 2, kernel_h, stride_h, dil_h)
     return torch.stack([entry for row in rows for entry in axis_entries(row, 3, kernel_w, stride_w, dil_w)], dim=2)
 
 
 def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) -> Float[Tensor, "batch patches d_patch"]:
-    """Squares of `patch_size`, row by row, each flattened: what a convolution of that stride reads.
+    """Cut each image into squares of `patch_size`, row by row, and flatten each to one row.
 
-    ValueError where they do not divide the image.
+    A matrix product with these rows is a convolution of stride `patch_size`. ValueError unless they divide the image.
+
+    >>> patches(torch.zeros(8, 3, 32, 32), patch_size=4).shape
+    torch.Size([8, 64, 48])
     """
     if x.shape[-2] % patch_size or x.shape[-1] % patch_size:
         raise ValueError(f"patches: squares of {patch_size}×{patch_size} do not divide {x.shape[-2]}×{x.shape[-1]}")
@@ -142,7 +173,12 @@ def conv2d_unfold(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-    """The same sum as one matrix product: a row per kernel, a column per window."""
+    """Convolve as one matrix product: a row per kernel, a column per window (im2col).
+
+    >>> x, weight = torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 2, 2)
+    >>> torch.equal(conv2d_unfold(x, weight), conv2d_naive(x, weight))
+    True
+    """
     kernel_size = (weight.shape[2], weight.shape[3])
     patches = windows(_pad(x, resolve_padding(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
     columns = rearrange(patches, "batch (g channels) kernel oh ow -> batch g (channels kernel) (oh ow)", g=groups)
@@ -160,14 +196,26 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-    """The same sum by torch's compiled kernel, which the models call."""
+    """Convolve by torch's compiled kernel; the models call this one.
+
+    >>> x, weight = torch.zeros(8, 3, 32, 32), torch.zeros(16, 3, 5, 5)
+    >>> conv2d(x, weight, padding=2).shape
+    torch.Size([8, 16, 32, 32])
+    >>> conv2d(x, weight, stride=2, padding=2).shape
+    torch.Size([8, 16, 16, 16])
+    """
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # pyright: ignore[reportArgumentType]
 
 
 def conv2d_init(
     rng: torch.Generator, channels: int, out_channels: int, kernel_size: Size, *, groups: int = 1, bias: bool = True
 ) -> Params:
-    """Kaiming-normal weight for a ReLU; zero bias, or none, as batch norm would take it out again"""
+    """Draw a Kaiming-normal weight for a ReLU; the bias is zero, or left out (a batch norm would subtract it).
+
+    >>> params = conv2d_init(torch.Generator().manual_seed(0), channels=3, out_channels=16, kernel_size=5)
+    >>> params["weight"].shape, params["bias"].shape
+    (torch.Size([16, 3, 5, 5]), torch.Size([16]))
+    """
     weight = kaiming_normal(rng, (out_channels, channels // groups, *pair(kernel_size)))
     return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
 
@@ -175,7 +223,14 @@ def conv2d_init(
 def pool_padding(
     shape: Sequence[int], kernel_size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
 ) -> list[tuple[int, int]]:
-    """(before, after) per axis. In `ceil_mode` a last window may hang over the end, if it starts inside."""
+    """Return the padding (before, after) of each axis.
+
+    In `ceil_mode` a last window that starts inside may reach past the end. ValueError for a padding that is not between
+    0 and half of the window.
+
+    >>> pool_padding((6, 6), kernel_size=3, stride=2, padding=0, dilation=1, ceil_mode=True)
+    [(0, 1), (0, 1)]
+    """
     pads = []
     for n, k, s, p, d in zip(shape, *map(pair, (kernel_size, stride, padding, dilation)), strict=True):
         if not 0 <= p <= k // 2:
@@ -197,9 +252,13 @@ def max_pool2d(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Float[Tensor, "batch channels out_height out_width"]:
-    """The largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
+    """Return the largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
 
     Of equal values the first, in reading order, receives the gradient; of several NaNs the last.
+
+    >>> max_pool2d(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
+    tensor([[[[ 5.,  7.],
+              [13., 15.]]]])
     """
     stride = kernel_size if stride is None else stride
     pads = pool_padding(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
@@ -223,7 +282,14 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Float[Tensor, "batch channels out_height out_width"]:
-    """The mean of each window. Padding counts as zeros, or not at all; what hangs over in `ceil_mode` never counts."""
+    """Return the mean of each window. The stride is the kernel size unless given.
+
+    Padding counts as zeros, or not at all (`count_include_pad`); what reaches past the end in `ceil_mode` never counts.
+
+    >>> avg_pool2d(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
+    tensor([[[[ 2.5000,  4.5000],
+              [10.5000, 12.5000]]]])
+    """
     stride = kernel_size if stride is None else stride
     pads = pool_padding(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     total = windows(_pad(x, pads), kernel_size, stride).sum(dim=2)
@@ -236,7 +302,13 @@ def avg_pool2d(
 def adaptive_avg_pool2d(
     x: Float[Tensor, "batch channels height width"], output_size: Size
 ) -> Float[Tensor, "batch channels out_height out_width"]:
-    """Means over a grid of cells: cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap."""
+    """Return the means over a grid of `output_size` cells.
+
+    Cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap.
+
+    >>> adaptive_avg_pool2d(torch.ones(8, 512, 7, 7), output_size=1).shape
+    torch.Size([8, 512, 1, 1])
+    """
     rows, columns = (_cells(n, m) for n, m in zip(x.shape[2:], pair(output_size), strict=True))
     return torch.stack(
         [torch.stack([x[:, :, row, column].mean(dim=(2, 3)) for column in columns], dim=-1) for row in rows], dim=-2

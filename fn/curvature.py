@@ -1,4 +1,4 @@
-"""What else `grad`, `vmap` and `jvp` make of a loss: a gradient per example, its noise, and the curvature.
+"""Gradients per example, their noise, and the curvature of a loss, by composing `grad`, `vmap` and `jvp`.
 
 θ parameters, g gradient, H = ∇²f(θ) the Hessian, which is never formed.
 """
@@ -25,10 +25,15 @@ def per_sample_grads(
     x: Float[Tensor, " batch *shape"],
     y: Int[Tensor, " batch"],
 ) -> Params:
-    """∂/∂θ of objective(params, state, x, y) -> (loss, (metrics, state)) on batches of one: leaves lead with `batch`.
+    """Return a gradient per example: every leaf of `params` with a leading axis `batch`.
 
-    ValueError for an objective that moves its state, as batch norm does in training: what a batch shares through its
-    statistics has no gradient per example. There, differentiate an objective that evaluates.
+    objective(params, state, x, y) -> (loss, (metrics, state)) is differentiated on batches of one. ValueError if it
+    changes its state, as batch norm does in training: examples that share the statistics of a batch have no gradient
+    of their own. Differentiate an objective that evaluates (train=False).
+
+    >>> objective = lambda params, state, x, y: ((params["w"] * x - y).square().mean(), ({}, state))
+    >>> per_sample_grads(objective, {"w": torch.tensor(1.0)}, {}, torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))
+    {'w': tensor([2., 8.])}
     """
     return vmap(grad(partial(_loss_of_one, objective)), in_dims=(None, None, 0, 0))(params, state, x, y)
 
@@ -46,13 +51,16 @@ def _loss_of_one(
 
 
 def gradient_noise_scale(grads: Params, *, whole: bool = False) -> Float[Tensor, ""]:
-    """tr Σ / |G|², the batch size at which noise and gradient are equally long. McCandlish et al. 2018, eq. 2.9.
+    """Return tr Σ / |G|², the batch size at which noise and gradient are equally long. McCandlish et al. 2018, eq. 2.9.
 
     `grads` are those of `per_sample_grads` on examples drawn independently. With ḡ their mean, n their number:
-    tr Σ ≈ Σᵢ|gᵢ - ḡ|² / (n - 1), |G|² ≈ |ḡ|² - tr Σ / n, each without bias (appendix A.1); infinity where the noise
-    leaves nothing of |G|². Of the `whole` set that batches are drawn from, both are known: n for n - 1, and |ḡ|².
+    tr Σ ≈ Σᵢ|gᵢ - ḡ|² / (n - 1), |G|² ≈ |ḡ|² - tr Σ / n, each without bias (appendix A.1); infinity where that leaves
+    |G|² ≤ 0. If `grads` are the `whole` set that batches are drawn from, both are exact: n in place of n - 1, and |ḡ|².
 
     ValueError for fewer than two examples.
+
+    >>> gradient_noise_scale({"w": torch.tensor([[1.0, 2.0], [3.0, 2.0]])})  # 2 / (8 - 2/2)
+    tensor(0.2857)
     """
     n = len(tree.leaves(grads)[0])
     if n < 2:
@@ -67,9 +75,14 @@ def gradient_noise_scale(grads: Params, *, whole: bool = False) -> Float[Tensor,
 
 
 def hvp(f: Callable, params: Params, v: Params) -> Params:
-    """H v = ∂/∂ε ∇f(θ + εv) at ε = 0: forward mode over reverse mode, at a few times the cost of a gradient.
+    """Return the Hessian-vector product H v = ∂/∂ε ∇f(θ + εv) at ε = 0. Pearlmutter 1994.
 
-    Pearlmutter 1994. f(params) is a scalar, `v` is built like `params`; jvp refuses another in words of its own.
+    Forward over reverse mode: it costs a few gradients. f(params) is a scalar; `v` has the structure and shapes of
+    `params`, else `jvp` raises.
+
+    >>> params, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 1.0])}
+    >>> hvp(lambda params: (params["w"] ** 3).sum(), params, v)  # H = diag(6w)
+    {'w': tensor([ 6., 12.])}
     """
     with warnings.catch_warnings():  # the first jvp loads a part of torch that torch itself warns of
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
@@ -77,12 +90,17 @@ def hvp(f: Callable, params: Params, v: Params) -> Params:
 
 
 def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: int = 20) -> Float[Tensor, ""]:
-    """The largest eigenvalue of H, from below: that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, … (Lanczos 1950).
+    """Return the largest eigenvalue of H, approximated from below. Lanczos 1950.
 
-    As many steps as parameters make it exact; one that stands well above the rest takes a dozen. q is drawn under
-    `key`. Gradient descent at rate η is stable on a quadratic up to a sharpness of 2/η: Cohen et al. 2021.
+    It is that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, … As many steps as parameters make it
+    exact; an eigenvalue well above the rest takes a dozen. q is drawn under `key`. Gradient descent at rate η is stable
+    on a quadratic up to a sharpness of 2/η: Cohen et al. 2021.
 
     NaN where f has diverged. ValueError for less than one step.
+
+    >>> f = lambda params: (torch.tensor([1.0, 4.0]) * params["w"].square()).sum() / 2
+    >>> sharpness(f, {"w": torch.ones(2)}, key=torch.tensor(0))
+    tensor(4.)
     """
     if steps < 1:
         raise ValueError(f"sharpness: at least one step is needed, not {steps}")

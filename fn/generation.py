@@ -1,4 +1,4 @@
-"""Text from a language model, a token at a time."""
+"""Text from a language model, one token at a time."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,17 @@ from fn.tree import Params
 def sample(
     logits: Float[Tensor, " classes"], key: Int64[Tensor, ""], *, temperature: float = 1.0, top_k: int | None = None
 ) -> Int64[Tensor, ""]:
-    """A class drawn from softmax(logits / temperature), of the `top_k` largest if given; at temperature 0 the largest.
+    """Draw a class from softmax(logits / temperature).
 
-    argmax(logits / temperature + g) with Gumbel noise g = -log(-log u) has that distribution. Gumbel 1954. ValueError
-    for a negative temperature, or a `top_k` that is not between 1 and the number of classes.
+    Only the `top_k` largest take part, if given; temperature 0 takes the largest. With Gumbel noise g = -log(-log u),
+    argmax(logits / temperature + g) has that distribution. Gumbel 1954. ValueError for a negative temperature, or a
+    `top_k` that is not between 1 and the number of classes.
+
+    >>> logits = torch.tensor([0.0, 3.0, 1.0])
+    >>> sample(logits, torch.tensor(0), temperature=0)
+    tensor(1)
+    >>> sample(logits, torch.tensor(0), temperature=10.0)
+    tensor(0)
     """
     if top_k is not None:
         if not 1 <= top_k <= len(logits):
@@ -43,7 +50,13 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
 ) -> Int64[Tensor, " tokens"]:
-    """`tokens` more after the prompt, each from the `context` before it; token t is drawn under fold_in(key, t)."""
+    """Return the next `tokens` tokens. Token t sees the `context` tokens before it and is drawn under fold_in(key, t).
+
+    >>> count = lambda params, state, x, train: (torch.nn.functional.one_hot((x + 1) % 5, 5).mT.float(), state)
+    >>> zero, prompt = torch.tensor(0), torch.tensor([1, 2])
+    >>> generate({}, {}, prompt, apply=count, tokens=4, context=2, key=zero, temperature=0)
+    tensor([3, 4, 0, 1])
+    """
     written = prompt
     for t in range(tokens):
         logits, _ = apply(params, state, written[None, -context:], train=False)

@@ -1,6 +1,7 @@
-"""The layers of an MLP: each op in the names and order of torch.nn.functional, its `*_init` beside it.
+"""Layers that act on features: linear, embedding, activations, dropout and norms, each `*_init` beside its op.
 
-A layer's parameters are splatted in, `linear(x, **params["fc1"])`, so that they are shape-checked with the input.
+Names and argument order are those of torch.nn.functional. A layer's parameters are splatted in,
+`linear(x, **params["fc1"])`, so that they are shape-checked with the input.
 """
 
 import math
@@ -20,53 +21,100 @@ from fn.tree import Params
 def linear(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
 ) -> Float[Tensor, "*batch d_out"]:
-    """y = x Wᵀ + b"""
+    """Apply an affine map: y = x Wᵀ + b.
+
+    >>> x, weight, bias = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0.0, 1.0])
+    >>> linear(x, weight, bias).shape
+    torch.Size([4, 2])
+    >>> linear(x, weight, bias)[0]
+    tensor([3., 4.])
+    """
     y = x @ weight.T  # einsum would make it a batch of one product, 9 % more of a small step
     return y if bias is None else y + bias
 
 
 def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RELU_GAIN) -> Params:
-    """Kaiming-uniform weight, zero bias. `gain` is √2 before a ReLU and 1 before nothing."""
+    """Draw a Kaiming-uniform weight; the bias is zero. `gain` is √2 before a ReLU and 1 where no activation follows.
+
+    >>> params = linear_init(torch.Generator().manual_seed(0), d_in=3, d_out=2)
+    >>> params["weight"].shape, params["bias"]
+    (torch.Size([2, 3]), tensor([0., 0.]))
+    """
     return {"weight": kaiming_uniform(rng, (d_out, d_in), gain=gain), "bias": torch.zeros(d_out)}
 
 
 def embedding(
     x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """y = W[x], a row per index"""
+    """Look up a row of the table per index: y = W[x].
+
+    >>> table = torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]])
+    >>> embedding(torch.tensor([2, 1]), table)
+    tensor([[ 2., 20.],
+            [ 1., 10.]])
+    """
     return weight[x]
 
 
 def embedding_init(rng: torch.Generator, num_embeddings: int, d_model: int, *, std: float = 1.0) -> Params:
-    """N(0, std²)"""
+    """Draw an embedding table from N(0, std²).
+
+    >>> embedding_init(torch.Generator().manual_seed(0), num_embeddings=100, d_model=16)["weight"].shape
+    torch.Size([100, 16])
+    """
     return {"weight": torch.randn(num_embeddings, d_model, generator=rng) * std}
 
 
 def flatten(x: Float[Tensor, " batch *shape"]) -> Float[Tensor, "batch d_out"]:
-    """One row per example; torch.flatten with start_dim=1"""
+    """Flatten each example to one row, as torch.flatten with start_dim=1.
+
+    >>> flatten(torch.zeros(8, 3, 32, 32)).shape
+    torch.Size([8, 3072])
+    """
     return rearrange(x, "batch ... -> batch (...)")
 
 
 def relu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """max(x, 0), with derivative 0 at 0; NaN stays NaN"""
+    """Return max(x, 0). The derivative at 0 is 0; NaN stays NaN.
+
+    >>> relu(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 0., 2.])
+    """
     return torch.where(x <= 0, 0.0, x)
 
 
 def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "none") -> Float[Tensor, "*shape"]:
-    """x Φ(x), Φ the normal distribution function. Hendrycks and Gimpel 2016."""
+    """Return x Φ(x), Φ the distribution function of the standard normal. Hendrycks and Gimpel 2016.
+
+    "tanh" approximates it: x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))).
+
+    >>> gelu(torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([-0.1587,  0.0000,  0.8413])
+    """
     if approximate == "tanh":
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
-    """exp(x) / Σ exp(x) along `dim`, shifted by the maximum so that exp cannot overflow"""
+    """Return exp(x) / Σ exp(x) along `dim`. The maximum is subtracted first, so that exp cannot overflow.
+
+    >>> softmax(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), dim=-1)
+    tensor([[0.5000, 0.5000],
+            [1.0000, 0.0000]])
+    """
     e = torch.exp(x - x.detach().amax(dim, keepdim=True))
     return e / e.sum(dim, keepdim=True)
 
 
 def log_softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
-    """x - log Σ exp(x) along `dim`; never the log of a softmax, which underflows to log 0"""
+    """Return x - log Σ exp(x) along `dim`. The log of a softmax would underflow to log 0 instead.
+
+    >>> log_softmax(torch.tensor([0.0, 0.0]), dim=0)
+    tensor([-0.6931, -0.6931])
+    >>> log_softmax(torch.tensor([200.0, 0.0]), dim=0)  # exp(-200) is 0 in float32
+    tensor([   0., -200.])
+    """
     shifted = x - x.detach().amax(dim, keepdim=True)
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
@@ -74,10 +122,16 @@ def log_softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]
 def dropout(
     x: Float[Tensor, "*shape"], p: float = 0.5, training: bool = True, *, key: Int64[Tensor, ""] | None = None
 ) -> Float[Tensor, "*shape"]:
-    """x · m / (1 - p), m ~ Bernoulli(1 - p), so that E[y] = x; the identity unless training. Srivastava et al. 2014.
+    """Zero each entry with probability p and scale the others by 1 / (1 - p); the identity unless training.
 
-    The mask is a function of `key` (see fn.rng): the same key drops the same entries. ValueError if it is
-    missing where entries are to be dropped, and for a p that is no probability.
+    y = x · m / (1 - p), m ~ Bernoulli(1 - p), so that E[y] = x. Srivastava et al. 2014. The mask is a function of `key`
+    (see fn.rng): the same key drops the same entries. ValueError without a key where entries are to be dropped, and
+    for a p outside [0, 1].
+
+    >>> dropout(torch.ones(6), p=0.5, key=torch.tensor(0))
+    tensor([2., 0., 0., 2., 0., 0.])
+    >>> dropout(torch.ones(6), p=0.5, training=False)
+    tensor([1., 1., 1., 1., 1., 1.])
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p is a probability, not {p}")
@@ -96,9 +150,14 @@ def layer_norm(
     bias: Float[Tensor, "*normalized_shape"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Tensor, "*shape"]:
-    """(x - E[x]) / √(Var[x] + ε) · w + b over the last axes, those of `normalized_shape`; Var is the biased one.
+    """Normalize over the last axes, those of `normalized_shape`: (x - E[x]) / √(Var[x] + ε) · w + b.
 
-    Ba, Kiros and Hinton 2016. ValueError if `x` or `weight` does not end in `normalized_shape`.
+    Var is the biased variance. Ba, Kiros and Hinton 2016. ValueError if `x`, `weight` or `bias` does not end in
+    `normalized_shape`.
+
+    >>> layer_norm(torch.tensor([[1.0, 3.0], [10.0, 30.0]]), [2])
+    tensor([[-1.0000,  1.0000],
+            [-1.0000,  1.0000]])
     """
     ends = tuple(normalized_shape)
     for name, tensor in {"x": x, "weight": weight, "bias": bias}.items():
@@ -112,6 +171,11 @@ def layer_norm(
 
 
 def layer_norm_init(normalized_shape: Sequence[int]) -> Params:
+    """Return weight 1 and bias 0: normalization alone.
+
+    >>> layer_norm_init([2])
+    {'weight': tensor([1., 1.]), 'bias': tensor([0., 0.])}
+    """
     return {"weight": torch.ones(*normalized_shape), "bias": torch.zeros(*normalized_shape)}
 
 
@@ -125,11 +189,16 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Float[Tensor, "batch channels *positions"], Params]:
-    """((x - μ) / √(σ² + ε) · w + b, new running statistics); Ioffe and Szegedy 2015.
+    """Return ((x - μ) / √(σ² + ε) · w + b, the new running statistics), normalized per channel. Ioffe and Szegedy 2015.
 
     Training takes μ and the biased σ² from the batch, and moves the running ones towards μ and the *unbiased* σ²:
-    r ← (1 - momentum) r + momentum · s. Otherwise μ and σ² are the running ones, which are returned as they came.
-    One function for (batch, channels), sequences and images. ValueError when training on one value per channel.
+    r ← (1 - momentum) r + momentum · s. Evaluation takes the running ones and returns them unchanged. Works on
+    (batch, channels), sequences and images. ValueError when training on one value per channel.
+
+    >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, state = batch_norm(x, torch.zeros(2), torch.ones(2), training=True)
+    >>> y[0], state["running_mean"]
+    (tensor([-1.0000, -1.0000]), tensor([0.2000, 2.0000]))
     """
     statistics = {"running_mean": running_mean, "running_var": running_var}
     mean, var = running_mean, running_var
@@ -150,11 +219,23 @@ def batch_norm(
 
 
 def batch_norm_init(channels: int) -> tuple[Params, Params]:
-    """(params, state): weight 1 and bias 0; running mean 0 and variance 1"""
+    """Return (params, state): weight 1 and bias 0; running mean 0 and variance 1.
+
+    >>> params, state = batch_norm_init(2)
+    >>> state
+    {'running_mean': tensor([0., 0.]), 'running_var': tensor([1., 1.])}
+    """
     params = {"weight": torch.ones(channels), "bias": torch.zeros(channels)}
     return params, {"running_mean": torch.zeros(channels), "running_var": torch.ones(channels)}
 
 
 def norm_modes(state: Params, train: bool) -> Params:
-    """A bool in place of each batch norm's statistics: whether it trains. Here all alike; with `fn.transfer` not."""
+    """Return a tree with one bool per batch norm, whether it trains: here the same for all.
+
+    With frozen layers (fn.transfer) they differ.
+
+    >>> state = {"bn1": batch_norm_init(4)[1], "layer1": {"bn": batch_norm_init(8)[1]}}
+    >>> norm_modes(state, train=True)
+    {'bn1': True, 'layer1': {'bn': True}}
+    """
     return {name: train if "running_mean" in branch else norm_modes(branch, train) for name, branch in state.items()}

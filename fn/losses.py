@@ -1,4 +1,7 @@
-"""Losses, in the names and order of torch.nn.functional."""
+"""Losses, in the names and order of torch.nn.functional and torchvision.ops.
+
+Each is the mean over its entries, their sum, or with "none" the entries themselves, as `reduction` says.
+"""
 
 from typing import Literal
 
@@ -19,10 +22,15 @@ def cross_entropy(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, "..."]:
-    """-(1 - ε) log p[target] - ε/C Σ_c log p[c], p = softmax(input): logits in, not probabilities.
+    """Return -(1 - ε) log p[target] - ε/C Σ_c log p[c], p = softmax(input): the input is logits, not probabilities.
 
     A target equal to `ignore_index` counts neither in the sum nor in the mean; the mean over no targets is NaN.
     Label smoothing ε: Szegedy et al. 2016.
+
+    >>> cross_entropy(torch.zeros(4, 10), torch.tensor([3, 1, 4, 1]))  # log 10
+    tensor(2.3026)
+    >>> cross_entropy(torch.zeros(4, 10), torch.tensor([3, 1, 4, -100]), reduction="none")
+    tensor([2.3026, 2.3026, 2.3026, 0.0000])
     """
     log_p = log_softmax(input, dim=1)
     counted = target != ignore_index
@@ -36,7 +44,13 @@ def cross_entropy(
 def mse_loss(
     input: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
-    """(input - target)². The shapes must be equal: a (B, 1) beside a (B,) would broadcast to (B, B) unseen."""
+    """Return (input - target)², averaged by default.
+
+    The shapes must be equal: a (B, 1) beside a (B,) would broadcast to (B, B) unseen.
+
+    >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    tensor(2.)
+    """
     return _reduce((input - target).square(), reduction, target.numel())
 
 
@@ -47,7 +61,13 @@ def smooth_l1_loss(
     reduction: Reduction = "mean",
     beta: float = 1.0,
 ) -> Float[Tensor, "..."]:
-    """d²/2β where d = |input - target| is below β, else d - β/2: square near 0, and of bounded slope. Girshick 2015."""
+    """Return d²/2β where d = |input - target| is below β, else d - β/2. Girshick 2015.
+
+    It is quadratic near 0, and its slope is bounded: outliers do not dominate the gradient.
+
+    >>> smooth_l1_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
+    tensor([0.1250, 2.5000])
+    """
     difference = (input - target).abs()
     near = 0.5 * difference.square() / beta if beta else difference
     return _reduce(torch.where(difference < beta, near, difference - 0.5 * beta), reduction, target.numel())
@@ -68,10 +88,14 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
-    """α_t (1 - p_t)^γ · (-log p_t), p_t and α_t being p and α for a target of 1, 1 - p and 1 - α for one of 0.
+    """Return the focal loss α_t (1 - p_t)^γ · (-log p_t), p = sigmoid(inputs). Lin et al. 2017, as in torchvision.ops.
 
-    What is easy hardly counts, so that the many that are easy do not drown the rest. A negative α weighs nothing. Lin
-    et al. 2017; torchvision's. ValueError for an α beyond 1.
+    p_t and α_t are p and α for a target of 1, and 1 - p and 1 - α for a target of 0. The factor (1 - p_t)^γ gives
+    easy examples little weight, so that many of them do not outweigh the few hard ones. A negative α turns α_t off.
+    ValueError for an α above 1.
+
+    >>> sigmoid_focal_loss(torch.tensor([-1.0, 0.0, 1.0]), torch.ones(3))
+    tensor([0.1755, 0.0433, 0.0057])
     """
     if alpha > 1:
         raise ValueError(f"sigmoid_focal_loss: alpha is a weight between 0 and 1, or negative for none, not {alpha}")
@@ -91,9 +115,13 @@ def penalty_reduced_focal_loss(
     beta: float = 4.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
-    """-(1 - p)^α log p where the target is 1; -(1 - target)^β p^α log(1 - p) elsewhere: near a centre it costs little.
+    """Return -(1 - p)^α log p where the target is 1, -(1 - target)^β p^α log(1 - p) elsewhere, p = sigmoid(inputs).
 
-    Law and Deng 2018, equation 1. They divide the sum by the number of centres.
+    CenterNet's focal loss on heat maps: (1 - target)^β lowers the penalty near a centre. Law and Deng 2018, equation 1;
+    they divide the sum by the number of centres.
+
+    >>> penalty_reduced_focal_loss(torch.zeros(3), torch.tensor([1.0, 0.5, 0.0]))
+    tensor([0.1733, 0.0108, 0.1733])
     """
     p = torch.sigmoid(inputs)
     if_one, if_zero = _cross_entropies(inputs)

@@ -1,6 +1,6 @@
-"""What is measured but not differentiated. Logits first, targets second.
+"""Metrics: measured, not differentiated. Logits first, targets second.
 
-Ties are settled as if the lower class had scored a little more, so that every metric agrees with the first maximum.
+Of equal scores the lower class ranks first, so that every metric agrees with argmax, which takes the first maximum.
 A NaN score never counts as right.
 """
 
@@ -15,7 +15,12 @@ from torch import Tensor
 def accuracy(
     input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"]
 ) -> Float[Tensor, ""]:
-    """The share of targets whose score is the largest of its classes; those of -100 do not count."""
+    """Return the fraction of targets whose class has the largest score; targets of -100 do not count.
+
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    >>> accuracy(logits, torch.tensor([0, 1]))
+    tensor(0.5000)
+    """
     return top_k_accuracy(input, target, k=1)
 
 
@@ -26,9 +31,13 @@ def top_k_accuracy(
     *,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """The share of targets that fewer than `k` classes outrank; those equal to `ignore_index` do not count.
+    """Return the fraction of targets whose class is among the `k` largest scores.
 
-    ValueError unless 1 <= k <= classes.
+    Targets equal to `ignore_index` do not count. ValueError unless 1 <= k <= classes.
+
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    >>> top_k_accuracy(logits, torch.tensor([0, 1]), k=2)
+    tensor(1.)
     """
     counted = target != ignore_index
     return (_in_top_k(input, torch.where(counted, target, 0), k) & counted).sum() / counted.sum()
@@ -40,10 +49,14 @@ def exact_match(
     *,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """The share of examples of which every target has the largest score.
+    """Return the fraction of examples in which every target has the largest score.
 
-    Of a causal model this is the share of answers that it writes, token by token, without a mistake: as long as it has
-    made none, it reads what it reads here.
+    For a causal model this is the fraction of answers that it generates without a mistake: up to its first mistake it
+    reads the same tokens as here.
+
+    >>> logits = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]]])  # batch, classes, positions
+    >>> exact_match(logits, torch.tensor([[0, 1], [0, 1]]))
+    tensor(0.5000)
     """
     counted = target != ignore_index
     right = _in_top_k(input, torch.where(counted, target, 0), 1) | ~counted
@@ -66,7 +79,15 @@ def _in_top_k(
 def confusion_matrix(
     input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
 ) -> Int[Tensor, "classes classes"]:
-    """Counts: row = target, column = prediction, as scikit-learn has them. ValueError for a NaN score."""
+    """Count each pair of target and prediction: a row per target, a column per prediction, as scikit-learn does.
+
+    ValueError for a NaN score.
+
+    >>> logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0]])
+    >>> confusion_matrix(logits, torch.tensor([0, 0, 1]))
+    tensor([[1, 1],
+            [0, 1]])
+    """
     if input.isnan().any():
         raise ValueError("confusion_matrix: a score is NaN")
     classes = input.shape[1]
@@ -75,11 +96,20 @@ def confusion_matrix(
 
 
 def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: int) -> dict[str, Any]:
-    """The sums over examples after one more batch, whose `metrics` are means: {"examples": n, "loss": Σ loss, …}"""
+    """Return the sums over examples after one more batch, {"examples": n, "loss": Σ loss, …}; `metrics` are its means.
+
+    >>> totals = add_examples({}, {"loss": 2.0}, examples=3)
+    >>> add_examples(totals, {"loss": 1.0}, examples=1)
+    {'examples': 4, 'loss': 7.0}
+    """
     sums = {name: totals.get(name, 0.0) + value * examples for name, value in metrics.items()}
     return {"examples": totals.get("examples", 0) + examples} | sums
 
 
 def mean_per_example(totals: Mapping[str, Any]) -> dict[str, float]:
-    """The means that the sums of `add_examples` make: a short last batch counts for what it holds."""
+    """Return the means from the sums of `add_examples`; a short last batch counts for the examples that it holds.
+
+    >>> mean_per_example({"examples": 4, "loss": 7.0})
+    {'loss': 1.75}
+    """
     return {name: value / totals["examples"] for name, value in totals.items() if name != "examples"}

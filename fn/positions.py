@@ -1,4 +1,4 @@
-"""What tells a transformer where a token stands; without it, attention sees a set."""
+"""Position encodings for a transformer; without one, attention sees a set of tokens, not a sequence."""
 
 from typing import Literal
 
@@ -21,20 +21,30 @@ def _angles(length: int, width: int, base: float) -> Float[Tensor, "{length} pai
 def sinusoidal_encoding(
     length: int, d_model: int, base: float = 1e4, *, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "{length} {d_model}"]:
-    """p[t, 2i] = sin(t · base^(-2i / d_model)),  p[t, 2i + 1] = cos(t · base^(-2i / d_model))
+    """Return the table p[t, 2i] = sin(t · base^(-2i / d_model)), p[t, 2i + 1] = cos(t · base^(-2i / d_model)).
 
     A shift by k turns each pair by an angle that depends on k alone: p[t + k] = R_k p[t]. Vaswani et al. 2017,
     section 3.5. ValueError for an odd width.
+
+    >>> sinusoidal_encoding(length=3, d_model=4)
+    tensor([[ 0.0000,  1.0000,  0.0000,  1.0000],
+            [ 0.8415,  0.5403,  0.0100,  0.9999],
+            [ 0.9093, -0.4161,  0.0200,  0.9998]])
     """
     angles = _angles(length, d_model, base)
     return rearrange([angles.sin(), angles.cos()], "two t pairs -> t (pairs two)").to(dtype)
 
 
 def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: float = 1e4) -> Float[Tensor, "*batch seq d_head"]:
-    """Entries (2i, 2i + 1) of row t turned by the angle t · base^(-2i / d_head).
+    """Rotate entries (2i, 2i + 1) of row t by the angle t · base^(-2i / d_head).
 
-    The product of a turned query and a turned key depends on their positions through the distance alone. Su et al.
+    The product of a rotated query and a rotated key depends on their positions through the distance alone. Su et al.
     2021, section 3.2. ValueError for an odd width.
+
+    >>> rotary_encoding(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]))
+    tensor([[ 1.0000,  0.0000],
+            [ 0.5403,  0.8415],
+            [-0.4161,  0.9093]])
     """
     angles = _angles(x.shape[-2], x.shape[-1], base)
     cos, sin = (part.to(x.device, x.dtype) for part in (angles.cos(), angles.sin()))
@@ -46,9 +56,13 @@ def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: float = 1e4) ->
 def add_positions(
     x: Float[Tensor, "*batch seq d_model"], positions: Positions, weight: Float[Tensor, "longest d_model"] | None = None
 ) -> Float[Tensor, "*batch seq d_model"]:
-    """x + p, where p[t] is row t of the sinusoidal or the learned table; the other kinds add nothing.
+    """Return x + p, p[t] being row t of the sinusoidal or the learned table; "rotary" and "none" add nothing.
 
     ValueError for a sequence longer than the learned table.
+
+    >>> x, table = torch.zeros(2, 3, 4), torch.ones(5, 4)
+    >>> add_positions(x, "learned", table).shape
+    torch.Size([2, 3, 4])
     """
     if positions == "sinusoidal":
         return x + sinusoidal_encoding(x.shape[-2], x.shape[-1], dtype=x.dtype).to(x.device)

@@ -2,9 +2,9 @@
 
 `generator(seed, …)` is for what happens once, on the host: initial weights, the order of an epoch.
 A *key*, an int64 scalar tensor, is for draws inside a step: `uniform(key, shape)` is arithmetic on the key, so it
-works under `grad`, `vmap` and `torch.compile`, and gives the same bits on every device. One key, one draw: derive
-the next with `fold_in`. As nothing is drawn from a stream that moves on, whatever happens at (epoch, batch) happens
-alike in any process, after any interruption.
+works under `grad`, `vmap` and `torch.compile`, and gives the same bits on every device. Draw once per key, and derive
+the next key with `fold_in`. No stream moves on from draw to draw, so the draws at (epoch, batch) are the same in any
+process and after any interruption.
 
 The stream is SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 """
@@ -42,7 +42,13 @@ def _stream(key: Int64[Tensor, "..."], index: Int64[Tensor, "..."]) -> Int64[Ten
 
 
 def key(seed: int, *path: int) -> Int64[Tensor, ""]:
-    """A key from a seed, then `fold_in` along `path`: `key(seed, epoch, step)`."""
+    """Derive a key from a seed and a path of numbers, `key(seed, epoch, step)`: `fold_in` along the path.
+
+    >>> key(3)
+    tensor(3)
+    >>> bool(key(3, 1, 5) == fold_in(fold_in(key(3), 1), 5))
+    True
+    """
     k = torch.tensor(seed, dtype=torch.int64)
     for data in path:
         k = fold_in(k, data)
@@ -50,32 +56,55 @@ def key(seed: int, *path: int) -> Int64[Tensor, ""]:
 
 
 def fold_in(key: Int64[Tensor, "*keys"], data: int | Int64[Tensor, "*keys"]) -> Int64[Tensor, "*keys"]:
-    """The key of child number `data`: a step, a layer, an example, a model of an ensemble."""
+    """Derive the key of child number `data`: a step, a layer, an example, a model of an ensemble.
+
+    >>> fold_in(key(0), 1)
+    tensor(7960286522194355700)
+    >>> fold_in(key(0).expand(3), torch.arange(3)).shape
+    torch.Size([3])
+    """
     return _stream(key, torch.as_tensor(data, dtype=torch.int64, device=key.device))
 
 
 def uniform(key: Int64[Tensor, "*keys"], shape: Sequence[int]) -> Float32[Tensor, "..."]:
-    """U[0, 1) from the top 24 bits of each word of the key's stream; of many keys, a row of `shape` each."""
+    """Draw from U[0, 1): the top 24 bits of each word of the key's stream; for several keys, `shape` numbers each.
+
+    >>> uniform(key(0), (3,))
+    tensor([0.8833, 0.4315, 0.0264])
+    >>> uniform(torch.stack([key(0), key(1)]), (3,)).shape
+    torch.Size([2, 3])
+    """
     shape = torch.Size(shape)
     index = torch.arange(shape.numel(), device=key.device)
     return _shift_right(_stream(key.unsqueeze(-1), index), 40).reshape((*key.shape, *shape)) * 2.0**-24
 
 
 def randint(key: Int64[Tensor, "*keys"], low: int, high: int, shape: Sequence[int]) -> Int64[Tensor, "..."]:
-    """Whole numbers from `low` up to but not including `high`, even to one part in 2²⁴ / (high - low)."""
+    """Draw whole numbers from `low` up to but not including `high`, uniform up to one part in 2²⁴ / (high - low).
+
+    >>> randint(key(0), 0, 10, (5,))
+    tensor([8, 4, 0, 9, 1])
+    """
     return low + (uniform(key, shape) * (high - low)).long()
 
 
 def generator(seed: int, *path: int) -> torch.Generator:
-    """A fresh CPU generator, a function of its arguments alone: `generator(seed, epoch)`."""
+    """Return a new CPU generator, a function of its arguments alone: `generator(seed, epoch)`.
+
+    >>> torch.equal(torch.rand(3, generator=generator(0, 1)), torch.rand(3, generator=generator(0, 1)))
+    True
+    """
     return torch.Generator().manual_seed(int(key(seed, *path)))
 
 
 def global_state() -> dict[str, Any]:
-    """Where the generators of torch, its accelerator, Python and NumPy stand, as JSON has it.
+    """Return the states of the global generators of torch, its accelerators, Python and NumPy, as JSON can hold them.
 
-    Nothing here draws from them, but a model or a transform of yours might. Beware of Python's: beartype draws from it
-    to choose which entry of a container to check, so what you draw depends on what has been checked.
+    Nothing here draws from them, but your model or transform might. Python's moves on unseen: beartype draws from it
+    to choose which entry of a container to check, so its draws depend on what has been checked.
+
+    >>> sorted(global_state())
+    ['cuda', 'numpy', 'python', 'torch']
     """
     kind, words, position, has_gauss, gauss = numpy.random.get_state()
     version, integers, gauss_next = random.getstate()
@@ -88,7 +117,14 @@ def global_state() -> dict[str, Any]:
 
 
 def set_global_state(state: dict[str, Any]) -> None:
-    """Put every generator where `global_state` found it; those of accelerators that are not here are left out."""
+    """Restore every global generator from a `global_state`; states of accelerators that are not here are ignored.
+
+    >>> state = global_state()
+    >>> first = torch.rand(2)
+    >>> set_global_state(state)
+    >>> torch.equal(torch.rand(2), first)
+    True
+    """
     torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
     for device, words in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(words)), dtype=torch.uint8), device)
@@ -98,6 +134,14 @@ def set_global_state(state: dict[str, Any]) -> None:
 
 
 def seed_global_state(seed: int) -> None:
+    """Seed the global generators of torch, Python and NumPy.
+
+    >>> state = global_state()
+    >>> seed_global_state(0)
+    >>> torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(0)))
+    True
+    >>> set_global_state(state)
+    """
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)

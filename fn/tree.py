@@ -1,7 +1,7 @@
 """Nested dicts of tensors: the one container for parameters, gradients, state and optimizer state.
 
-Inside the program a tree is nested, `params["fc1"]["weight"]`; at a file's boundary it is flat,
-`{"fc1.weight": …}`, as in a state_dict. No function relies on the order of keys.
+Inside the program a tree is nested, `params["fc1"]["weight"]`; in a file it is flat, `{"fc1.weight": …}`, as in a
+state_dict. No function relies on the order of keys.
 """
 
 import difflib
@@ -17,7 +17,9 @@ Params = dict[str, Any]
 def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply `f` leaf by leaf to trees of one structure; ValueError names the first place where they differ.
 
+    >>> params, grads = {"fc": {"weight": 1.0, "bias": 2.0}}, {"fc": {"weight": 10.0, "bias": 0.0}}
     >>> map(lambda p, g: p - 0.1 * g, params, grads)
+    {'fc': {'weight': 0.0, 'bias': 2.0}}
     """
     return _map(f, "", tree, *rest)
 
@@ -37,7 +39,11 @@ def _kind(tree: Any) -> str:
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-    """{"fc1": {"weight": w}} -> {"fc1.weight": w}; empty sub-trees leave no trace."""
+    """Return the leaves by their dotted names; empty sub-trees are lost. ValueError for a name that holds a dot.
+
+    >>> flatten({"fc1": {"weight": 1, "bias": 2}, "scale": 3})
+    {'fc1.weight': 1, 'fc1.bias': 2, 'scale': 3}
+    """
     flat = {}
     for name, value in tree.items():
         if "." in name:
@@ -50,7 +56,11 @@ def flatten(tree: Params) -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """The inverse of `flatten`; ValueError where a name is both a leaf and a branch."""
+    """Return the tree of dotted names, the inverse of `flatten`; ValueError where a name is both a leaf and a branch.
+
+    >>> unflatten({"fc1.weight": 1, "fc1.bias": 2, "scale": 3})
+    {'fc1': {'weight': 1, 'bias': 2}, 'scale': 3}
+    """
     tree: Params = {}
     for path, leaf in flat.items():
         *branches, name = path.split(".")
@@ -66,9 +76,12 @@ def unflatten(flat: dict[str, Any]) -> Params:
 
 
 def split(tree: Params, prefixes: Sequence[str]) -> tuple[Params, Params]:
-    """(what lies at or below the dotted prefixes, the rest); "layer1" takes in layer1.0.weight, but not layer10.
+    """Return (the leaves at or below the dotted prefixes, the rest).
 
-    ValueError for a prefix at which there is nothing; it lists the nearest.
+    "layer1" takes in layer1.0.weight, not layer10. ValueError for a prefix that matches nothing; it lists the nearest.
+
+    >>> split({"backbone": {"conv": 1, "fc": 2}, "head": 3}, ["backbone.fc", "head"])
+    ({'backbone': {'fc': 2}, 'head': 3}, {'backbone': {'conv': 1}})
     """
     flat = flatten(tree)
     for prefix in prefixes:
@@ -81,17 +94,29 @@ def split(tree: Params, prefixes: Sequence[str]) -> tuple[Params, Params]:
 
 
 def pick(tree: Params, names: Collection[str]) -> Params:
-    """The leaves of these dotted names, in the tree's own order."""
+    """Return the leaves of these dotted names, in the tree's own order.
+
+    >>> pick({"fc1": {"weight": 1, "bias": 2}, "scale": 3}, {"scale", "fc1.bias"})
+    {'fc1': {'bias': 2}, 'scale': 3}
+    """
     return unflatten({name: leaf for name, leaf in flatten(tree).items() if name in names})
 
 
 def below(name: str, prefix: str) -> bool:
-    """Whether the prefix is the name, or a branch that it lies on."""
+    """Return whether `name` is the prefix, or lies on the branch of that name.
+
+    >>> below("layer1.0.weight", "layer1"), below("layer10.0.weight", "layer1")
+    (True, False)
+    """
     return f"{name}.".startswith(f"{prefix}.")
 
 
 def merge(*parts: Params) -> Params:
-    """The inverse of `split`; ValueError for a leaf that two parts have."""
+    """Return the union of the trees, the inverse of `split`; ValueError for a leaf that two of them have.
+
+    >>> merge({"fc1": {"weight": 1}}, {"fc1": {"bias": 2}})
+    {'fc1': {'weight': 1, 'bias': 2}}
+    """
     flat: dict[str, Any] = {}
     for part in parts:
         for name, leaf in flatten(part).items():
@@ -102,24 +127,46 @@ def merge(*parts: Params) -> Params:
 
 
 def leaves(tree: Params) -> list[Any]:
+    """Return the leaves as a list.
+
+    >>> leaves({"fc1": {"weight": 1, "bias": 2}, "scale": 3})
+    [1, 2, 3]
+    """
     return list(flatten(tree).values())
 
 
 def size(tree: Params) -> int:
-    """How many numbers the tree holds."""
+    """Return how many numbers the tree holds.
+
+    >>> size({"weight": torch.zeros(5, 3), "bias": torch.zeros(5)})
+    20
+    """
     return sum(leaf.numel() for leaf in leaves(tree))
 
 
 def stack(*trees: Params) -> Params:
-    """K trees of one structure -> one tree whose leaves have a new leading axis of K, ready for `vmap`."""
+    """Stack K trees of one structure: each leaf gets a new leading axis of K, ready for `vmap`.
+
+    >>> stack({"w": torch.zeros(3)}, {"w": torch.ones(3)})
+    {'w': tensor([[0., 0., 0.],
+            [1., 1., 1.]])}
+    """
     return map(lambda *xs: torch.stack(xs), *trees)
 
 
 def to(tree: Params, *args: Any) -> Params:
-    """`Tensor.to` on every leaf: a device, a dtype, or both."""
+    """Apply `Tensor.to` to every leaf: a device, a dtype, or both.
+
+    >>> to({"w": torch.tensor([1, 2])}, torch.float64)
+    {'w': tensor([1., 2.], dtype=torch.float64)}
+    """
     return map(lambda x: x.to(*args), tree)
 
 
 def first_non_finite(tree: Params) -> tuple[str, Tensor] | None:
-    """The dotted name and value of the first leaf that holds a NaN or an infinity, or None."""
+    """Return the dotted name and the value of the first leaf that holds a NaN or an infinity, or None.
+
+    >>> first_non_finite({"fc": {"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])}})
+    ('fc.bias', tensor([0., nan]))
+    """
     return next(((name, x) for name, x in flatten(tree).items() if not x.isfinite().all()), None)

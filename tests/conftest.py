@@ -5,6 +5,8 @@ import os
 import torch
 from hypothesis import settings
 
+collect_ignore = ["drills"]  # answers, no tests: --doctest-modules would import them
+
 settings.register_profile("fn", deadline=None, derandomize=True, max_examples=200)
 settings.load_profile("fn")
 # for the processes that tests start too: to be the same to the bit, a run must go on with as many threads

@@ -20,7 +20,15 @@ from torch.func import vmap
 from fn.detection import boxes as ours
 from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
 from fn.detection.average_precision import SIZES, average_precision, summarize
-from fn.detection.boxes import batched_nms, box_convert, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from fn.detection.boxes import (
+    batched_nms,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    nms,
+    nms_naive,
+    remove_small_boxes,
+)
 from fn.detection.heatmaps import center_heatmap, gaussian_radius, peaks
 from fn.rng import generator
 from tests.strategies import LAYOUTS, agree, lifts
@@ -125,16 +133,27 @@ def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch, seeds):
     assert kept > 10 * len(seeds)
 
 
+def test_the_naive_nms_is_torchvisions_on_240_sets():
+    for seed in range(240):
+        some, scores, _, threshold = candidates(seed)
+        assert torch.equal(nms_naive(some, scores, threshold), ops.nms(some, scores, threshold)), seed
+        theirs = ops.nms(some.float(), scores.float(), threshold)
+        assert torch.equal(nms_naive(some.float(), scores, threshold), theirs), seed
+
+
 @pytest.mark.parametrize("bad", [0, 1])
 def test_nms_refuses_nan(bad):
     boxes, scores = given = torch.ones(2, 4), torch.ones(2)
     given[bad][0] = math.nan
     with pytest.raises(ValueError, match="a box or a score is NaN"):
         nms(boxes, scores, 0.5)
+    with pytest.raises(ValueError, match="a box or a score is NaN"):
+        nms_naive(boxes, scores, 0.5)
 
 
 def test_boxes_without_an_area_strike_nobody_out():
     assert nms(torch.ones(3, 4), torch.tensor([0.1, 0.3, 0.2]), 0.0).tolist() == [1, 2, 0]
+    assert nms_naive(torch.ones(3, 4), torch.tensor([0.1, 0.3, 0.2]), 0.0).tolist() == [1, 2, 0]
 
 
 # anchors

@@ -1,7 +1,7 @@
-"""Anchor boxes: where they lie, which object each stands for, how far it is from it. Liu et al. 2016, "SSD".
+"""Anchor boxes: the grid of them, their match with objects, and the offsets between the two. Liu et al. 2016, "SSD".
 
-For one image each: `vmap` is for many. Objects come padded to one number per image, with a mask, so that every image
-has the same shapes.
+Each function takes one image; use `vmap` for a batch. Objects are padded to one number per image, with a mask, so that
+every image has the same shapes.
 """
 
 import math
@@ -15,15 +15,19 @@ from torch import Tensor
 from fn.detection.boxes import box_convert, box_iou
 
 VARIANCES = (0.1, 0.2)
-"""what an offset of 1 is: a tenth of the anchor's size, a change of that size by a factor of exp(0.2)"""
+"""an offset of 1 moves the centre by a tenth of the anchor's size, or multiplies the size by exp(0.2)"""
 
 
 def anchor_grid(
     image_size: Sequence[int], map_size: Sequence[int], sizes: Sequence[float], ratios: Sequence[float]
 ) -> Float[Tensor, "anchors 4"]:
-    """Boxes about the middle of every cell of a feature map, cells in reading order.
+    """Return the anchors of a feature map: boxes centred on its cells, in reading order.
 
-    A cell has one for each ratio, height / width, of each size, √(width · height) in pixels.
+    A cell has an anchor per size, √(width · height) in pixels, and ratio, height / width.
+
+    >>> anchor_grid((100, 200), (1, 2), sizes=[20], ratios=[1])
+    tensor([[ 40.,  40.,  60.,  60.],
+            [140.,  40., 160.,  60.]])
     """
     rows, columns = (
         (torch.arange(cells) + 0.5) * (pixels / cells) for pixels, cells in zip(image_size, map_size, strict=True)
@@ -42,22 +46,34 @@ def match_anchors(
     *,
     threshold: float = 0.5,
 ) -> Int64[Tensor, " anchors"]:
-    """The object that each anchor stands for, or -1: the one it overlaps most, if its IoU is at least `threshold`.
+    """Return the index of the object that each anchor is matched with, or -1.
 
-    Every object that is present first takes the anchor that overlaps it most; where two want one anchor, the later
-    object has it. Of equal overlaps the first counts. What is not present, or overlaps no anchor, matches nothing.
-    Of many images it is asked under vmap.
+    An anchor is matched with the object that it overlaps most, if their IoU is at least `threshold`. Before that, every
+    object that is present takes the anchor that overlaps it most; if two want one anchor, the later object gets it. Of
+    equal overlaps the first counts. An object that is not present, or overlaps no anchor, matches nothing.
+
+    >>> anchors = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]])
+    >>> boxes, present = torch.tensor([[21.0, 20, 31, 30], [0, 0, 0, 0]]), torch.tensor([True, False])
+    >>> match_anchors(anchors, boxes, present)
+    tensor([-1,  0, -1])
     """
     overlap = torch.where(present.unsqueeze(1), box_iou(boxes, anchors), -1.0)
     best, match = overlap.max(dim=0)
     match = torch.where(best >= threshold, match, -1)
-    theirs = torch.nn.functional.one_hot(overlap.argmax(dim=1), len(anchors)).bool() & (overlap > 0)
+    taken = torch.nn.functional.one_hot(overlap.argmax(dim=1), len(anchors)).bool() & (overlap > 0)
     number = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
-    return torch.maximum(torch.where(theirs, number, -1).amax(dim=0), torch.where(theirs.any(dim=0), -1, match))
+    return torch.maximum(torch.where(taken, number, -1).amax(dim=0), torch.where(taken.any(dim=0), -1, match))
 
 
 def encode(boxes: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:
-    """((cx - aₓ) / a_w, (cy - a_y) / a_h, log(w / a_w), log(h / a_h)) over the VARIANCES"""
+    """Return the offsets of boxes from their anchors, in units of VARIANCES.
+
+    ((cx - aₓ) / a_w / v₀, (cy - a_y) / a_h / v₀, log(w / a_w) / v₁, log(h / a_h) / v₁)
+
+    >>> anchors = torch.tensor([[10.0, 20, 30, 60]])
+    >>> encode(torch.tensor([[12.0, 20, 32, 60]]), anchors)  # 2 of 20 pixels to the right
+    tensor([[1., 0., 0., 0.]])
+    """
     centre, size = box_convert(boxes, "xyxy", "cxcywh").split(2, dim=-1)
     anchor_centre, anchor_size = box_convert(anchors, "xyxy", "cxcywh").split(2, dim=-1)
     shift = (centre - anchor_centre) / anchor_size / VARIANCES[0]
@@ -65,7 +81,12 @@ def encode(boxes: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"])
 
 
 def decode(offsets: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:
-    """The boxes whose `encode` gives these offsets"""
+    """Return the boxes at these offsets from the anchors: the inverse of `encode`.
+
+    >>> anchors = torch.tensor([[10.0, 20, 30, 60]])
+    >>> decode(torch.tensor([[1.0, 0, 0, 0]]), anchors)
+    tensor([[12., 20., 32., 60.]])
+    """
     shift, growth = offsets.split(2, dim=-1)
     anchor_centre, anchor_size = box_convert(anchors, "xyxy", "cxcywh").split(2, dim=-1)
     centre = anchor_centre + shift * VARIANCES[0] * anchor_size
@@ -75,9 +96,13 @@ def decode(offsets: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"
 def hard_negatives(
     loss: Float[Tensor, " anchors"], positive: Bool[Tensor, " anchors"], *, ratio: int = 3
 ) -> Bool[Tensor, " anchors"]:
-    """The anchors of background with the largest losses: `ratio` for every positive one, and for none as for one.
+    """Return which negative anchors have the largest losses: `ratio` per positive anchor, `ratio` also without one.
 
     Of equal losses the earlier anchors count.
+
+    >>> loss, positive = torch.tensor([9.0, 1, 3, 2, 4]), torch.tensor([True, False, False, False, False])
+    >>> hard_negatives(loss, positive, ratio=2)
+    tensor([False, False,  True, False,  True])
     """
     hardness = torch.where(positive, -math.inf, loss)
     rank = hardness.argsort(descending=True, stable=True).argsort()

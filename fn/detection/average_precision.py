@@ -1,8 +1,8 @@
-"""Average precision as COCO has it, equal to pycocotools: Lin et al. 2014, and the evaluation's own code.
+"""Average precision by the rules of COCO, equal to pycocotools. Lin et al. 2014, and the code of that evaluation.
 
-Of one class, best score first, a detection is right if it finds an object of its image that none before it has found.
-Precision is the share of right ones so far, recall the share of objects found; AP is the mean over 101 recalls from 0
-to 1 of the best precision at that recall or beyond, and 0 beyond what is ever reached.
+For one class, from the best score down: a detection is right if it matches an object of its image that no better
+detection has matched. Precision is the fraction right so far, recall the fraction of objects matched. AP is the mean,
+over 101 recalls from 0 to 1, of the best precision at that recall or beyond; it counts 0 where a recall is not reached.
 """
 
 import numpy
@@ -14,11 +14,11 @@ from fn.detection.boxes import box_area, box_intersection
 
 # numpy's, to the last bit: torch's linspace differs there, and a recall or an overlap may be exactly that
 THRESHOLDS = tuple(numpy.linspace(0.5, 0.95, 10).tolist())
-"""the least IoU of a detection with what it finds"""
+"""the least IoU at which a detection matches an object"""
 AT_50, AT_75 = THRESHOLDS.index(0.5), THRESHOLDS.index(0.75)
 RECALLS = torch.from_numpy(numpy.linspace(0, 1, 101))
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-"""from which area to which, both included; objects of other sizes are neither asked for nor held against anyone"""
+"""the least and the largest area, both included; objects of other sizes are ignored, and so is what matches them"""
 
 
 def average_precision(
@@ -35,12 +35,18 @@ def average_precision(
     sizes: dict[str, tuple[float, float]] = SIZES,
     max_detections: int = 100,
 ) -> Float64[Tensor, "thresholds sizes classes"]:
-    """AP at each of THRESHOLDS, for objects of each of `sizes`, of each class; NaN where there is no such object.
+    """Return AP at each of THRESHOLDS, for objects of each of `sizes` and each class; NaN where there is no object.
 
-    A row per detection, and a row per object; `images` says which image each is of. A `crowd` object stands for many:
-    it is not asked for, but any number may find it, whose IoU is then the share of their own area that lies in it. Of
-    an image and a class the `max_detections` best count. Of equal scores the earlier image and row come first, of equal
-    overlaps the later object is found. ValueError for NaN, reversed corners, or a class that is not among `classes`.
+    Detections and objects have a row each; `images` and `object_images` say which image a row is of. A `crowd` object
+    stands for many: it need not be found, but any number of detections may match it, and their IoU is the fraction of
+    their own area that lies in it. The `max_detections` best per image and class count. Of equal scores the earlier
+    image and row come first; of equal overlaps the later object is matched. ValueError for NaN, reversed corners, or a
+    class that is not among `classes`.
+
+    >>> box, zero = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0])
+    >>> ap = average_precision(box, torch.tensor([0.9]), zero, zero, box, zero, zero, classes=2)
+    >>> ap.shape, ap[0, 0]
+    (torch.Size([10, 4, 2]), tensor([1., nan], dtype=torch.float64))
     """
     _require_sound(boxes, scores, labels, object_boxes, object_labels, classes)
     crowd = torch.zeros_like(object_labels, dtype=torch.bool) if crowd is None else crowd
@@ -58,11 +64,11 @@ def average_precision(
     matched = torch.zeros(len(THRESHOLDS), len(sizes), len(group), dtype=torch.bool)
     left_out = _outside(box_area(boxes), limits).expand_as(matched).clone()
     for g in object_group.unique():
-        rows, theirs = (group == g).nonzero().squeeze(1), (object_group == g).nonzero().squeeze(1)
-        overlap = _overlaps(boxes[rows], object_boxes[theirs], crowd[theirs])
-        found = _assign(overlap, crowd[theirs], ignored[:, theirs])
-        matched[:, :, rows], hidden = found
-        left_out[:, :, rows] = torch.where(found[0], hidden, left_out[:, :, rows])
+        rows, objects = (group == g).nonzero().squeeze(1), (object_group == g).nonzero().squeeze(1)
+        overlap = _overlaps(boxes[rows], object_boxes[objects], crowd[objects])
+        found, found_ignored = _assign(overlap, crowd[objects], ignored[:, objects])
+        matched[:, :, rows] = found
+        left_out[:, :, rows] = torch.where(found, found_ignored, left_out[:, :, rows])
 
     ranked = scores.sort(descending=True, stable=True).indices  # over all images, as the curve goes
     result = torch.full((len(THRESHOLDS), len(sizes), classes), torch.nan, dtype=torch.float64)
@@ -81,14 +87,14 @@ def _require_sound(
     object_labels: Int[Tensor, " objects"],
     classes: int,
 ) -> None:
-    for what, some in (("a detection", boxes), ("an object", object_boxes)):
-        if not (some[:, :2] <= some[:, 2:]).all():
-            raise ValueError(f"average_precision: {what} has a box with reversed corners or NaN")
+    for row, corners in (("a detection", boxes), ("an object", object_boxes)):
+        if not (corners[:, :2] <= corners[:, 2:]).all():
+            raise ValueError(f"average_precision: {row} has a box with reversed corners or NaN")
     if scores.isnan().any():
         raise ValueError("average_precision: a score is NaN")
-    for what, some in (("a detection", labels), ("an object", object_labels)):
-        if ((some < 0) | (some >= classes)).any():
-            raise ValueError(f"average_precision: {what} is of a class that is not among the {classes}")
+    for row, indices in (("a detection", labels), ("an object", object_labels)):
+        if ((indices < 0) | (indices >= classes)).any():
+            raise ValueError(f"average_precision: {row} is of a class that is not among the {classes}")
 
 
 def _outside(area: Float64[Tensor, " boxes"], limits: Float64[Tensor, "sizes 2"]) -> Bool[Tensor, "sizes boxes"]:
@@ -98,7 +104,7 @@ def _outside(area: Float64[Tensor, " boxes"], limits: Float64[Tensor, "sizes 2"]
 def _overlaps(
     boxes: Float64[Tensor, "detections 4"], objects: Float64[Tensor, "objects 4"], crowd: Bool[Tensor, " objects"]
 ) -> Float64[Tensor, "detections objects"]:
-    """IoU, or for a crowd the share of the detection; 0 where nothing is shared"""
+    """Return the IoU, or for a crowd the fraction of the detection inside it; 0 where nothing is shared."""
     shared, area = box_intersection(boxes, objects), box_area(boxes).unsqueeze(1)
     whole = torch.where(crowd, area, area + box_area(objects) - shared)
     return torch.where(shared > 0, shared / whole, 0.0)
@@ -109,14 +115,14 @@ def _assign(
     crowd: Bool[Tensor, " objects"],
     ignored: Bool[Tensor, "sizes objects"],
 ) -> tuple[Bool[Tensor, "thresholds sizes detections"], Bool[Tensor, "thresholds sizes detections"]]:
-    """(which detections find an object, which of those find one that is ignored), at every threshold and size at once.
+    """Return (which detections match an object, which of those match an ignored one), per threshold and size.
 
-    One after the other, best first: each takes what it overlaps most of what is left, an ignored object only for want
-    of another; a crowd is always left.
+    Greedy, best first: each takes the object that it overlaps most among those not taken, an ignored one only if no
+    other fits; a crowd is never taken.
     """
     least = torch.tensor(THRESHOLDS, dtype=torch.float64).clamp(max=1 - 1e-10).view(-1, 1, 1)
     matched = torch.zeros(len(THRESHOLDS), len(ignored), len(overlap), dtype=torch.bool)
-    hidden, later = matched.clone(), torch.arange(1, len(crowd) + 1)
+    matched_ignored, later = matched.clone(), torch.arange(1, len(crowd) + 1)
     taken = torch.zeros(len(THRESHOLDS), *ignored.shape, dtype=torch.bool)
     for i in (overlap >= min(THRESHOLDS)).any(dim=1).nonzero().squeeze(1).tolist():
         fits = (overlap[i] >= least) & ~(taken & ~crowd)
@@ -125,9 +131,9 @@ def _assign(
         value = torch.where(fits, overlap[i], -1.0)
         best = ((value == value.amax(dim=-1, keepdim=True)) * later).argmax(dim=-1, keepdim=True)
         matched[:, :, i] = fits.any(dim=-1)
-        hidden[:, :, i] = ignored.expand_as(fits).gather(-1, best).squeeze(-1) & matched[:, :, i]
+        matched_ignored[:, :, i] = ignored.expand_as(fits).gather(-1, best).squeeze(-1) & matched[:, :, i]
         taken |= torch.zeros_like(taken).scatter(-1, best, matched[:, :, i : i + 1])
-    return matched, hidden
+    return matched, matched_ignored
 
 
 def area_under_curve(
@@ -135,7 +141,14 @@ def area_under_curve(
     left_out: Bool[Tensor, "thresholds sizes detections"],
     wanted: Int64[Tensor, " sizes"],
 ) -> Float64[Tensor, "thresholds sizes"]:
-    """The mean over 101 recalls of the best precision from there on, detections in the order of their scores"""
+    """Return the mean over 101 recalls of the best precision at that recall or beyond; detections best first.
+
+    `right` and `left_out` (neither right nor wrong) are masks of the detections, `wanted` counts the objects.
+
+    >>> right = torch.tensor([[[True, False, True]]])
+    >>> area_under_curve(right, torch.zeros_like(right), wanted=torch.tensor([2]))  # (51 · 1 + 50 · 2/3) / 101
+    tensor([[0.8350]], dtype=torch.float64)
+    """
     hits, misses = right.cumsum(dim=-1).double(), (~right & ~left_out).cumsum(dim=-1).double()
     precision = torch.nn.functional.pad(hits / (hits + misses).clamp(min=1), (0, 1))
     best_from_here = precision.flip(-1).cummax(dim=-1).values.flip(-1)
@@ -145,9 +158,12 @@ def area_under_curve(
 
 
 def summarize(ap: Float[Tensor, "thresholds sizes classes"]) -> dict[str, float]:
-    """{"AP": over all thresholds, "AP50", "AP75"}, each a mean over the classes that have objects, of all sizes.
+    """Return {"AP": over all thresholds, "AP50", "AP75"}, each a mean over the classes that have objects.
 
-    The first of the sizes is taken for all of them.
+    Only the first of the sizes is read, which stands for all.
+
+    >>> summarize(torch.ones(10, 4, 3))
+    {'AP': 1.0, 'AP50': 1.0, 'AP75': 1.0}
     """
     whole = ap[:, 0]
     parts = {"AP": whole, "AP50": whole[AT_50], "AP75": whole[AT_75]}

@@ -1,6 +1,6 @@
-"""Objects as points: a heat map of centres per class, and what is read at its peaks. Zhou et al. 2019, "CenterNet".
+"""Heat maps of object centres, one per class, and their peaks. Zhou et al. 2019, "CenterNet".
 
-For one image each, as in fn.detection.anchors. Positions are (x, y), in cells of the map.
+All but `peaks` take one image; use `vmap` for a batch. Positions are (x, y), in cells of the map.
 """
 
 import torch
@@ -12,11 +12,14 @@ from fn.conv import max_pool2d
 
 
 def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7) -> Float[Tensor, "*objects"]:
-    """How far both corners of a box of `size` (width, height) may move, at worst, and leave an IoU of `min_overlap`.
+    """Return how far both corners of a box may move, at worst, with an IoU of `min_overlap` left.
 
-    The least of three radii r, each the root of a quadratic: for corners that move alike, (w - r)(h - r) is shared;
-    for both inwards, (w - 2r)(h - 2r) is left of wh; for both outwards, wh is left of (w + 2r)(h + 2r).
-    Law and Deng 2018, "CornerNet".
+    `size` is (width, height). The result is the least of three radii r, each the root of a quadratic. Corners that
+    move alike leave an intersection of (w - r)(h - r). Both inwards, the box shrinks from wh to (w - 2r)(h - 2r); both
+    outwards, it grows from wh to (w + 2r)(h + 2r). Law and Deng 2018, "CornerNet".
+
+    >>> gaussian_radius(torch.tensor([[40.0, 40.0], [40.0, 4.0]]))
+    tensor([3.2668, 0.5597])
     """
     width, height = size.unbind(-1)
     half, area, t = width + height, width * height, min_overlap
@@ -27,7 +30,12 @@ def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7)
 
 
 def center_cells(centres: Float[Tensor, "objects 2"], height: int, width: int) -> Int[Tensor, "objects 2"]:
-    """The cell (column, row) that each centre lies in; the nearest where it lies outside the map"""
+    """Return the cell (column, row) of each centre; for a centre outside the map the nearest cell.
+
+    >>> center_cells(torch.tensor([[4.2, 6.9], [16.0, -3.0]]), height=10, width=16)
+    tensor([[ 4,  6],
+            [15,  0]])
+    """
     column, row = centres.unbind(-1)
     return torch.stack([column.floor().clamp(0, width - 1), row.floor().clamp(0, height - 1)], dim=-1).long()
 
@@ -42,9 +50,15 @@ def center_heatmap(
     height: int,
     width: int,
 ) -> Float[Tensor, "classes {height} {width}"]:
-    """exp(-d² / 2σ²) of the distance to the nearest centre of the class, exactly 1 in its cell; 0 without one.
+    """Return exp(-d² / 2σ²), d the distance to the nearest centre of the class: 1 in a centre's cell, 0 without one.
 
-    σ = (2r + 1) / 6, r the `gaussian_radius`: r off is still a good guess. Of two objects the larger value counts.
+    σ = (2r + 1) / 6, r the `gaussian_radius`: a centre off by r is still a good guess. Of two objects the larger value
+    counts.
+
+    >>> centres, sizes = torch.tensor([[1.5, 0.5]]), torch.tensor([[16.0, 16.0]])
+    >>> labels, present = torch.tensor([0]), torch.tensor([True])
+    >>> center_heatmap(centres, sizes, labels, present, classes=1, height=1, width=4)
+    tensor([[[0.2519, 1.0000, 0.2519, 0.0040]]])
     """
     cells = center_cells(centres, height, width).to(centres.dtype)
     columns, rows = (torch.arange(n, dtype=centres.dtype, device=centres.device) for n in (width, height))
@@ -58,5 +72,11 @@ def center_heatmap(
 
 
 def peaks(heat: Float[Tensor, "batch classes height width"]) -> Float[Tensor, "batch classes height width"]:
-    """The heat where no neighbour, of eight, is hotter; 0 elsewhere: non-maximum suppression by a max-pooling"""
+    """Keep the heat where none of the eight neighbours is hotter, and zero it elsewhere.
+
+    Non-maximum suppression by max pooling.
+
+    >>> peaks(torch.tensor([[[[1.0, 3.0, 2.0, 5.0]]]]))
+    tensor([[[[0., 3., 0., 5.]]]])
+    """
     return torch.where(max_pool2d(heat, 3, stride=1, padding=1) == heat, heat, 0.0)
