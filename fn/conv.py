@@ -100,8 +100,9 @@ def conv2d_naive(
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
     """Convolve, one output position at a time.
 
-    y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v]. With `groups`,
-    channels and kernels are split into that many convolutions.
+    y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v]
+
+    With `groups`, channels and kernels are split into that many convolutions.
 
     >>> conv2d_naive(torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 2, 2))
     tensor([[[[ 8., 12.],
@@ -154,7 +155,8 @@ def windows(
 def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) -> Float[Tensor, "batch patches d_patch"]:
     """Cut each image into squares of `patch_size`, row by row, and flatten each to one row.
 
-    A matrix product with these rows is a convolution of stride `patch_size`. ValueError unless they divide the image.
+    A matrix product with these rows is a convolution of stride `patch_size`. ValueError unless it divides
+    both sides of the image.
 
     >>> patches(torch.zeros(8, 3, 32, 32), patch_size=4).shape
     torch.Size([8, 64, 48])

@@ -92,9 +92,9 @@ def hvp(f: Callable, params: Params, v: Params) -> Params:
 def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: int = 20) -> Float[Tensor, ""]:
     """Return the largest eigenvalue of H, approximated from below. Lanczos 1950.
 
-    It is that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, … As many steps as parameters make it
-    exact; an eigenvalue well above the rest takes a dozen. q is drawn under `key`. Gradient descent at rate η is stable
-    on a quadratic up to a sharpness of 2/η: Cohen et al. 2021.
+    It is that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, …, with q drawn under `key`. As many steps as parameters
+    make it exact; an eigenvalue well above the rest takes a dozen. Gradient descent at rate η is stable on a quadratic
+    up to a sharpness of 2/η: Cohen et al. 2021.
 
     NaN where f has diverged. ValueError for less than one step.
 

@@ -27,6 +27,11 @@ def torchs(boxes, scores, iou_threshold):
 
 
 WRONG = {
+    "by our nms_naive": (
+        "    order =",
+        "    from fn.boxes import nms_naive\n\n    return nms_naive(boxes, scores, iou_threshold)\n    order =",
+        "this calls `fn.boxes.nms_naive`",
+    ),
     "a score that is NaN": (
         "boxes.isnan().any() or scores.isnan().any():\n        raise ValueError(",
         "boxes.isnan().any():\n        raise ValueError(",
