@@ -28,8 +28,8 @@ def torchs(boxes, scores, iou_threshold):
 
 WRONG = {
     "by our nms_naive": (
-        "    order =",
-        "    from fn.boxes import nms_naive\n\n    return nms_naive(boxes, scores, iou_threshold)\n    order =",
+        "    order = scores",
+        "    from fn.boxes import nms_naive\n\n    return nms_naive(boxes, scores, iou_threshold)\n    order = scores",
         "this calls `fn.boxes.nms_naive`",
     ),
     "a score that is NaN": (
