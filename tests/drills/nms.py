@@ -29,8 +29,8 @@ def torchs(boxes, scores, iou_threshold):
 WRONG = {
     "by our nms_naive": (
         "    order = scores",
-        "    from fn.boxes import nms_naive\n\n    return nms_naive(boxes, scores, iou_threshold)\n    order = scores",
-        "this calls `fn.boxes.nms_naive`",
+        "    from fn.detection.boxes import nms_naive\n\n    return nms_naive(boxes, scores, iou_threshold)\n    order = scores",
+        "this calls `fn.detection.boxes.nms_naive`",
     ),
     "a score that is NaN": (
         "boxes.isnan().any() or scores.isnan().any():\n        raise ValueError(",

@@ -30,7 +30,7 @@ DRILLS = {
             "sort(descending=True, stable=True): of equal scores the earlier box is the better one.",
             "Take the best that is left, keep it, drop all that overlap it by more than the threshold, repeat.",
         ),
-        ("nms", "batched_nms", "fn.boxes.nms_naive"),
+        ("nms", "batched_nms", "fn.detection.boxes.nms_naive"),
         ("box_iou",),
     ),
     "batched_nms": Drill(
