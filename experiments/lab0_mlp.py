@@ -110,7 +110,7 @@ def loss_of(params: Params, x: Tensor, y: Tensor) -> Tensor:
 def check_gradients(config: Config, images: Split) -> list[cli.Check]:
     """torch.func.grad against central differences, and against the backward pass derived by hand, in float64."""
     x, y = images.images[:8].flatten(1).double().cpu(), images.labels[:8].cpu()
-    params, _ = mlp_init(generator(config.seed), (64, 32, 10))
+    params, _ = mlp_init(generator(config.seed), 64, (32,), 10)
     params = tree.to(params, torch.float64)
     objective = partial(loss_of, x=x, y=y)
     grads = grad(objective)(params)
@@ -161,7 +161,7 @@ def tagged_lines(function: Callable) -> dict[str, str]:
 def compare_loops(config: Config, images: Split) -> list[cli.Check]:
     """The same weights and digits through both loops."""
     x, y = images.images.flatten(1), images.labels
-    params, _ = mlp_init(generator(config.seed), (64, 128, 10))
+    params, _ = mlp_init(generator(config.seed), 64, (128,), 10)
     params = tree.to(params, x.device)
     module = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)).to(x.device)
     module.load_state_dict(dict(zip(module.state_dict(), tree.leaves(params), strict=True)))

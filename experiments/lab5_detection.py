@@ -27,7 +27,7 @@ from fn.detection.average_precision import summarize
 from fn.detection.boxes import object_table
 from fn.detection.train import Detections, detector_step, fit_detector, judge, overfit_detector, predict
 from fn.models import Detector
-from fn.models.pyramid import squeezenet_trunk
+from fn.models.pyramid import squeezenet_backbone
 from fn.models.squeezenet import squeezenet
 from fn.optim import adam
 from fn.pretrained import IMAGENET_STATS
@@ -68,7 +68,7 @@ RECIPES = {
         sizes={"all": (0, 1e10), "small": (0, 98**2), "medium": (98**2, 121**2), "large": (121**2, 1e10)},
     ),
 }
-OPTIONS = {"anchor": {"sizes": ((40, 60), (80, 105, 135)), "ratios": (0.8, 1.2, 1.8)}, "center": {}}
+OPTIONS = {"anchor": {"anchor_sizes": ((40, 60), (80, 105, 135)), "ratios": (0.8, 1.2, 1.8)}, "center": {}}
 """for photographs, whose objects are larger"""
 
 
@@ -129,7 +129,7 @@ def build(config: Config, flavor: str, scenes: SceneSet) -> Detector:
     if config.weights or path.exists():
         weights, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1")
     show.console.print(f"{flavor}: starts from {path if weights else 'scratch'}", soft_wrap=True)
-    return make(trunk=squeezenet_trunk(scenes.shape[0], weights=weights), **OPTIONS[flavor])
+    return make(backbone=squeezenet_backbone(scenes.shape[0], weights=weights), **OPTIONS[flavor])
 
 
 def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, get_args
 
 from torch import Tensor
 
-from fn import attention, conv, layers, positions, tree
+from fn import attention, attention_tiled, conv, layers, positions, tree
 from fn.conv import Size, pair, pool_padding, resolve_padding
 from fn.tree import Params
 
-MODULES = (layers, conv, positions, attention)
+MODULES = (layers, conv, positions, attention, attention_tiled)
 LOOKED_INTO = {"multi_head_attention", "scaled_dot_product_attention"}
 """what is made of other ops, which are shown instead"""
 KEEPS_SHAPE = {"relu", "gelu", "softmax", "log_softmax", "dropout", "layer_norm", "batch_norm"}
@@ -172,7 +172,7 @@ def _arithmetic_of_attention(op: str, x: Tensor, arguments: dict[str, Any]) -> t
     if op == "weighted_sum":
         shape = (*batch[1:], rows, arguments["value"].shape[-1])
         return "a mean of values a query", shape, prod(shape) * width
-    if op == "native_attention":
+    if op in ("native_attention", "tiled_attention"):
         shape = (*batch[1:], rows, arguments["value"].shape[-1])
         products = prod(shape[:-1]) * arguments["key"].shape[-2] * (width + shape[-1])
         return "a mean of values a query", shape, products

@@ -1,6 +1,7 @@
 """Attention beside torch's: values, gradients, every kind of mask, every way to compute it; and its laws."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,19 +27,26 @@ from fn.attention import (
     split_heads,
     weighted_sum,
 )
+from fn.attention_tiled import tiled_attention
 from fn.rng import generator, key
 from tests.strategies import Case, agree, lifts, tensor
 from tests.test_positions import by_complex_numbers
 
 MASKS = ["none", "causal", "boolean", "additive", "additive, some -∞"]
-ways = st.sampled_from([{}, {"native": True}]) | st.builds(dict, block_size=st.integers(1, 8))
-"""to compute it: plain, by torch's kernel, or in tiles from one query and one key to more than there are"""
-WAYS = [{}, {"native": True}, {"block_size": 2}]
+WAYS = ["plain", "native", 2]
+"""to compute it: the equation, torch's kernel, or tiles of so many queries and keys"""
+ways = st.sampled_from(["plain", "native"]) | st.integers(1, 8)
+
+
+def attention_by(way: str | int) -> Callable[..., Tensor]:
+    if isinstance(way, int):
+        return partial(tiled_attention, block_size=way)
+    return scaled_dot_product_attention if way == "plain" else native_attention
 
 
 @st.composite
 def masked(draw: st.DrawFn, kind: str, *shape: int) -> Tensor | None:
-    """A mask that broadcasts to `shape`: axes of the batch may be missing, and any axis may be 1. Rows may be blind."""
+    """A mask that broadcasts to `shape`: axes of the batch may be missing, any axis may be 1, rows may be masked whole."""
     if kind in ("none", "causal"):
         return None
     shape = shape[draw(st.integers(0, len(shape) - 2)) :]
@@ -65,8 +73,8 @@ def attentions(draw: st.DrawFn, *kinds: str) -> Case:
 @settings(max_examples=300)
 @given(attentions(), ways)
 def test_attention_is_torchs(case: Case, way):
-    """torch's too gives zeros to a query that may look nowhere."""
-    ours = partial(scaled_dot_product_attention, **way, **case.options)
+    """torch's too gives zeros to a query whose keys are all masked."""
+    ours = partial(attention_by(way), **case.options)
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
 
 
@@ -75,7 +83,7 @@ def test_attention_is_torchs(case: Case, way):
 def test_without_a_key_there_is_nothing_to_take(way, is_causal):
     rng = generator(0)
     q, k, v = (torch.randn(2, n, d, generator=rng) for n, d in ((3, 4), (0, 4), (0, 5)))
-    ours = partial(scaled_dot_product_attention, is_causal=is_causal, **way)
+    ours = partial(attention_by(way), is_causal=is_causal)
     agree(ours, partial(F.scaled_dot_product_attention, is_causal=is_causal), q, k, v, None)
 
 
@@ -97,7 +105,7 @@ def test_causal_counts_from_the_first_key(queries, keys, way):
     rng = generator(0)
     q, k, v = (torch.randn(n, 3, generator=rng, dtype=torch.float64) for n in (queries, keys, keys))
     agree(
-        partial(scaled_dot_product_attention, is_causal=True, **way),
+        partial(attention_by(way), is_causal=True),
         partial(F.scaled_dot_product_attention, is_causal=True),
         *(q, k, v),
     )
@@ -110,7 +118,7 @@ def test_causal_counts_from_the_first_key(queries, keys, way):
 @given(data=st.data())
 def test_lifts(kind, way, data):
     tensors, options = data.draw(attentions(kind))
-    lifts(partial(scaled_dot_product_attention, **way, **options), *(t for t in tensors if t is not None))
+    lifts(partial(attention_by(way), **options), *(t for t in tensors if t is not None))
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -122,20 +130,20 @@ def test_tiles_can_be_differentiated_twice(kind, data):
     present = [t for t in tensors if t is not None]
     floats = tuple(i for i, t in enumerate(present) if t.is_floating_point())
 
-    def gradient(block_size: int | None):
-        attend = partial(scaled_dot_product_attention, block_size=block_size, **options)
+    def gradient(way: str | int):
+        attend = partial(attention_by(way), **options)
         return grad(lambda *x: attend(*x).sin().sum(), argnums=floats)
 
-    agree(gradient(2), gradient(None), *present)
+    agree(gradient(2), gradient("plain"), *present)
 
 
-@pytest.mark.parametrize("way", [*WAYS, {"block_size": 1}, {"block_size": 9}], ids=str)
+@pytest.mark.parametrize("way", [*WAYS, 1, 9], ids=str)
 @pytest.mark.parametrize("mask", [torch.tensor([[True, False], [False, False]]), torch.tensor([[0, -math.inf]] * 2)])
 def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, way):
     if mask.is_floating_point():
         mask[1] = -math.inf
     q, k, v = torch.randn(3, 2, 4, generator=generator(0)).unbind()
-    attend = partial(scaled_dot_product_attention, **way)
+    attend = attention_by(way)
     y = attend(q, k, v, mask)
     assert torch.equal(y[1], torch.zeros(4))
     torch.testing.assert_close(y[0], v[0])
@@ -148,7 +156,7 @@ def test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient(mask, way):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_large_scores_do_not_overflow(way):
     q, k, v = torch.randn(3, 7, 4, generator=generator(0), dtype=torch.float64).unbind()
-    attend = partial(scaled_dot_product_attention, is_causal=True, **way)
+    attend = partial(attention_by(way), is_causal=True)
     torchs = partial(F.scaled_dot_product_attention, is_causal=True)
     agree(attend, torchs, 100 * q, 100 * k, v, tol={torch.float64: 1e-10})
 
@@ -162,13 +170,15 @@ def test_in_tiles_the_weights_are_never_all_there(backward, masked):
     """
     q, k, v = torch.randn(3, 1, 4, 512, 8, generator=generator(0)).unbind()
     mask = torch.ones(512, 512, dtype=torch.bool) if masked else None
-    attend = partial(scaled_dot_product_attention, attn_mask=mask, is_causal=not masked)
-    loss = lambda *x, **options: attend(*x, **options).square().sum()  # noqa: E731
-    step = grad(loss, argnums=(0, 1, 2)) if backward else attend
-    lean = [partial(step, q, k, v, block_size=32), partial(step, q, k, v, native=True)]
-    lean[0]()
-    before, *ways = (peak_bytes(way, "cpu") for way in (lambda: None, partial(step, q, k, v), *lean))
-    plain, tiled, native = ((way - before) / (4 * 512 * 512) for way in ways)
+
+    def run(way: str | int) -> Callable:
+        attend = partial(attention_by(way), attn_mask=mask, is_causal=not masked)
+        loss = lambda *x: attend(*x).square().sum()  # noqa: E731
+        return partial(grad(loss, argnums=(0, 1, 2)) if backward else attend, q, k, v)
+
+    run(32)()
+    before, *peaks = (peak_bytes(f, "cpu") for f in (lambda: None, run("plain"), run(32), run("native")))
+    plain, tiled, native = ((peak - before) / (4 * 512 * 512) for peak in peaks)
     assert plain > 8
     assert tiled < 1
     assert native < 1 + masked
@@ -230,20 +240,18 @@ def test_a_mask_beside_is_causal_is_refused():
     q, mask = torch.ones(3, 4), causal_mask(3, 3)
     for way in WAYS:
         with pytest.raises(ValueError, match="is_causal and attn_mask exclude each other"):
-            scaled_dot_product_attention(q, q, q, mask, is_causal=True, **way)
+            attention_by(way)(q, q, q, mask, is_causal=True)
 
 
 def test_what_attention_refuses():
     q, mask = torch.ones(3, 4), causal_mask(3, 3)
     with pytest.raises(ValueError, match="exclude each other"):
         attention_weights(q, q, mask, is_causal=True)
-    dropped = {"dropout_p": 0.1, "dropout_key": key(0)}
-    impossible: list[dict[str, Any]] = [{"block_size": 2} | dropped, {"native": True} | dropped]
-    for options in [*impossible, {"block_size": 0}]:
-        with pytest.raises(ValueError, match="in tiles there is no dropout of weights, and block_size is at least 1"):
-            scaled_dot_product_attention(q, q, q, **options)
-    with pytest.raises(ValueError, match="native and block_size exclude each other"):
-        scaled_dot_product_attention(q, q, q, block_size=2, native=True)
+    with pytest.raises(ValueError, match="in tiles block_size is at least 1, not 0"):
+        tiled_attention(q, q, q, block_size=0)
+    for way in ("native", 2):
+        with pytest.raises(ValueError, match="attention: there is no dropout of weights (by torch's kernel|in tiles)"):
+            attention_by(way)(q, q, q, dropout_p=0.1, dropout_key=key(0))
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
@@ -269,7 +277,7 @@ def with_parameters(op: Any, names: list[str]) -> Any:
 
 @st.composite
 def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
-    """(query, key, value, mask, parameters…) and options; the mask is ours, per example and head. No row is blind."""
+    """(query, key, value, mask, parameters…) and options; the mask is ours, per example and head. No row is masked whole."""
     heads, d_head, queries, keys = draw(st.tuples(*[st.integers(1, 3)] * 4))
     batch, alike = draw(st.tuples(st.integers(1, 3), st.booleans()))
     d_model, keys = heads * d_head, queries if alike else keys
@@ -298,7 +306,7 @@ def test_multi_head_attention_is_torchs_on_its_own_parameters(case, need_weights
     def ours(*given: Any):
         *inputs, mask, params = given
         q, k, v = inputs * 3 if len(inputs) == 1 else inputs
-        options = {"is_causal": kind == "causal", "need_weights": need_weights, **way}
+        options = {"is_causal": kind == "causal", "need_weights": need_weights, "attention": attention_by(way)}
         y, weights = multi_head_attention(q, k, v, heads, **tree.unflatten(params), attn_mask=mask, **options)
         assert (weights is None) == (not need_weights)
         return (y, weights) if need_weights else y
@@ -328,7 +336,7 @@ def test_rotary_turns_queries_and_keys_of_every_head(way):
 
     def ours(x: Tensor, bias: Tensor, params: dict[str, Tensor]):
         own = tree.unflatten(params | {"in_proj_bias": bias})
-        options = {"is_causal": True, "rotary": True, "need_weights": True, **way}
+        options = {"is_causal": True, "rotary": True, "need_weights": True, "attention": attention_by(way)}
         return multi_head_attention(x, x, x, 2, **own, **options)
 
     def reference(x: Tensor, bias: Tensor, params: dict[str, Tensor]):

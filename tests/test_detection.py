@@ -44,7 +44,7 @@ from fn.detection.train import (
 from fn.jit import jit
 from fn.models import Detector
 from fn.models.centernet import SIZE_WEIGHT, centernet
-from fn.models.pyramid import squeezenet_maps, squeezenet_trunk
+from fn.models.pyramid import squeezenet_backbone, squeezenet_maps
 from fn.models.squeezenet import squeezenet
 from fn.models.ssd import ssd
 from fn.optim import adam, adam_init
@@ -526,9 +526,9 @@ def a_cell(x: Tensor, *, maps_of: Callable, at: tuple[int, int, int]) -> Tensor:
 def test_cells_of_squeezenet_look_where_their_anchors_are():
     """The middle of the pixels that move a cell is the centre of its anchors, but for half a pixel: of the cells that
     are far enough from the border to see no end of the image, the first and the last of each level."""
-    trunk, height, width = squeezenet_trunk(1), 320, 352
-    params, state = trunk.init(generator(0))
-    maps_of = lambda x: trunk.apply(params, state, x, train=False)[0]  # noqa: E731
+    backbone, height, width = squeezenet_backbone(1), 320, 352
+    params, state = backbone.init(generator(0))
+    maps_of = lambda x: backbone.apply(params, state, x, train=False)[0]  # noqa: E731
     x = torch.rand(1, 1, height, width, generator=generator(1))
     maps = maps_of(x)
     assert [tuple(m.shape[2:]) for m in maps] == [(height // 8, width // 8), (height // 16, width // 16)]
@@ -560,10 +560,12 @@ def test_squeezenets_maps_are_those_of_torchvisions_layers():
 def test_a_detector_starts_from_the_weights_it_is_given(name):
     weights, _ = squeezenet(SHAPE, 10).init(generator(5))
     make = partial(DETECTORS[name], SHAPE, CLASSES, width=8)
-    given, fresh = (make(trunk=squeezenet_trunk(1, weights=w)).model.init(generator(0))[0] for w in (weights, None))
-    assert tree.flatten(given["pyramid"]["trunk"]).keys() == tree.flatten(weights["features"]).keys()
-    tree.map(torch.testing.assert_close, given["pyramid"]["trunk"], weights["features"])
-    assert not torch.equal(fresh["pyramid"]["trunk"]["0"]["weight"], weights["features"]["0"]["weight"])
+    given, fresh = (
+        make(backbone=squeezenet_backbone(1, weights=w)).model.init(generator(0))[0] for w in (weights, None)
+    )
+    assert tree.flatten(given["pyramid"]["backbone"]).keys() == tree.flatten(weights["features"]).keys()
+    tree.map(torch.testing.assert_close, given["pyramid"]["backbone"], weights["features"])
+    assert not torch.equal(fresh["pyramid"]["backbone"]["0"]["weight"], weights["features"]["0"]["weight"])
 
 
 @pytest.mark.parametrize(("name", "perfect"), [("ssd", perfect_ssd), ("centernet", perfect_centernet)])

@@ -13,7 +13,7 @@ from fn.layers import norm_modes
 from fn.models import Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
-from fn.models.resnet import resnet, resnet_apply, resnet_features, resnet_init
+from fn.models.resnet import resnet, resnet_apply, resnet_features, resnet_init, resnet_network
 from fn.optim import adam_init, adamw, by_prefix, sgd, sgd_init
 from fn.rng import generator
 from fn.train import TrainState, classifier_step, fit, init, run_key
@@ -29,7 +29,8 @@ def transfer_init(rng: torch.Generator) -> tuple[Params, Params]:
     return {"backbone": params, "head": head}, {"backbone": state, "head": statistics}
 
 
-TRANSFER = Model(transfer_init, partial(transfer_apply, features=resnet_features, cells=CELLS, dropout_p=0.3))
+FEATURES = partial(resnet_features, **resnet_network(8, stages=len(WIDTHS)))
+TRANSFER = Model(transfer_init, partial(transfer_apply, features=FEATURES, cells=CELLS, dropout_p=0.3))
 UPDATE = partial(adamw, lr=1e-2)
 
 
@@ -90,12 +91,12 @@ def test_frozen_batch_norm_normalises_with_its_running_statistics():
     """In training the features under a frozen backbone are those of evaluation; under one that is not, they are not."""
     (x, _), (params, state) = examples(), TRANSFER.init(generator(0))
     params["backbone"]["layer1"]["0"]["bn1"]["weight"] += 1.0
-    expected, _ = resnet_features(params["backbone"], state["backbone"], x, train=False)
+    expected, _ = FEATURES(params["backbone"], state["backbone"], x, train=False)
     modes = trained_modes(state["backbone"], {})
-    kept, same = resnet_features(params["backbone"], state["backbone"], x, train=True, modes=modes)
+    kept, same = FEATURES(params["backbone"], state["backbone"], x, train=True, modes=modes)
     assert torch.equal(kept, expected)
     assert all(a is b for a, b in zip(tree.leaves(same), tree.leaves(state["backbone"]), strict=True))
-    moved, _ = resnet_features(params["backbone"], state["backbone"], x, train=True)
+    moved, _ = FEATURES(params["backbone"], state["backbone"], x, train=True)
     assert not torch.allclose(moved, expected)
     assert norm_modes(state["backbone"], True) == trained_modes(state["backbone"], params["backbone"])
 
@@ -184,8 +185,8 @@ def test_a_prefix_that_matches_nothing_is_refused():
 
 def test_the_norm_of_a_projection_is_frozen_by_itself():
     """Of a block that has one, only the second norm trains."""
-    given = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6), style="imagenet")
-    model = freeze(Model(lambda rng: given, resnet_apply), ["layer2.0.bn2"])
+    given = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6))
+    model = freeze(Model(lambda rng: given, partial(resnet_apply, blocks=(1, 1))), ["layer2.0.bn2"])
     params, state = model.init(generator(0))
     _, after = model.apply(params, state, torch.randn(3, 2, 32, 32, generator=generator(1)), train=True)
     old, new = tree.flatten(state["state"]), tree.flatten(after["state"])
@@ -222,7 +223,7 @@ def test_cached_features_train_the_same_head():
     split, whole = examples(), freeze(TRANSFER, ["head"])
     ts = init(whole, adam_init, seed=3)
     frozen, statistics = ts.state["frozen"]["backbone"], ts.state["state"]["backbone"]
-    features, _ = resnet_features(frozen, statistics, split.images, train=False)
+    features, _ = FEATURES(frozen, statistics, split.images, train=False)
     head = Model(
         lambda rng: (ts.params["head"], ts.state["state"]["head"]), partial(head_apply, cells=CELLS, dropout_p=0.3)
     )

@@ -124,8 +124,8 @@ def test_photographs_start_from_the_squeezenet_beside_them(flavor, tmp_path):
     where.parent.mkdir()
     torch.save(to_state_dict(params, state, {}), where)
     started = lab5_detection.build(config, flavor, RACCOONS).model.init(generator(0))[0]
-    tree.map(partial(torch.testing.assert_close, rtol=0, atol=0), started["pyramid"]["trunk"], params["features"])
-    assert not torch.equal(fresh["pyramid"]["trunk"]["0"]["weight"], params["features"]["0"]["weight"])
+    tree.map(partial(torch.testing.assert_close, rtol=0, atol=0), started["pyramid"]["backbone"], params["features"])
+    assert not torch.equal(fresh["pyramid"]["backbone"]["0"]["weight"], params["features"]["0"]["weight"])
     write_atomic(where, "no weights")
     with pytest.raises(cli.UsageError, match=lab5_detection.WEIGHTS):
         lab5_detection.build(config, flavor, RACCOONS)

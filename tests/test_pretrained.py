@@ -43,7 +43,7 @@ CASES = {
     "resnet18": Case(resnet, {"depth": 18}, torchvision.models.resnet18),
     "resnet34": Case(resnet, {"depth": 34}, torchvision.models.resnet34),
     "resnet50": Case(resnet, {"depth": 50}, torchvision.models.resnet50),
-    "resnext50": Case(resnet, {"depth": 50, "groups": 32, "group_width": 4}, torchvision.models.resnext50_32x4d),
+    "resnext50": Case(resnet, {"depth": 50, "groups": 32, "width_per_group": 4}, torchvision.models.resnext50_32x4d),
     "squeezenet1_1": Case(
         squeezenet, {"dropout_p": 0.0}, lambda **k: torchvision.models.squeezenet1_1(dropout=0.0, **k)
     ),
@@ -119,10 +119,10 @@ def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
     [
         ("resnet101", {"depth": 101}),
         ("resnet152", {"depth": 152}),
-        ("wide_resnet50_2", {"depth": 50, "group_width": 128}),
-        ("wide_resnet101_2", {"depth": 101, "group_width": 128}),
-        ("resnext101_32x8d", {"depth": 101, "groups": 32, "group_width": 8}),
-        ("resnext101_64x4d", {"depth": 101, "groups": 64, "group_width": 4}),
+        ("wide_resnet50_2", {"depth": 50, "width_per_group": 128}),
+        ("wide_resnet101_2", {"depth": 101, "width_per_group": 128}),
+        ("resnext101_32x8d", {"depth": 101, "groups": 32, "width_per_group": 8}),
+        ("resnext101_64x4d", {"depth": 101, "groups": 64, "width_per_group": 4}),
     ],
 )
 def test_the_large_ones_have_torchvisions_parameters(name, options):
@@ -288,7 +288,7 @@ def test_dropout_stands_before_the_last_layer():
     x, bias = torch.randn(2, 3, 64, 64, generator=generator(1)), torch.tensor([-1.0, 0.5, 2.0])
     for init, apply, last, left in (
         (squeezenet_init, squeezenet_apply, ("classifier", "1"), bias.relu()),
-        (partial(resnet_init, blocks=(1,), widths=(4,)), resnet_apply, ("fc",), bias),
+        (partial(resnet_init, blocks=(1,), widths=(4,)), partial(resnet_apply, blocks=(1,)), ("fc",), bias),
     ):
         params, state = init(generator(0), 3, 3)
         reduce(dict.__getitem__, last, params)["bias"] = bias

@@ -28,12 +28,12 @@ from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
 from fn.detection.train import Detections
 from fn.ensemble import stack
-from fn.layers import linear_init
+from fn.layers import linear_init, norm_modes
 from fn.models.centernet import centernet
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
-from fn.models.pyramid import Trunk, pyramid_init, squeezenet_trunk, trunk_apply, trunk_init
-from fn.models.resnet import resnet_features, resnet_init
+from fn.models.pyramid import Backbone, backbone_apply, backbone_init, pyramid_init, squeezenet_backbone
+from fn.models.resnet import basic_block_init, bottleneck_init, resnet_features, resnet_init, resnet_network
 from fn.models.squeezenet import squeezenet_init
 from fn.models.ssd import ssd
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
@@ -43,19 +43,19 @@ from fn.train import TrainState, classification_loss, train_step
 from fn.transfer import head_init
 
 Given = dict[str, Any]
-SMALL_TRUNK = Trunk(partial(trunk_init, channels=1, widths=(2,) * 6), trunk_apply, (2, 2, 2))
+SMALL_BACKBONE = Backbone(partial(backbone_init, channels=1, widths=(2,) * 6), backbone_apply, (2, 2, 2))
 
 WEIGHTS = {"w": torch.ones(2)}
-PERCEPTRON = mlp_init(generator(0), (3, 5, 4))[0]
+PERCEPTRON = mlp_init(generator(0), 3, (5,), 4)[0]
 
 
 def mlp_given(d_in: int) -> Given:
-    return {"params": mlp_init(generator(0), (d_in, 5, 4))[0], "state": {}, "train": True}
+    return {"params": mlp_init(generator(0), d_in, (5,), 4)[0], "state": {}, "train": True}
 
 
 def cnn_given(channels: int, height: int, width: int) -> Given:
     params, state = cnn_init(generator(0), (channels, height, width), 4, (2, 3))
-    return {"params": params, "state": state, "train": True}
+    return {"params": params, "state": state, "train": True, "blocks": 2}
 
 
 TRANSFORMER: Given = {"layers": 1, "heads": 2, "d_ff": 5}
@@ -70,7 +70,7 @@ def language_given(seq: int) -> Given:
 def vision_given(*shape: int) -> Given:
     sizes = TRANSFORMER | {"d_model": 6, "positions": "learned"}
     params, state = vision_transformer_init(generator(0), shape, 4, patch_size=1, **sizes)
-    return {"params": params, "state": state, "train": True, "patch_size": 1, "heads": 2}
+    return {"params": params, "state": state, "train": True, "patch_size": 1, "layers": 1, "heads": 2}
 
 
 def detector_given(make: Callable, channels: int) -> Given:
@@ -79,20 +79,26 @@ def detector_given(make: Callable, channels: int) -> Given:
     return {"params": params, "state": state, "train": True} | dict(detector.model.apply.keywords)
 
 
-def trunk_given(channels: int) -> Given:
-    params, state = trunk_init(generator(0), channels, (2,) * 6)
+def backbone_given(channels: int) -> Given:
+    params, state = backbone_init(generator(0), channels, (2,) * 6)
     return {"params": params, "state": state, "train": True}
 
 
 def pyramid_given(channels: int) -> Given:
-    trunk = SMALL_TRUNK._replace(init=partial(trunk_init, channels=channels, widths=(2,) * 6))
-    params, state = pyramid_init(generator(0), trunk, 3, levels=2)
-    return {"params": params, "state": state, "train": True, "trunk_apply": trunk_apply, "levels": 2}
+    backbone = SMALL_BACKBONE._replace(init=partial(backbone_init, channels=channels, widths=(2,) * 6))
+    params, state = pyramid_init(generator(0), backbone, 3, levels=2)
+    return {"params": params, "state": state, "train": True, "backbone_apply": backbone_apply, "levels": 2}
 
 
 def resnet_given(channels: int) -> Given:
-    params, state = resnet_init(generator(0), channels, 4, blocks=(1, 1), widths=(2, 3), style="cifar")
-    return {"params": params, "state": state, "train": True}
+    network = resnet_network(8, stages=2)
+    params, state = resnet_init(generator(0), channels, 4, widths=(2, 3), **network)
+    return {"params": params, "state": state, "train": True} | network
+
+
+def block_given(init: Callable, channels: int) -> Given:
+    params, state = init(generator(0), channels, 4, shortcut="projection")
+    return {"params": params, "state": state, "modes": norm_modes(state, True), "shortcut": "projection"}
 
 
 def squeezenet_given(channels: int) -> Given:
@@ -104,7 +110,8 @@ def squeezenet_given(channels: int) -> Given:
 def transfer_given(channels: int) -> Given:
     backbone, head = resnet_given(channels), head_init(generator(0), 3, 4)
     params, state = ({"backbone": backbone[k], "head": head[i]} for i, k in enumerate(("params", "state")))
-    return {"params": params, "state": state, "train": True, "features": resnet_features}
+    features = partial(resnet_features, **resnet_network(8, stages=2))
+    return {"params": params, "state": state, "train": True, "features": features}
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
@@ -127,6 +134,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "out_proj": linear_init(generator(0), n["d_model"], n["d_model"]),
     },
     "fn.attention.split_heads": lambda n: {"heads": n["d_model"]},
+    "fn.attention_tiled.tiled_attention": lambda n: {"block_size": 2},
     "fn.detection.average_precision.average_precision": lambda n: {"classes": 2},
     "fn.detection.boxes.batched_nms": lambda n: {"iou_threshold": 0.5},
     "fn.detection.boxes.box_convert": lambda n: {"in_fmt": "xyxy", "out_fmt": "xywh"},
@@ -179,7 +187,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "optimizer": sgd,
     },
     "fn.generation.generate": lambda n: (
-        language_given(n["seq"]) | {"apply": partial(language_model_apply, heads=2), "tokens": 1, "context": 2}
+        language_given(n["seq"])
+        | {"apply": partial(language_model_apply, layers=1, heads=2), "tokens": 1, "context": 2}
     ),
     "fn.detection.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
     "fn.detection.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
@@ -194,13 +203,15 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.mlp.mlp_apply": lambda n: mlp_given(prod(n["shape"])),
     "fn.models.pyramid.pyramid_apply": lambda n: pyramid_given(n["channels"]),
     "fn.models.pyramid.squeezenet_maps": lambda n: {
-        "params": squeezenet_trunk(n["channels"]).init(generator(0))[0],
+        "params": squeezenet_backbone(n["channels"]).init(generator(0))[0],
         "state": {},
         "train": True,
     },
-    "fn.models.pyramid.trunk_apply": lambda n: trunk_given(n["channels"]),
+    "fn.models.pyramid.backbone_apply": lambda n: backbone_given(n["channels"]),
     "fn.models.ssd.ssd_apply": lambda n: detector_given(ssd, n["channels"]),
     "fn.models.ssd.ssd_detect": lambda n: {"image_size": (20, 20)},
+    "fn.models.resnet.basic_block": lambda n: block_given(basic_block_init, n["channels"]),
+    "fn.models.resnet.bottleneck": lambda n: block_given(bottleneck_init, n["channels"]),
     "fn.models.resnet.resnet_apply": lambda n: resnet_given(n["channels"]),
     "fn.models.resnet.resnet_features": lambda n: resnet_given(n["channels"]),
     "fn.models.squeezenet.fire": lambda n: {
@@ -214,11 +225,15 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     ),
     "fn.transfer.transfer_apply": lambda n: transfer_given(n["channels"]),
     "fn.models.mlp.two_layer_grads": lambda n: {"params": mlp_given(n["d_in"])["params"]},
-    "fn.models.transformer.encoder": lambda n: encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"heads": 2},
+    "fn.models.transformer.encoder": lambda n: (
+        encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"num_layers": 1, "heads": 2}
+    ),
     "fn.models.transformer.encoder_layer": lambda n: (
         encoder_init(generator(0), n["d_model"], **TRANSFORMER)["layers"]["0"] | {"heads": 2}
     ),
-    "fn.models.transformer.language_model_apply": lambda n: language_given(n["seq"]) | {"train": True, "heads": 2},
+    "fn.models.transformer.language_model_apply": lambda n: (
+        language_given(n["seq"]) | {"train": True, "layers": 1, "heads": 2}
+    ),
     "fn.models.transformer.vision_transformer_apply": lambda n: vision_given(n["channels"], n["height"], n["width"]),
     "fn.optim.adam_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.lr_by_prefix": lambda n: {"optimizer": sgd, "scales": {"w": 0.1}},
@@ -282,7 +297,7 @@ SIZES: dict[str, Given] = {
     "fn.models.centernet.centernet_apply": {"height": 16, "width": 16},
     "fn.models.pyramid.pyramid_apply": {"height": 16, "width": 17},
     "fn.models.pyramid.squeezenet_maps": {"height": 31, "width": 33},
-    "fn.models.pyramid.trunk_apply": {"height": 16, "width": 17},
+    "fn.models.pyramid.backbone_apply": {"height": 16, "width": 17},
     "fn.models.ssd.ssd_apply": {"height": 16, "width": 16},
     "fn.models.squeezenet.squeezenet_apply": {"height": 20, "width": 19},
     "fn.models.squeezenet.squeezenet_features": {"height": 20, "width": 19},
@@ -313,6 +328,7 @@ TIES = {
     "fn.attention.native_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.scaled_dot_product_attention": {"batch", "queries", "keys", "d_head"},
     "fn.attention.weighted_sum": {"batch", "keys"},
+    "fn.attention_tiled.tiled_attention": {"batch", "queries", "keys", "d_head"},
     "fn.detection.anchors.decode": {"boxes"},
     "fn.detection.anchors.encode": {"boxes"},
     "fn.detection.anchors.hard_negatives": {"anchors"},

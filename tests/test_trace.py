@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fn import tree
-from fn.attention import scaled_dot_product_attention
+from fn.attention import native_attention, scaled_dot_product_attention
+from fn.attention_tiled import tiled_attention
 from fn.conv import avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
@@ -83,9 +84,13 @@ def test_attention_by_hand():
     _, across = trace({}, scaled_dot_product_attention, query, key, value)
     assert [call.multiply_adds for call in across] == [2 * 3 * 5 * 4, 2 * 3 * 5 * 7]
     assert [call.expected for call in across] == [call.result.shape for call in across]
-    _, [native] = trace({}, scaled_dot_product_attention, query, key, value, native=True)
-    assert native.multiply_adds == sum(call.multiply_adds for call in across)
-    assert native.expected == native.result.shape
+    for _, calls in (
+        trace({}, native_attention, query, key, value),
+        trace({}, tiled_attention, query, key, value, block_size=2),
+    ):
+        [kernel] = calls
+        assert kernel.multiply_adds == sum(call.multiply_adds for call in across)
+        assert kernel.expected == kernel.result.shape
     patches = run("transformer")[2][0]
     assert patches.by_hand == "(20/4)·(12/4) of 3·4·4"
     assert patches.output == (("batch", 4), ("patches", 15), ("d_patch", 48))

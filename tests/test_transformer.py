@@ -23,10 +23,10 @@ from fn.models.transformer import encoder, encoder_init, encoder_layer, transfor
 from fn.positions import sinusoidal_encoding
 from fn.rng import generator, key
 from tests.strategies import agree, tensor
-from tests.test_attention import WAYS
+from tests.test_attention import WAYS, attention_by
 
 POSITIONS = ["learned", "sinusoidal", "rotary", "none"]
-BLIND = {"dropout": 0.0, "batch_first": True, "dtype": torch.float64}
+NO_DROPOUT = {"dropout": 0.0, "batch_first": True, "dtype": torch.float64}
 
 
 def tied(reference: Callable, names: list[str]) -> Callable:
@@ -62,7 +62,7 @@ def test_encoder_layer_is_torchs(norm_first, activation, mask, sizes, seed, data
     heads, d_head, batch, seq, d_ff = sizes
     d_model = heads * (d_head + 1)  # a norm over two entries leaves ±1, which has no gradient
     options = {"activation": activation.__name__, "norm_first": norm_first}
-    module = nn.TransformerEncoderLayer(d_model, heads, d_ff, **options, **BLIND)
+    module = nn.TransformerEncoderLayer(d_model, heads, d_ff, **options, **NO_DROPOUT)
     visible = data.draw(tensor(seq, seq, below=2)) == 0
     visible = {"none": None, "causal": torch.ones(seq, seq).tril() > 0, "boolean": visible | torch.eye(seq).bool()}[
         mask
@@ -96,12 +96,12 @@ class Encoder(nn.TransformerEncoder):
 @settings(max_examples=8)
 @given(st.integers(0, 3), st.booleans(), st.integers(0, 2**31))
 def test_encoder_is_torchs_and_so_are_its_weights(depth, last_norm, seed):
-    layer = nn.TransformerEncoderLayer(6, 2, 5, activation="gelu", norm_first=True, **BLIND)
+    layer = nn.TransformerEncoderLayer(6, 2, 5, activation="gelu", norm_first=True, **NO_DROPOUT)
     norm = nn.LayerNorm(6, dtype=torch.float64) if last_norm else None
     module = Encoder(layer, depth + 1, norm, enable_nested_tensor=False)
     x = torch.randn(2, 4, 6, generator=generator(seed), dtype=torch.float64)
     mask = torch.ones(4, 4, dtype=torch.bool).triu(1)
-    ours = partial(encoder, heads=2, is_causal=True, need_weights=True)
+    ours = partial(encoder, num_layers=depth + 1, heads=2, is_causal=True, need_weights=True)
     agree_on_parameters(ours, module, x, lambda x, params: functional_call(module, params, (x, mask)), seed)
 
 
@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(classes, d_model, dtype=torch.float64)
         if kind == "learned":
             self.positions = nn.Embedding(length, d_model, dtype=torch.float64)
-        options = {"activation": "gelu", "norm_first": True, **BLIND}
+        options = {"activation": "gelu", "norm_first": True, **NO_DROPOUT}
         layer = nn.TransformerEncoderLayer(d_model, heads, 4 * d_model, **options)
         norm = nn.LayerNorm(d_model, dtype=torch.float64)
         self.encoder = nn.TransformerEncoder(layer, depth, norm, enable_nested_tensor=False)
@@ -138,7 +138,7 @@ def test_language_model_is_one_of_torchs_parts(kind, way):
     assert {name: p.shape for name, p in initial.items()} == {name: p.shape for name, p in module.named_parameters()}
 
     def ours(x: Tensor, **params: Any) -> Tensor:
-        return model.apply(params, {}, x, train=True, **way)[0]
+        return model.apply(params, {}, x, train=True, attention=attention_by(way))[0]
 
     x = torch.randint(11, (3, 5), generator=generator(1))
     agree_on_parameters(ours, module, x, lambda x, params: functional_call(module, params, (x,)), seed=0)
@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.patches = nn.Linear(channels * patch * patch, d_model, dtype=torch.float64)
         self.positions = nn.Embedding(seq, d_model, dtype=torch.float64)
-        options = {"activation": "gelu", "norm_first": True, **BLIND}
+        options = {"activation": "gelu", "norm_first": True, **NO_DROPOUT}
         layer = nn.TransformerEncoderLayer(d_model, 2, 4 * d_model, **options)
         self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(d_model, dtype=torch.float64), False)
         self.head = nn.Linear(d_model, classes, dtype=torch.float64)
@@ -195,20 +195,25 @@ def sequence_model(positions: str = "learned", seed: int = 0, **options: Any):
 def test_the_future_leaves_the_past_as_it_was_to_the_bit(positions, way):
     params, apply = sequence_model(positions)
     x = torch.randint(9, (4, 6), generator=generator(1))
-    before = apply(params, x, **way)
+    apply = partial(apply, attention=attention_by(way))
+    before = apply(params, x)
     for t in range(1, 6):
         changed = x.clone()
         changed[:, t:] += 1
-        after = apply(params, changed, **way)
+        after = apply(params, changed)
         assert torch.equal(after[..., :t], before[..., :t])
         assert (after[..., t] != before[..., t]).any(dim=1).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"norm_first": False}, *WAYS[1:]], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"rotary": True}, {"norm_first": False}, *({"attention": way} for way in WAYS)], ids=str
+)
 def test_no_gradient_reaches_the_future(options):
     params = tree.to(encoder_init(generator(0), 8, 2, 2, 16), torch.float64)
+    options = options | {"attention": attention_by(options.get("attention", "plain"))}
+    run = partial(encoder, **params, num_layers=2, heads=2, is_causal=True, **options)
     x = torch.randn(5, 8, generator=generator(1), dtype=torch.float64)
-    y = lambda x, t: encoder(x, **params, heads=2, is_causal=True, **options)[0][t].sin().sum()  # noqa: E731
+    y = lambda x, t: run(x)[0][t].sin().sum()  # noqa: E731
     for t in range(5):
         reached = grad(y)(x, t).any(dim=-1)
         assert reached.tolist() == [i <= t for i in range(5)]
@@ -234,7 +239,7 @@ def test_without_positions_images_are_bags_of_patches(positions):
 def test_the_encoder_moves_with_a_permutation(order, norm_first):
     params = tree.to(encoder_init(generator(0), 8, 2, 2, 16), torch.float64)
     x = torch.randn(2, 6, 8, generator=generator(1), dtype=torch.float64)
-    run = partial(encoder, **params, heads=2, norm_first=norm_first, need_weights=True)
+    run = partial(encoder, **params, num_layers=2, heads=2, norm_first=norm_first, need_weights=True)
     (y, weights), (y_, weights_) = run(x), run(x[:, order])
     torch.testing.assert_close(y_, y[:, order])
     assert weights is not None
@@ -298,7 +303,7 @@ def test_every_place_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
 def test_what_drops_everything_passes_the_residual_alone():
     params = encoder_init(generator(0), 8, 2, 2, 16)
     x = torch.randn(5, 8, generator=generator(1))
-    y, _ = encoder(x, params["layers"], heads=2, train=True, dropout_p=1.0, key=key(0))
+    y, _ = encoder(x, params["layers"], num_layers=2, heads=2, train=True, dropout_p=1.0, key=key(0))
     assert torch.equal(y, x)
 
 
@@ -307,7 +312,7 @@ def test_what_drops_everything_passes_the_residual_alone():
 def test_vmap_over_stacked_parameters_is_a_loop(way):
     members, apply = zip(*(sequence_model("rotary", seed, dropout_p=0.1) for seed in range(3)), strict=True)
     x = torch.randint(10, (2, 6), generator=generator(1))
-    train = way or {"train": True, "key": key(0)}
+    train = {"train": True, "key": key(0)} if way == "plain" else {"attention": attention_by(way)}
     loss = lambda params: cross_entropy(apply[0](params, x[:, :-1], **train), x[:, 1:])  # noqa: E731
     together = vmap(grad(loss))(tree.stack(*members))
     for k, params in enumerate(members):

@@ -22,11 +22,11 @@ def canvases(batch: int, seed: int) -> tuple[Tensor, Tensor]:
 class Pyramid(nn.Module):
     def __init__(self, params: Params, levels: int) -> None:
         super().__init__()
-        trunk, self.levels = params["trunk"], levels
-        self.trunk = nn.ModuleDict()
+        backbone, self.levels = params["backbone"], levels
+        self.backbone = nn.ModuleDict()
         for i in range(1, 7):
-            self.trunk[f"conv{i}"] = _convolution(trunk[f"conv{i}"])
-            self.trunk[f"bn{i}"] = nn.BatchNorm2d(len(trunk[f"bn{i}"]["bias"]))
+            self.backbone[f"conv{i}"] = _convolution(backbone[f"conv{i}"])
+            self.backbone[f"bn{i}"] = nn.BatchNorm2d(len(backbone[f"bn{i}"]["bias"]))
         for i in range(3):
             self.add_module(f"lateral{i}", _convolution(params[f"lateral{i}"]))
         for i in range(levels):
@@ -36,8 +36,8 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for i in range(1, 7):
-            x = self.trunk[f"conv{i}"](x)
-            x = F.relu(self.trunk[f"bn{i}"](F.max_pool2d(x, 2) if i in (1, 2, 4, 6) else x))
+            x = self.backbone[f"conv{i}"](x)
+            x = F.relu(self.backbone[f"bn{i}"](F.max_pool2d(x, 2) if i in (1, 2, 4, 6) else x))
             if i in (3, 5, 6):
                 maps.append(x)
         get = self.get_submodule

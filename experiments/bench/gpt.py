@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.bench.jax_steps import filled
+from fn.attention import native_attention
 from fn.models import Model
 from fn.models.transformer import transformer
 from fn.rng import generator
@@ -21,7 +22,7 @@ CLASSES, SEQ, LAYERS, HEADS = 65, 64, 4, 4
 
 def model(shape: Sequence[int], classes: int, *, d_model: Sequence[int]) -> Model:
     [width] = d_model
-    return transformer(shape, classes, d_model=width, layers=LAYERS, heads=HEADS, native=True)
+    return transformer(shape, classes, d_model=width, layers=LAYERS, heads=HEADS, attention=native_attention)
 
 
 def random_text(batch: int, seed: int) -> tuple[Tensor, Tensor]:

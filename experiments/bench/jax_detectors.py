@@ -22,11 +22,11 @@ def _maps(params: dict, state: dict, x: Any, levels: int) -> tuple[list[Any], di
     import jax
     import jax.numpy as jnp
 
-    maps, new_state = [], {"trunk": {}}
+    maps, new_state = [], {"backbone": {}}
     for i, halved in BLOCKS.items():
-        x = jax_conv(x, params["trunk"][f"conv{i}"])
+        x = jax_conv(x, params["backbone"][f"conv{i}"])
         x = jax_pool(x) if halved else x
-        x, new_state["trunk"][f"bn{i}"] = jax_norm(x, params["trunk"][f"bn{i}"], state["trunk"][f"bn{i}"])
+        x, new_state["backbone"][f"bn{i}"] = jax_norm(x, params["backbone"][f"bn{i}"], state["backbone"][f"bn{i}"])
         x = jax.nn.relu(x)
         maps += [x] if i in LEVELS else []
     merged = jax_conv(maps[2], params["lateral2"])

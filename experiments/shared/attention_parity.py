@@ -12,6 +12,7 @@ from torch.func import functional_call, grad
 from experiments.shared import cli, show
 from fn import tree
 from fn.attention import attention_weights, multi_head_attention, scaled_dot_product_attention, weighted_sum
+from fn.attention_tiled import tiled_attention
 from fn.gradcheck import relative_error
 from fn.layers import relu
 from fn.models.transformer import encoder_init, encoder_layer
@@ -63,16 +64,14 @@ def _weighted(f: Callable, inputs: Params) -> tuple[Tensor, Tensor]:
     return (y * torch.linspace(-1, 1, y.numel(), device=y.device).reshape(y.shape)).sum(), y
 
 
-def _sdpa(block_size: int | None) -> Callable:
-    return lambda inputs: scaled_dot_product_attention(**inputs, is_causal=True, block_size=block_size)
-
-
 def _attention(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params]]:
-    torchs: Any = lambda inputs: F.scaled_dot_product_attention(**inputs, is_causal=True)  # noqa: E731
     rng = generator(config.seed)
     inputs = {name: torch.randn(1, 4, 200, 32, generator=rng) for name in ("query", "key", "value")}
-    ways = {"scaled_dot_product_attention": None, f"the same in tiles of {TILE}": TILE}
-    return {name: (_sdpa(size), torchs, inputs) for name, size in ways.items()}
+    plain = lambda inputs: scaled_dot_product_attention(**inputs, is_causal=True)  # noqa: E731
+    tiled = lambda inputs: tiled_attention(**inputs, is_causal=True, block_size=TILE)  # noqa: E731
+    torchs: Any = lambda inputs: F.scaled_dot_product_attention(**inputs, is_causal=True)  # noqa: E731
+    ways = {"scaled_dot_product_attention": plain, f"the same in tiles of {TILE}": tiled}
+    return {name: (ours, torchs, inputs) for name, ours in ways.items()}
 
 
 def _modules(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params]]:

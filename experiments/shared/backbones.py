@@ -11,7 +11,7 @@ from experiments.shared import cli
 from fn import pretrained, tree
 from fn.data.datasets import Stats, data_root
 from fn.models import Model
-from fn.models.resnet import resnet, resnet_features
+from fn.models.resnet import resnet, resnet_features, resnet_network
 from fn.models.squeezenet import squeezenet, squeezenet_features
 from fn.pretrained import IMAGENET_STATS, PretrainedError
 from fn.rng import generator
@@ -42,7 +42,7 @@ class Backbone(NamedTuple):
 BACKBONES = {
     "resnet8": Backbone(
         partial(resnet, depth=8, widths=(32, 64, 128)),
-        resnet_features,
+        partial(resnet_features, **resnet_network(8, stages=2)),
         dropped=("layer3", "fc"),
         last=("layer2",),
         channels=64,
@@ -51,9 +51,15 @@ BACKBONES = {
         classes=40,
         stats=None,
     ),
-    "resnet18": Backbone(partial(resnet, depth=18), resnet_features, ("fc",), ("layer4",), 512),
-    "resnet34": Backbone(partial(resnet, depth=34), resnet_features, ("fc",), ("layer4",), 512),
-    "resnet50": Backbone(partial(resnet, depth=50), resnet_features, ("fc",), ("layer4",), 2048),
+    "resnet18": Backbone(
+        partial(resnet, depth=18), partial(resnet_features, **resnet_network(18)), ("fc",), ("layer4",), 512
+    ),
+    "resnet34": Backbone(
+        partial(resnet, depth=34), partial(resnet_features, **resnet_network(34)), ("fc",), ("layer4",), 512
+    ),
+    "resnet50": Backbone(
+        partial(resnet, depth=50), partial(resnet_features, **resnet_network(50)), ("fc",), ("layer4",), 2048
+    ),
     "squeezenet1_1": Backbone(
         squeezenet, squeezenet_features, ("classifier",), tuple(f"features.{i}" for i in range(9, 13)), 512
     ),

@@ -1,4 +1,4 @@
-"""A small convolutional network: blocks of convolution, pooling, batch norm and relu, then a linear head."""
+"""A small convolutional network: blocks of convolution, max pooling, batch norm and relu, then a linear layer."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,14 @@ from fn.tree import Params
 def cnn_init(
     rng: torch.Generator, shape: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 64)
 ) -> tuple[Params, Params]:
-    """For images of `shape` (channels, height, width): a block per width, each but the last halving the image"""
+    """Draw the parameters and the state for images (channels, height, width): a block per width.
+
+    Every block but the last halves the image. ValueError for an image too small to be halved so often.
+
+    >>> params, state = cnn_init(torch.Generator().manual_seed(0), (1, 8, 8), 10, widths=(4, 6))
+    >>> params["conv2"]["weight"].shape, params["fc"]["weight"].shape
+    (torch.Size([6, 4, 3, 3]), torch.Size([10, 96]))
+    """
     channels, height, width = shape
     params: Params = {}
     state: Params = {}
@@ -39,15 +46,20 @@ def cnn_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
+    blocks: int,
     dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits, with dropout before the last layer. `modes`: see `norm_modes`.
+    """Return (logits, new state), with dropout before the last layer. `modes`: see `norm_modes`.
 
     Pooling stands before batch norm and relu, which then have a quarter of the work.
+
+    >>> params, state = cnn_init(torch.Generator().manual_seed(0), (1, 8, 8), 10, widths=(4, 6))
+    >>> logits, state = cnn_apply(params, state, torch.ones(2, 1, 8, 8), train=True, blocks=2)
+    >>> logits.shape
+    torch.Size([2, 10])
     """
     modes = norm_modes(state, train) if modes is None else modes
     new_state: Params = {}
-    blocks = len(state)
     for i in range(1, blocks + 1):
         x = conv2d(x, **params[f"conv{i}"], padding="same")
         if i < blocks:
@@ -59,5 +71,11 @@ def cnn_apply(
 
 
 def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64), dropout_p: float = 0.0) -> Model:
+    """Return the model of images (channels, height, width), with a block per width.
+
+    >>> params, state = cnn((1, 8, 8), 10, widths=(4, 6)).init(torch.Generator().manual_seed(0))
+    >>> params.keys()
+    dict_keys(['conv1', 'bn1', 'conv2', 'bn2', 'fc'])
+    """
     init = partial(cnn_init, shape=shape, classes=classes, widths=widths)
-    return Model(init, partial(cnn_apply, dropout_p=dropout_p))
+    return Model(init, partial(cnn_apply, blocks=len(widths), dropout_p=dropout_p))

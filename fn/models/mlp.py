@@ -14,11 +14,19 @@ from fn.rng import fold_in
 from fn.tree import Params
 
 
-def mlp_init(rng: torch.Generator, sizes: Sequence[int]) -> tuple[Params, Params]:
-    """Sizes (64, 128, 10) make fc1 of 64 → 128 and fc2 of 128 → 10"""
-    *hidden, classes = sizes[1:]
-    params = {f"fc{i + 1}": linear_init(rng, sizes[i], d_out) for i, d_out in enumerate(hidden)}
-    return params | {f"fc{len(hidden) + 1}": linear_init(rng, sizes[-2], classes, gain=1.0)}, {}
+def mlp_init(rng: torch.Generator, d_in: int, hidden: Sequence[int], classes: int) -> tuple[Params, Params]:
+    """Draw the parameters of fc1, fc2, …: a layer for each entry of `hidden`, and one for the classes; no state.
+
+    >>> params, state = mlp_init(torch.Generator().manual_seed(0), 64, (128,), 10)
+    >>> params["fc1"]["weight"].shape, params["fc2"]["weight"].shape
+    (torch.Size([128, 64]), torch.Size([10, 128]))
+    """
+    params: Params = {}
+    for i, d_out in enumerate(hidden, start=1):
+        params[f"fc{i}"] = linear_init(rng, d_in, d_out)
+        d_in = d_out
+    params[f"fc{len(hidden) + 1}"] = linear_init(rng, d_in, classes, gain=1.0)
+    return params, {}
 
 
 def mlp_apply(
@@ -28,23 +36,36 @@ def mlp_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    layers: int = 2,
     dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits of flattened examples, with dropout after each relu"""
+    """Return (logits, state) of flattened examples: `layers` linear layers, a relu and dropout after all but the last.
+
+    >>> params, state = mlp_init(torch.Generator().manual_seed(0), 64, (128,), 10)
+    >>> logits, _ = mlp_apply(params, state, torch.ones(2, 1, 8, 8), train=False)
+    >>> logits.shape
+    torch.Size([2, 10])
+    """
     x = flatten(x)
-    for i in range(1, len(params)):
-        x = relu(linear(x, **params[f"fc{i}"]))
+    for i in range(1, layers):
+        x = linear(x, **params[f"fc{i}"])
+        x = relu(x)
         x = dropout(x, dropout_p, train, key=None if key is None else fold_in(key, i))
-    return linear(x, **params[f"fc{len(params)}"]), state
+    return linear(x, **params[f"fc{layers}"]), state
 
 
 def two_layer_grads(params: Params, x: Float[Tensor, "batch d_in"], target: Int[Tensor, " batch"]) -> Params:
-    """The backward pass of fc2(relu(fc1(x))) under mean cross-entropy, derived by hand; read it from the bottom up:
+    """Return the gradients of the mean cross-entropy of fc2(relu(fc1(x))), derived by hand; read from the bottom up:
 
     L = -1/B Σ log softmax(a)[target]     ∂L/∂a = (softmax(a) - onehot) / B
     a = h W₂ᵀ + b₂                        ∂L/∂W₂ = (∂L/∂a)ᵀ h     ∂L/∂b₂ = Σ ∂L/∂a     ∂L/∂h = ∂L/∂a W₂
     h = max(z, 0)                         ∂L/∂z = ∂L/∂h where z > 0, else 0
     z = x W₁ᵀ + b₁                        ∂L/∂W₁ = (∂L/∂z)ᵀ x     ∂L/∂b₁ = Σ ∂L/∂z
+
+    >>> params, _ = mlp_init(torch.Generator().manual_seed(0), 64, (32,), 10)
+    >>> grads = two_layer_grads(params, torch.ones(2, 64), torch.tensor([3, 7]))
+    >>> grads["fc1"]["weight"].shape
+    torch.Size([32, 64])
     """
     z = linear(x, **params["fc1"])
     h = relu(z)
@@ -61,5 +82,11 @@ def two_layer_grads(params: Params, x: Float[Tensor, "batch d_in"], target: Int[
 
 
 def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (128,), dropout_p: float = 0.0) -> Model:
-    init = partial(mlp_init, sizes=(math.prod(shape), *hidden, classes))
-    return Model(init, partial(mlp_apply, dropout_p=dropout_p))
+    """Return the model of examples of any shape, with a hidden layer for each width in `hidden`.
+
+    >>> params, state = mlp((1, 8, 8), 10, hidden=(32, 16)).init(torch.Generator().manual_seed(0))
+    >>> params.keys()
+    dict_keys(['fc1', 'fc2', 'fc3'])
+    """
+    init = partial(mlp_init, d_in=math.prod(shape), hidden=hidden, classes=classes)
+    return Model(init, partial(mlp_apply, layers=len(hidden) + 1, dropout_p=dropout_p))

@@ -1,7 +1,7 @@
-"""What both detectors stand on: a small trunk, and a pyramid of feature maps as fine as its first map.
+"""The base of both detectors: a backbone, and a pyramid of feature maps, all as wide as its finest.
 
 Every level knows what the coarser ones have seen: each is added, twice as large, to the next finer one. Lin et al.
-2017, "Feature Pyramid Networks". A trunk is a Model whose output is a list of maps, the finest first.
+2017, "Feature Pyramid Networks". A backbone is a model whose output is a list of maps, the finest first.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from fn.models.squeezenet import FIRES, POOLED, fire, squeezenet_init
 from fn.tree import Params
 
 
-class Trunk(NamedTuple):
+class Backbone(NamedTuple):
     init: Callable
     """init(rng) -> (params, state)"""
     apply: Callable
@@ -29,12 +29,20 @@ class Trunk(NamedTuple):
 
 
 BLOCKS = {"1": True, "2": True, "3": False, "4": True, "5": False, "6": True}
-"""the convolutions of the small trunk; after some the map is halved"""
+"""the convolutions of the small backbone, and whether max pooling follows"""
 LEVELS = ("3", "5", "6")
-"""those whose maps, a quarter, an eighth and a sixteenth of the image's side, are handed on"""
+"""the blocks whose maps are returned: a quarter, an eighth and a sixteenth of the image's side"""
+WIDTHS = (16, 32, 64, 64, 96, 96)
+"""channels of the small backbone's convolutions"""
 
 
-def trunk_init(rng: torch.Generator, channels: int, widths: Sequence[int]) -> tuple[Params, Params]:
+def backbone_init(rng: torch.Generator, channels: int, widths: Sequence[int]) -> tuple[Params, Params]:
+    """Draw the parameters and the state of the small backbone, with a width for each of its six convolutions.
+
+    >>> params, state = backbone_init(torch.Generator().manual_seed(0), 1, WIDTHS)
+    >>> params["conv6"]["weight"].shape
+    torch.Size([96, 96, 3, 3])
+    """
     params: Params = {}
     state: Params = {}
     for name, out_channels in zip(BLOCKS, widths, strict=True):
@@ -44,14 +52,20 @@ def trunk_init(rng: torch.Generator, channels: int, widths: Sequence[int]) -> tu
     return params, state
 
 
-def trunk_apply(
+def backbone_apply(
     params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
 ) -> tuple[list[Tensor], Params]:
-    """Convolution, halving, batch norm, relu, …"""
+    """Return (the maps of LEVELS, new state): six blocks of convolution, pooling, batch norm and relu.
+
+    >>> params, state = backbone_init(torch.Generator().manual_seed(0), 1, WIDTHS)
+    >>> maps, _ = backbone_apply(params, state, torch.ones(2, 1, 32, 32), train=False)
+    >>> [tuple(features.shape) for features in maps]
+    [(2, 64, 8, 8), (2, 96, 4, 4), (2, 96, 2, 2)]
+    """
     maps, new_state = [], {}
-    for name, halved in BLOCKS.items():
+    for name, pooled in BLOCKS.items():
         x = conv2d(x, **params[f"conv{name}"], padding="same")
-        x = max_pool2d(x, 2) if halved else x
+        x = max_pool2d(x, 2) if pooled else x
         x, new_state[f"bn{name}"] = batch_norm(x, **params[f"bn{name}"], **state[f"bn{name}"], training=train)
         x = relu(x)
         if name in LEVELS:
@@ -62,12 +76,18 @@ def trunk_apply(
 def squeezenet_maps(
     params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
 ) -> tuple[list[Tensor], Params]:
-    """Of SqueezeNet's `features`: what goes into its last pooling, and what the last fire makes of it.
+    """Return two maps of SqueezeNet's `features`, the input of its last pooling and the last output, and the state.
 
     Padded, and at last pooled by 2×2, so that a cell looks at what an even grid over the image has in its place, but
     for half a pixel. As published, without padding, the cells at the border look 3 to 4 pixels further inwards.
+
+    >>> params, _ = squeezenet_init(torch.Generator().manual_seed(0), 3, 1)
+    >>> maps, _ = squeezenet_maps(params["features"], {}, torch.ones(2, 3, 64, 64), train=False)
+    >>> [tuple(features.shape) for features in maps]
+    [(2, 256, 8, 8), (2, 512, 4, 4)]
     """
-    x, maps = relu(conv2d(x, **params["0"], stride=2, padding=3)), []
+    maps = []
+    x = relu(conv2d(x, **params["0"], stride=2, padding=3))
     for name in FIRES:
         if name in POOLED:
             maps.append(x)
@@ -76,12 +96,18 @@ def squeezenet_maps(
     return [maps[-1], x], state
 
 
-def pyramid_init(rng: torch.Generator, trunk: Trunk, width: int, levels: int) -> tuple[Params, Params]:
-    """Every map is brought to `width` channels; the `levels` finest are looked at once more, merged."""
-    trunk_params, trunk_state = trunk.init(rng)
-    params: Params = {"trunk": trunk_params}
-    state: Params = {"trunk": trunk_state}
-    for i, channels in enumerate(trunk.channels):
+def pyramid_init(rng: torch.Generator, backbone: Backbone, width: int, levels: int) -> tuple[Params, Params]:
+    """Draw the parameters and the state: a 1×1 convolution to `width` channels for every map of the backbone, and a
+    3×3 one with batch norm for each of the `levels` finest.
+
+    >>> params, state = pyramid_init(torch.Generator().manual_seed(0), small_backbone(1), 16, levels=1)
+    >>> params.keys()
+    dict_keys(['backbone', 'lateral0', 'lateral1', 'lateral2', 'conv0', 'bn0'])
+    """
+    params: Params = {}
+    state: Params = {}
+    params["backbone"], state["backbone"] = backbone.init(rng)
+    for i, channels in enumerate(backbone.channels):
         params[f"lateral{i}"] = conv2d_init(rng, channels, width, 1)
     for i in range(levels):
         params[f"conv{i}"] = conv2d_init(rng, width, width, 3, bias=False)
@@ -95,12 +121,19 @@ def pyramid_apply(
     x: Float[Tensor, "batch channels height width"],
     *,
     train: bool,
-    trunk_apply: Callable,
+    backbone_apply: Callable,
     levels: int,
 ) -> tuple[list[Tensor], Params]:
-    """The `levels` finest maps"""
-    maps, trunk_state = trunk_apply(params["trunk"], state["trunk"], x, train=train)
-    new_state = state | {"trunk": trunk_state}
+    """Return (the `levels` finest maps of the pyramid, new state).
+
+    >>> params, state = pyramid_init(torch.Generator().manual_seed(0), small_backbone(1), 16, levels=1)
+    >>> options = {"backbone_apply": backbone_apply, "levels": 1}
+    >>> [features], _ = pyramid_apply(params, state, torch.ones(2, 1, 32, 32), train=False, **options)
+    >>> features.shape
+    torch.Size([2, 16, 8, 8])
+    """
+    maps, backbone_state = backbone_apply(params["backbone"], state["backbone"], x, train=train)
+    new_state = state | {"backbone": backbone_state}
     coarser, pyramid = None, []
     for i, features in reversed(list(enumerate(maps))):
         merged = conv2d(features, **params[f"lateral{i}"])
@@ -114,21 +147,29 @@ def pyramid_apply(
     return pyramid, new_state
 
 
-WIDTHS = (16, 32, 64, 64, 96, 96)
-"""channels of the small trunk's convolutions"""
+def small_backbone(channels: int, *, widths: Sequence[int] = WIDTHS) -> Backbone:
+    """Return the backbone of six convolutions, with maps of a quarter, an eighth and a sixteenth of the image's side.
+
+    >>> small_backbone(1).channels
+    (64, 96, 96)
+    """
+    init = partial(backbone_init, channels=channels, widths=widths)
+    return Backbone(init, backbone_apply, (widths[2], widths[4], widths[5]))
 
 
-def small_trunk(channels: int, *, widths: Sequence[int] = WIDTHS) -> Trunk:
-    init = partial(trunk_init, channels=channels, widths=widths)
-    return Trunk(init, trunk_apply, (widths[2], widths[4], widths[5]))
+def squeezenet_backbone(channels: int, *, weights: Params | None = None) -> Backbone:
+    """Return SqueezeNet as a backbone, with maps of an eighth and a sixteenth of the image's side, if 16 divides it.
+
+    It starts from published `weights`, or else from scratch.
+
+    >>> squeezenet_backbone(3).channels
+    (256, 512)
+    """
+    from_scratch = partial(squeezenet_init, channels=channels, classes=1)
+    init = partial(_pretrained_init, weights=weights, from_scratch=from_scratch)
+    return Backbone(init, squeezenet_maps, (256, 512))
 
 
-def squeezenet_trunk(channels: int, *, weights: Params | None = None) -> Trunk:
-    """Maps of an eighth and a sixteenth of the image's side, if 16 divides it; from published `weights`, or else from
-    scratch."""
-    fresh = partial(squeezenet_init, channels=channels, classes=1)
-    return Trunk(partial(_from_weights, weights=weights, fresh=fresh), squeezenet_maps, (256, 512))
-
-
-def _from_weights(rng: torch.Generator, weights: Params | None, fresh: Callable) -> tuple[Params, Params]:
-    return (fresh(rng)[0] if weights is None else weights)["features"], {}
+def _pretrained_init(rng: torch.Generator, weights: Params | None, from_scratch: Callable) -> tuple[Params, Params]:
+    params = from_scratch(rng)[0] if weights is None else weights
+    return params["features"], {}

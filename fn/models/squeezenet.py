@@ -12,14 +12,20 @@ from fn.layers import dropout, flatten, relu
 from fn.models import Model
 from fn.tree import Params
 
-# name: (squeezed to, each kind of kernels); what is missing in the numbers are relu and pooling
+# name: (channels after squeezing, kernels of each size). Names count torchvision's layers, relu and pooling included.
 FIRES = {"3": (16, 64), "4": (16, 64), "6": (32, 128), "7": (32, 128)}
 FIRES |= {"9": (48, 192), "10": (48, 192), "11": (64, 256), "12": (64, 256)}
 POOLED = ("3", "6", "9")
-"""the fires with pooling before them"""
+"""the fire modules with pooling before them"""
 
 
 def squeezenet_init(rng: torch.Generator, channels: int, classes: int) -> tuple[Params, Params]:
+    """Draw the parameters; there is no state.
+
+    >>> params, state = squeezenet_init(torch.Generator().manual_seed(0), 3, 10)
+    >>> params["features"]["3"]["expand3x3"]["weight"].shape
+    torch.Size([64, 16, 3, 3])
+    """
     features: Params = {"0": conv2d_init(rng, channels, 64, 3)}
     channels = 64
     for name, (squeeze, expand) in FIRES.items():
@@ -40,7 +46,12 @@ def squeezenet_features(
     train: bool,
     modes: Params | None = None,
 ) -> tuple[Float[Tensor, "batch features out_height out_width"], Params]:
-    """What the last fire makes of the image. There is no batch norm, so `train` and `modes` make no difference."""
+    """Return (output of the last fire module, state). Without batch norm, `train` and `modes` make no difference.
+
+    >>> params, state = squeezenet_init(torch.Generator().manual_seed(0), 3, 10)
+    >>> squeezenet_features(params, state, torch.ones(2, 3, 64, 64), train=False)[0].shape
+    torch.Size([2, 512, 3, 3])
+    """
     x = relu(conv2d(x, **params["features"]["0"], stride=2))
     for name in FIRES:
         if name in POOLED:
@@ -52,10 +63,16 @@ def squeezenet_features(
 def fire(
     x: Float[Tensor, "batch channels height width"], params: Params
 ) -> Float[Tensor, "batch out_channels height width"]:
-    """1×1 kernels squeeze the channels, for 1×1 and 3×3 kernels side by side to expand them"""
+    """Squeeze the channels with 1×1 kernels, then expand them with 1×1 and 3×3 kernels side by side.
+
+    >>> params, _ = squeezenet_init(torch.Generator().manual_seed(0), 3, 10)
+    >>> fire(torch.ones(2, 64, 8, 8), params["features"]["3"]).shape
+    torch.Size([2, 128, 8, 8])
+    """
     x = relu(conv2d(x, **params["squeeze"]))
-    sides = conv2d(x, **params["expand1x1"]), conv2d(x, **params["expand3x3"], padding=1)
-    return relu(torch.cat(sides, dim=1))
+    small = conv2d(x, **params["expand1x1"])
+    large = conv2d(x, **params["expand3x3"], padding=1)
+    return relu(torch.cat([small, large], dim=1))
 
 
 def squeezenet_apply(
@@ -67,12 +84,24 @@ def squeezenet_apply(
     key: Int64[Tensor, ""] | None = None,
     dropout_p: float = 0.5,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
-    """Logits: dropout, a 1×1 kernel per class, relu, and the means over the image"""
+    """Return (logits, state): dropout, a 1×1 kernel per class, relu, and the means over the image.
+
+    >>> params, state = squeezenet_init(torch.Generator().manual_seed(0), 3, 10)
+    >>> squeezenet_apply(params, state, torch.ones(2, 3, 64, 64), train=False)[0].shape
+    torch.Size([2, 10])
+    """
     x, state = squeezenet_features(params, state, x, train=train)
-    x = relu(conv2d(dropout(x, dropout_p, train, key=key), **params["classifier"]["1"]))
+    x = dropout(x, dropout_p, train, key=key)
+    x = relu(conv2d(x, **params["classifier"]["1"]))
     return flatten(adaptive_avg_pool2d(x, 1)), state
 
 
 def squeezenet(shape: Sequence[int], classes: int, *, dropout_p: float = 0.5) -> Model:
+    """Return the model of images (channels, height, width).
+
+    >>> params, state = squeezenet((3, 64, 64), 10).init(torch.Generator().manual_seed(0))
+    >>> params["classifier"]["1"]["weight"].shape
+    torch.Size([10, 512, 1, 1])
+    """
     init = partial(squeezenet_init, channels=shape[0], classes=classes)
     return Model(init, partial(squeezenet_apply, dropout_p=dropout_p))

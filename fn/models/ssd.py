@@ -1,6 +1,6 @@
 """The single-shot detector: a class and an offset for every anchor of every level. Liu et al. 2016, "SSD".
 
-Class 0 is background, class c + 1 what the objects call c.
+Class 0 is the background; class c of the objects is c + 1 here.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,23 +18,34 @@ from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
 from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
 from fn.models import Detector, Model
-from fn.models.pyramid import WIDTHS, Trunk, pyramid_apply, pyramid_init, small_trunk
+from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, small_backbone
 from fn.tree import Params
+
+ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
+"""sizes in pixels, a list per level, and ratios of height over width, for digits of 12 to 28 pixels"""
 
 
 def ssd_init(
     rng: torch.Generator,
-    trunk: Trunk,
+    backbone: Backbone,
     classes: int,
-    sizes: Sequence[Sequence[float]],
+    anchor_sizes: Sequence[Sequence[float]],
     ratios: Sequence[float],
     width: int,
 ) -> tuple[Params, Params]:
-    """Anchors have `sizes` in pixels, a list per level, and `ratios` at every level: see fn.detection.anchors."""
-    pyramid, state = pyramid_init(rng, trunk, width, levels=len(sizes))
+    """Draw the parameters and the state: a pyramid of `width` channels, and two 3×3 convolutions on each level.
+
+    `anchor_sizes` are in pixels, a list per level; every level has all `ratios`. See fn.detection.anchors.
+
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> params, state = ssd_init(rng, small_backbone(1), 3, ANCHOR_SIZES, RATIOS, 16)
+    >>> params["class0"]["weight"].shape  # 2 sizes · 2 ratios · (3 classes + 1)
+    torch.Size([16, 16, 3, 3])
+    """
+    pyramid, state = pyramid_init(rng, backbone, width, levels=len(anchor_sizes))
     params: Params = {"pyramid": pyramid}
-    for i, some in enumerate(sizes):
-        kinds = len(some) * len(ratios)
+    for i, level_sizes in enumerate(anchor_sizes):
+        kinds = len(level_sizes) * len(ratios)
         params[f"class{i}"] = conv2d_init(rng, width, kinds * (classes + 1), 3)
         params[f"offset{i}"] = conv2d_init(rng, width, kinds * 4, 3)
     return params, {"pyramid": state}
@@ -47,20 +58,30 @@ def ssd_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
-    trunk_apply: Callable,
-    sizes: Sequence[Sequence[float]],
+    backbone_apply: Callable,
+    anchor_sizes: Sequence[Sequence[float]],
     ratios: Sequence[float],
 ) -> tuple[dict[str, Tensor], Params]:
-    """{"logits": (batch, anchors, classes + 1), "offsets": (batch, anchors, 4), "anchors": (anchors, 4)}"""
-    levels = {"train": train, "trunk_apply": trunk_apply, "levels": len(sizes)}
-    maps, pyramid_state = pyramid_apply(params["pyramid"], state["pyramid"], x, **levels)
+    """Return (output, new state), with the anchors of all levels in one row, the finest level first.
+
+    {"logits": (batch, anchors, classes + 1), "offsets": (batch, anchors, 4), "anchors": (anchors, 4)}
+
+    >>> model = ssd((1, 32, 32), 3).model
+    >>> output, _ = model.apply(*model.init(torch.Generator().manual_seed(0)), torch.ones(2, 1, 32, 32), train=False)
+    >>> output["logits"].shape, output["anchors"].shape  # 4 kinds on 8 · 8 + 4 · 4 cells
+    (torch.Size([2, 320, 4]), torch.Size([320, 4]))
+    """
+    options = {"train": train, "backbone_apply": backbone_apply, "levels": len(anchor_sizes)}
+    maps, pyramid_state = pyramid_apply(params["pyramid"], state["pyramid"], x, **options)
     logits, offsets, anchors = [], [], []
     per_anchor = "batch (kinds values) height width -> batch (height width kinds) values"
-    for i, (features, some) in enumerate(zip(maps, sizes, strict=True)):
-        kinds = len(some) * len(ratios)
-        logits.append(rearrange(conv2d(features, **params[f"class{i}"], padding="same"), per_anchor, kinds=kinds))
-        offsets.append(rearrange(conv2d(features, **params[f"offset{i}"], padding="same"), per_anchor, kinds=kinds))
-        anchors.append(anchor_grid(x.shape[2:], features.shape[2:], some, ratios))
+    for i, (features, level_sizes) in enumerate(zip(maps, anchor_sizes, strict=True)):
+        kinds = len(level_sizes) * len(ratios)
+        class_map = conv2d(features, **params[f"class{i}"], padding="same")
+        logits.append(rearrange(class_map, per_anchor, kinds=kinds))
+        offset_map = conv2d(features, **params[f"offset{i}"], padding="same")
+        offsets.append(rearrange(offset_map, per_anchor, kinds=kinds))
+        anchors.append(anchor_grid(x.shape[2:], features.shape[2:], level_sizes, ratios))
     output = {"logits": torch.cat(logits, dim=1), "offsets": torch.cat(offsets, dim=1)}
     return output | {"anchors": torch.cat(anchors).to(x)}, {"pyramid": pyramid_state}
 
@@ -71,9 +92,14 @@ def ssd_loss(
     anchors: Float[Tensor, "anchors 4"],
     objects: Float[Tensor, "batch objects 5"],
 ) -> dict[str, Tensor]:
-    """{"class": cross-entropy, "box": smooth L1 of the offsets}, each over the number of anchors that match an object.
+    """Return {"class": cross-entropy, "box": smooth L1 of the offsets} over the number of anchors that match an object.
 
-    Cross-entropy counts for those, and for the three times as many of the background that it is worst for.
+    Cross-entropy is summed over those anchors, and over the three times as many of the background where it is largest.
+
+    >>> anchors, objects = torch.tensor([[0.0, 0, 8, 8], [9, 9, 17, 17]]), torch.tensor([[[0.0, 0, 8, 8, 1]]])
+    >>> logits = torch.tensor([[[0.0, 0, 9], [9, 0, 0]]])  # the first anchor is of class 1, the second background
+    >>> {name: float(part) < 1e-3 for name, part in ssd_loss(logits, torch.zeros(1, 2, 4), anchors, objects).items()}
+    {'class': True, 'box': True}
     """
     per_image = vmap(_image_loss, in_dims=(0, 0, None, 0))(logits, offsets, anchors, objects)
     in_class, in_box, matched = (part.sum() for part in per_image)
@@ -86,16 +112,16 @@ def _image_loss(
     anchors: Float[Tensor, "anchors 4"],
     objects: Float[Tensor, "objects 5"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int64[Tensor, ""]]:
-    """(sum of cross-entropies, sum of smooth L1, anchors matched)"""
+    """Return (sum of cross-entropies, sum of smooth L1, number of matched anchors)."""
     boxes, labels, present = unpack_objects(objects)
     match = match_anchors(anchors, boxes, present)
     positive, index = match >= 0, match.clamp(min=0)
     target = torch.where(positive, labels[index] + 1, 0)
     losses = cross_entropy(logits, target, reduction="none")
     counted = positive | hard_negatives(losses.detach(), positive)
-    # an anchor without an object is its own target: padding has no logarithm
-    wanted = encode(torch.where(positive.unsqueeze(1), boxes[index], anchors), anchors)
-    in_box = torch.where(positive, smooth_l1_loss(offsets, wanted, reduction="none").sum(dim=1), 0.0)
+    # an anchor without an object is its own target: the logarithm of padding is not finite
+    target_offsets = encode(torch.where(positive.unsqueeze(1), boxes[index], anchors), anchors)
+    in_box = torch.where(positive, smooth_l1_loss(offsets, target_offsets, reduction="none").sum(dim=1), 0.0)
     return torch.where(counted, losses, 0.0).sum(), in_box.sum(), positive.sum()
 
 
@@ -105,38 +131,48 @@ def ssd_detect(
     anchors: Float[Tensor, "anchors 4"],
     *,
     image_size: Sequence[int],
-    least: float = 0.01,
+    score_threshold: float = 0.01,
     candidates: int = 300,
     iou_threshold: float = 0.45,
-    most: int = 100,
+    max_detections: int = 100,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(boxes, scores, labels) of each image, best first: what is left of the `candidates` best by `batched_nms`"""
+    """Return (boxes, scores, labels) of each image, best first: what `batched_nms` keeps of the best `candidates`.
+
+    >>> anchors = torch.tensor([[0.0, 0, 8, 8], [1, 0, 9, 8], [9, 9, 17, 17]])
+    >>> logits = torch.tensor([[[0.0, 0, 9], [0, 0, 8], [9, 0, 0]]])  # the first two see one object of class 1
+    >>> ssd_detect(logits, torch.zeros(1, 3, 4), anchors, image_size=(32, 32), score_threshold=0.5)
+    [(tensor([[0., 0., 8., 8.]]), tensor([0.9998]), tensor([1]))]
+    """
     found = []
-    for scores, moves in zip(softmax(logits, dim=2)[..., 1:], offsets, strict=True):
-        value, place = scores.flatten().topk(min(candidates, scores.numel()))
-        value, place = value[value >= least], place[value >= least]
+    for scores, image_offsets in zip(softmax(logits, dim=2)[..., 1:], offsets, strict=True):
+        best, place = scores.flatten().topk(min(candidates, scores.numel()))
+        best, place = best[best >= score_threshold], place[best >= score_threshold]
         anchor, label = place // scores.shape[1], place % scores.shape[1]
-        boxes = clip_boxes_to_image(decode(moves[anchor], anchors[anchor]), image_size)
-        kept = batched_nms(boxes, value, label, iou_threshold)[:most]
-        found.append((boxes[kept], value[kept], label[kept]))
+        boxes = clip_boxes_to_image(decode(image_offsets[anchor], anchors[anchor]), image_size)
+        kept = batched_nms(boxes, best, label, iou_threshold)[:max_detections]
+        found.append((boxes[kept], best[kept], label[kept]))
     return found
-
-
-ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
-"""for the digits of fn.data.scenes: of each level, and heights over widths of them all"""
 
 
 def ssd(
     shape: Sequence[int],
     classes: int,
     *,
-    trunk: Trunk | None = None,
+    backbone: Backbone | None = None,
     widths: Sequence[int] = WIDTHS,
     width: int = 64,
-    sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
+    anchor_sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
     ratios: Sequence[float] = RATIOS,
 ) -> Detector:
-    trunk = small_trunk(shape[0], widths=widths) if trunk is None else trunk
-    init = partial(ssd_init, trunk=trunk, classes=classes, sizes=sizes, ratios=ratios, width=width)
-    apply = partial(ssd_apply, trunk_apply=trunk.apply, sizes=sizes, ratios=ratios)
+    """Return the detector of images (channels, height, width), on the small backbone of `widths` unless one is given.
+
+    >>> detector = ssd((1, 32, 32), 3)
+    >>> params, state = detector.model.init(torch.Generator().manual_seed(0))
+    >>> params.keys()
+    dict_keys(['pyramid', 'class0', 'offset0', 'class1', 'offset1'])
+    """
+    backbone = small_backbone(shape[0], widths=widths) if backbone is None else backbone
+    anchors = {"anchor_sizes": anchor_sizes, "ratios": ratios}
+    init = partial(ssd_init, backbone=backbone, classes=classes, width=width, **anchors)
+    apply = partial(ssd_apply, backbone_apply=backbone.apply, **anchors)
     return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]), classes)

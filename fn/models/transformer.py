@@ -1,4 +1,4 @@
-"""The transformer: one encoder, which reads images as patches and, with a causal mask, is a language model."""
+"""The transformer: one encoder, which reads images as patches, and with a causal mask is a language model."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from fn.attention import multi_head_attention, multi_head_attention_init
+from fn.attention import multi_head_attention, multi_head_attention_init, scaled_dot_product_attention
 from fn.conv import patches
 from fn.layers import dropout, embedding, embedding_init, gelu, layer_norm, layer_norm_init, linear, linear_init
 from fn.models import Model
@@ -34,28 +34,42 @@ def encoder_layer(
     norm_first: bool = True,
     activation: Callable = gelu,
     attn_mask: Bool[Tensor, "... #seq #seq"] | Float[Tensor, "... #seq #seq"] | None = None,
-    **attention: Any,
+    is_causal: bool = False,
+    rotary: bool = False,
+    need_weights: bool = False,
+    attention: Callable = scaled_dot_product_attention,
 ) -> tuple[Float[Tensor, "*batch seq d_model"], Float[Tensor, "*batch heads seq seq"] | None]:
-    """Pre-norm: x ← x + attention(norm₁(x)), x ← x + linear₂(activation(linear₁(norm₂(x)))); and the weights.
+    """Return (x, attention weights if `need_weights`) after the two residual steps of a layer.
 
-    Post-norm, `norm_first=False`: x ← norm₁(x + attention(x)), x ← norm₂(x + linear₂(…(x))), as first published. The
-    parameters are those of nn.TransformerEncoderLayer, by name. `attention` goes to fn.attention.multi_head_attention.
-    Vaswani et al. 2017; Xiong et al. 2020, on where the norm belongs.
+    Pre-norm: x ← x + attention(norm₁(x)),  x ← x + linear₂(activation(linear₁(norm₂(x)))).
+    Post-norm, `norm_first=False`, as first published: x ← norm₁(x + attention(x)),  x ← norm₂(x + linear₂(…(x))).
+    The parameters are those of nn.TransformerEncoderLayer, by name; masks, `rotary` and `attention` are arguments of
+    `multi_head_attention`. Vaswani et al. 2017; Xiong et al. 2020, on where the norm belongs.
+
+    >>> layer = encoder_init(torch.Generator().manual_seed(0), 8, layers=1, heads=2, d_ff=32)["layers"]["0"]
+    >>> y, weights = encoder_layer(torch.randn(3, 5, 8), **layer, heads=2, is_causal=True, need_weights=True)
+    >>> y.shape, weights.shape
+    (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
     keys = [None if key is None else fold_in(key, i) for i in range(4)]
     p = dropout_p if train else 0.0
     width = [x.shape[-1]]
+    options: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": p, "dropout_key": keys[0], "is_causal": is_causal}
+    options |= {"rotary": rotary, "need_weights": need_weights, "attention": attention}
 
     h = layer_norm(x, width, **norm1) if norm_first else x
-    h, weights = multi_head_attention(
-        h, h, h, heads, **self_attn, attn_mask=attn_mask, dropout_p=p, dropout_key=keys[0], **attention
-    )
-    x = x + dropout(h, p, key=keys[1])
+    h, weights = multi_head_attention(h, h, h, heads, **self_attn, **options)
+    h = dropout(h, p, key=keys[1])
+    x = x + h
     x = x if norm_first else layer_norm(x, width, **norm1)
 
     h = layer_norm(x, width, **norm2) if norm_first else x
-    h = linear(dropout(activation(linear(h, **linear1)), p, key=keys[2]), **linear2)
-    x = x + dropout(h, p, key=keys[3])
+    h = linear(h, **linear1)
+    h = activation(h)
+    h = dropout(h, p, key=keys[2])
+    h = linear(h, **linear2)
+    h = dropout(h, p, key=keys[3])
+    x = x + h
     return x if norm_first else layer_norm(x, width, **norm2), weights
 
 
@@ -64,24 +78,38 @@ def encoder(
     layers: Params,
     norm: Params | None = None,
     *,
+    num_layers: int,
     key: Int64[Tensor, ""] | None = None,
+    need_weights: bool = False,
     **options: Any,
 ) -> tuple[Float[Tensor, "*batch seq d_model"], Float[Tensor, "layers *batch heads seq seq"] | None]:
-    """Layer after layer, each with the `options` of `encoder_layer`, then a last norm; and the weights if asked for.
+    """Return (x, attention weights of every layer if `need_weights`) after `num_layers` layers and a last norm.
 
-    The parameters are those of nn.TransformerEncoder, by name.
+    The parameters are those of nn.TransformerEncoder, by name; `options` are those of `encoder_layer`.
+
+    >>> params = encoder_init(torch.Generator().manual_seed(0), 8, layers=3, heads=2, d_ff=32)
+    >>> y, weights = encoder(torch.randn(4, 5, 8), **params, num_layers=3, heads=2, need_weights=True)
+    >>> y.shape, weights.shape
+    (torch.Size([4, 5, 8]), torch.Size([3, 4, 2, 5, 5]))
     """
     weights = []
-    for i in range(len(layers)):
+    for i in range(num_layers):
         layer_key = None if key is None else fold_in(key, i)
-        x, layer_weights = encoder_layer(x, **layers[str(i)], key=layer_key, **options)
+        x, layer_weights = encoder_layer(x, **layers[str(i)], key=layer_key, need_weights=need_weights, **options)
         weights.append(layer_weights)
     x = x if norm is None else layer_norm(x, [x.shape[-1]], **norm)
-    return x, torch.stack(weights) if options.get("need_weights") else None
+    return x, torch.stack(weights) if need_weights else None
 
 
 def encoder_init(rng: torch.Generator, d_model: int, layers: int, heads: int, d_ff: int) -> Params:
-    """What is added to the residual stream starts 1/√(2 · layers) as large, as 2 · layers of it add up: GPT-2's way."""
+    """Draw the parameters of `layers` layers and a norm. ValueError unless the heads divide d_model.
+
+    The 2 · layers terms that are added to the residual stream start 1/√(2 · layers) as large, as in GPT-2.
+
+    >>> params = encoder_init(torch.Generator().manual_seed(0), 8, layers=2, heads=2, d_ff=32)
+    >>> params["layers"]["1"]["linear1"]["weight"].shape
+    torch.Size([32, 8])
+    """
     if d_model % heads:
         raise ValueError(f"transformer: {heads} heads do not divide a width of {d_model}")
     gain = 1 / math.sqrt(2 * layers)
@@ -115,7 +143,13 @@ def language_model_init(
     d_ff: int,
     positions: Positions,
 ) -> tuple[Params, Params]:
-    """For sequences of up to `length` tokens, each one of `classes`"""
+    """Draw the parameters for sequences of up to `length` tokens, each one of `classes`; there is no state.
+
+    >>> sizes = {"d_model": 8, "layers": 1, "heads": 2, "d_ff": 32, "positions": "learned"}
+    >>> params, state = language_model_init(torch.Generator().manual_seed(0), 6, 10, **sizes)
+    >>> params.keys(), params["positions"]["weight"].shape
+    (dict_keys(['embedding', 'positions', 'encoder']), torch.Size([6, 8]))
+    """
     params = {"embedding": embedding_init(rng, classes, d_model, std=0.02)}
     params |= _positions_init(rng, length, d_model, positions)
     return params | {"encoder": encoder_init(rng, d_model, layers, heads, d_ff)}, {}
@@ -128,17 +162,24 @@ def language_model_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    layers: int,
     positions: Positions = "learned",
     **options: Any,
 ) -> tuple[Float[Tensor, "batch classes seq"] | tuple[Float[Tensor, "batch classes seq"], Tensor], Params]:
-    """Logits of the token after each one, from it and those before it, classes second as cross-entropy has them.
+    """Return (logits of the token after each one, state): from that token and those before it, classes second.
 
-    The last layer is the embedding again: a class scores by the product of its vector with what the encoder says. With
-    `need_weights`, the output is (logits, weights): (layers, batch, heads, seq, seq).
+    The last layer is the embedding again: a class scores by the product of its vector with the encoder's output. With
+    `need_weights`, the output is (logits, weights): (layers, batch, heads, seq, seq). `options`: see `encoder_layer`.
+
+    >>> model = transformer((6,), 10, d_model=8)
+    >>> params, state = model.init(torch.Generator().manual_seed(0))
+    >>> language_model_apply(params, state, torch.zeros(3, 5).long(), train=False, layers=2, heads=4)[0].shape
+    torch.Size([3, 10, 5])
     """
-    h = add_positions(embedding(x, **params["embedding"]), positions, **params.get("positions", {}))
+    h = embedding(x, **params["embedding"])
+    h = add_positions(h, positions, **(params["positions"] if positions == "learned" else {}))
     options |= {"train": train, "key": key, "rotary": positions == "rotary", "is_causal": True}
-    h, weights = encoder(h, **params["encoder"], **options)
+    h, weights = encoder(h, **params["encoder"], num_layers=layers, **options)
     logits = rearrange(linear(h, **params["embedding"]), "batch seq classes -> batch classes seq")
     return (logits if weights is None else (logits, weights)), state
 
@@ -155,7 +196,13 @@ def vision_transformer_init(
     d_ff: int,
     positions: Positions,
 ) -> tuple[Params, Params]:
-    """For images of `shape` (channels, height, width)"""
+    """Draw the parameters for images of `shape` (channels, height, width); there is no state.
+
+    >>> sizes = {"patch_size": 4, "d_model": 8, "layers": 1, "heads": 2, "d_ff": 32, "positions": "learned"}
+    >>> params, state = vision_transformer_init(torch.Generator().manual_seed(0), (3, 8, 8), 10, **sizes)
+    >>> params["patches"]["weight"].shape, params["positions"]["weight"].shape
+    (torch.Size([8, 48]), torch.Size([4, 8]))
+    """
     *_, seq, d_patch = patches(torch.empty(1, *shape), patch_size).shape
     params = {"patches": linear_init(rng, d_patch, d_model, gain=1.0)}
     params |= _positions_init(rng, seq, d_model, positions)
@@ -170,17 +217,24 @@ def vision_transformer_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
+    layers: int,
     patch_size: int = 4,
     positions: Positions = "learned",
     **options: Any,
 ) -> tuple[Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], Tensor], Params]:
-    """Logits from the mean over the patches of what the encoder makes of them. Dosovitskiy et al. 2021.
+    """Return (logits, state), from the mean over the patches of the encoder's output. Dosovitskiy et al. 2021.
 
     The mean in place of a class token: Beyer et al. 2022. With `need_weights`, the output is (logits, weights).
+
+    >>> model = transformer((3, 8, 8), 10, patch_size=4)
+    >>> params, state = model.init(torch.Generator().manual_seed(0))
+    >>> vision_transformer_apply(params, state, torch.ones(2, 3, 8, 8), train=False, layers=2, heads=4)[0].shape
+    torch.Size([2, 10])
     """
-    h = add_positions(linear(patches(x, patch_size), **params["patches"]), positions, **params.get("positions", {}))
+    h = linear(patches(x, patch_size), **params["patches"])
+    h = add_positions(h, positions, **(params["positions"] if positions == "learned" else {}))
     options |= {"train": train, "key": key, "rotary": positions == "rotary"}
-    h, weights = encoder(h, **params["encoder"], **options)
+    h, weights = encoder(h, **params["encoder"], num_layers=layers, **options)
     logits = linear(h.mean(dim=-2), **params["head"])
     return (logits if weights is None else (logits, weights)), state
 
@@ -195,15 +249,21 @@ def transformer(
     positions: Positions = "learned",
     patch_size: int | None = None,
     dropout_p: float = 0.0,
-    native: bool = False,
+    attention: Callable = scaled_dot_product_attention,
 ) -> Model:
-    """Of images (channels, height, width), or, for a shape (seq,), of sequences: a language model of `classes` tokens.
+    """Return the model of images (channels, height, width), or for a shape (seq,) a language model of `classes` tokens.
 
-    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64. `native` is the
-    attention's.
+    Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64. `attention`
+    computes the attention of every layer: see fn.attention. ValueError for an image without such squares.
+
+    >>> model = transformer((6,), 10, d_model=8, layers=1)
+    >>> params, state = model.init(torch.Generator().manual_seed(0))
+    >>> model.apply(params, state, torch.zeros(3, 6).long(), train=False)[0].shape
+    torch.Size([3, 10, 6])
     """
     sizes = {"d_model": d_model, "layers": layers, "heads": heads, "d_ff": 4 * d_model, "positions": positions}
-    options: dict[str, Any] = {"heads": heads, "positions": positions, "dropout_p": dropout_p, "native": native}
+    options: dict[str, Any] = {"layers": layers, "heads": heads, "positions": positions}
+    options |= {"dropout_p": dropout_p, "attention": attention}
     if len(shape) == 1:
         init = partial(language_model_init, length=shape[0], classes=classes, **sizes)
         return Model(init, partial(language_model_apply, **options))

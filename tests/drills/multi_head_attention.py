@@ -10,7 +10,7 @@ from fn.positions import rotary_encoding
 
 def multi_head_attention(
     query, key, value, heads, in_proj_weight, in_proj_bias, out_proj, attn_mask=None, dropout_p=0.0, is_causal=False,
-    *, rotary=False, need_weights=False, dropout_key=None, block_size=None, native=False,
+    *, rotary=False, need_weights=False, dropout_key=None, attention=scaled_dot_product_attention,
 ):  # fmt: skip
     width = query.shape[-1]
     if width % heads:
@@ -23,7 +23,7 @@ def multi_head_attention(
     )
     if rotary:
         q, k = rotary_encoding(q), rotary_encoding(k)
-    y = scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, dropout_key=dropout_key)
+    y = attention(q, k, v, attn_mask, dropout_p, is_causal, dropout_key=dropout_key)
     y = y.transpose(-2, -3).flatten(-2)
     weights = attention_weights(q, k, attn_mask, is_causal) if need_weights else None
     return linear(y, **out_proj), weights
@@ -48,8 +48,8 @@ WRONG = {
         "gradient of `key`",
     ),
     "mask not passed on": (
-        "scaled_dot_product_attention(q, k, v, attn_mask,",
-        "scaled_dot_product_attention(q, k, v, None,",
+        "attention(q, k, v, attn_mask,",
+        "attention(q, k, v, None,",
         "`attn_mask=None`",
     ),
     "dropout forgotten": (

@@ -19,8 +19,6 @@ def scaled_dot_product_attention(
     scale=None,
     *,
     dropout_key=None,
-    block_size=None,
-    native=False,
 ):
     if is_causal and attn_mask is not None:
         raise ValueError("two masks")
@@ -47,8 +45,6 @@ def torchs(
     scale=None,
     *,
     dropout_key=None,
-    block_size=None,
-    native=False,
 ):
     if is_causal and attn_mask is not None:  # torch raises a RuntimeError
         raise ValueError

@@ -18,7 +18,7 @@ DRILLS = {
         (
             "Scores are the products of every query with every key, over √d_head unless a scale is given.",
             "A boolean mask is True where a query may look; False is -∞ before the softmax. Another mask is added.",
-            "A query that may look nowhere gets zeros. block_size and native say how, not what: leave them unused.",
+            "A query whose keys are all masked gets zeros: softmax would give it NaN.",
         ),
         ("scaled_dot_product_attention",),
         ("causal_mask",),

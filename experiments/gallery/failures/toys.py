@@ -28,11 +28,11 @@ def digits(n: int = 300) -> tuple[Split, Split]:
 
 def perceptron(seed: int, *hidden: int) -> Params:
     """For digits; one hidden layer of 32 unless given"""
-    return mlp_init(generator(seed), (64, *(hidden or (32,)), 10))[0]
+    return mlp_init(generator(seed), 64, hidden or (32,), 10)[0]
 
 
 def mlp(params: Params, x: Tensor) -> Tensor:
-    return mlp_apply(params, {}, x, train=False)[0]
+    return mlp_apply(params, {}, x, train=False, layers=len(params))[0]
 
 
 def descend(
