@@ -2,7 +2,7 @@
 
 `digits` comes with scikit-learn, so it needs no network. `folder` is any directory of photographs. The others live
 below the data root, in torchvision's layout, and are downloaded there, verified, when they are missing. A new set is
-one function here and one row in experiments.shared.registry.
+one function here and one row in the registry of the scripts.
 """
 
 import os
