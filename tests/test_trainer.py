@@ -21,7 +21,7 @@ from experiments.train import folder
 from experiments.train import run as training
 from experiments.train.__main__ import main
 from experiments.train.config import Config, parse
-from fn import checkpoint, rng
+from fn import checkpoint, rng, tree
 from fn.data.datasets import Dataset, Split, digits
 from fn.data.loader import batches, epoch_order
 from fn.losses import cross_entropy
@@ -50,27 +50,30 @@ def run_trainer(monkeypatch, capsys, tmp_path):
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def load_last(run: Path, hidden: int = 8, optimizer: str = "adamw") -> tuple[dict[str, Any], checkpoint.Progress]:
+    """The newest checkpoint of a run of an mlp: (tensors, progress)."""
     ts = init_train_state(mlp((1, 8, 8), 10, hidden=(hidden,)), resolve(OPTIMIZERS[optimizer])(lr=0.1), seed=0)
     return checkpoint.load_newest(run / "checkpoints", ts._asdict())
 
 
 def assert_same_run(run: Path, other: Path, **options: Any) -> None:
-    """The same log, byte for byte, and torch.equal tensors."""
+    """Assert that logs are equal byte for byte, newest checkpoints to the bit, and the best of the same step."""
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    (ours, here), (theirs, there) = load_last(run, **options), load_last(other, **options)
-    assert here._replace(generators={}) == there._replace(generators={})
+    (tensors, progress), (other_tensors, other_progress) = (load_last(r, **options) for r in (run, other))
+    assert progress._replace(generators={}) == other_progress._replace(generators={})
     steps = [[checkpoint.step_of(path) for path in checkpoint.find(r / "checkpoints", "best")] for r in (run, other)]
     assert steps[0] == steps[1]
-    flat, flat_ = (checkpoint.tree.flatten(tensors) for tensors in (ours, theirs))
-    assert flat.keys() == flat_.keys()
-    assert all(torch.equal(flat[name], flat_[name]) for name in flat)
+    flat, other_flat = tree.flatten(tensors), tree.flatten(other_tensors)
+    assert flat.keys() == other_flat.keys()
+    assert all(torch.equal(flat[name], other_flat[name]) for name in flat)
 
 
 def write_photographs(root: Path) -> Path:
+    """Write ten pictures of each of two classes, dark and light, and return `root`."""
     for name, colour in {"dark": (40, 20, 0), "light": (250, 200, 220)}.items():
         (root / name).mkdir(parents=True)
         for i in range(10):
@@ -79,7 +82,7 @@ def write_photographs(root: Path) -> Path:
 
 
 def fake_cifar10() -> Dataset:
-    """In place of CIFAR-10, which nothing here could download."""
+    """Random images in the shape of CIFAR-10: the tests download nothing."""
     split = Split(torch.randn(40, 3, 32, 32, generator=rng.generator(0)), torch.arange(40) % 10)
     return Dataset(split, split, list("abcdefghij"))
 
@@ -287,11 +290,12 @@ def test_a_config_file_that_is_no_good_is_refused(run_trainer, tmp_path, content
     assert_refused(run_trainer("--config", str(tmp_path / "config.json")), complaint)
 
 
-def assert_refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> None:
-    assert ended[:2] == (status, "")
-    assert complaint in ended[2]
-    assert ended[2].startswith("error: ")
-    assert ended[2].count("\n") == 1
+def assert_refused(result: tuple[Any, str, str], complaint: str, status: int = 2) -> None:
+    """Assert that a run ended with that status, one line on stderr with the complaint in it, and no output."""
+    assert result[:2] == (status, "")
+    assert complaint in result[2]
+    assert result[2].startswith("error: ")
+    assert result[2].count("\n") == 1
 
 
 @pytest.mark.parametrize(

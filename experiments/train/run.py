@@ -47,8 +47,8 @@ def train(config: Config, device: torch.device) -> Run:
             for epoch in range(progress.epoch, config.epochs):
                 if out_of_patience(config, progress):
                     break
-                with closing(train_batches(config, parts, progress)) as rest:  # ends the workers, whatever happens
-                    for x, y in rest:
+                with closing(train_batches(config, parts, progress)) as data:  # ends the workers, whatever happens
+                    for x, y in data:
                         ts, metrics = step(ts, x.to(device), y.to(device), key=key)
                         lr = float(parts.schedule(progress.step))
                         progress = after_step(progress, metrics, len(y))
@@ -57,8 +57,7 @@ def train(config: Config, device: torch.device) -> Run:
                         if stop.asked or save_is_due(config, parts, progress):
                             folder.save(config, ts, progress, history)
                         if stop.asked:
-                            where = f"interrupted at step {progress.step}"
-                            raise KeyboardInterrupt(f"{where}; --resume {config.out} continues")
+                            raise interrupted(config, progress)
                 means, validation = mean_per_example(progress.totals), evaluate(parts, ts, "validation", device)
                 progress = after_epoch(progress, validation)
                 log("epoch", progress, train=means, validation=validation)
@@ -116,6 +115,10 @@ def save_is_due(config: Config, parts: Parts, progress: Progress) -> bool:
 
 def out_of_patience(config: Config, progress: Progress) -> bool:
     return config.patience is not None and progress.epoch - progress.best_epoch >= config.patience
+
+
+def interrupted(config: Config, progress: Progress) -> KeyboardInterrupt:
+    return KeyboardInterrupt(f"interrupted at step {progress.step}; --resume {config.out} continues")
 
 
 def evaluate(parts: Parts, ts: TrainState, split: str, device: torch.device) -> dict[str, float]:
