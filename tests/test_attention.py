@@ -286,7 +286,7 @@ def with_parameters(op: Any, names: list[str]) -> Any:
 
 @st.composite
 def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
-    """(query, key, value, mask, parameters…) and options; the mask is ours, per example and head; no row is masked whole."""
+    """(query, key, value, mask, parameters…) and options. The mask is per example and head; no row is fully masked."""
     heads, d_head, queries, keys = draw(st.tuples(*[st.integers(1, 3)] * 4))
     batch, alike = draw(st.tuples(st.integers(1, 3), st.booleans()))
     d_model, keys = heads * d_head, queries if alike else keys
