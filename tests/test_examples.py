@@ -37,7 +37,9 @@ ROOMS = (
     "fn.models.transformer",
     "fn.optim",
     "fn.positions",
+    "fn.pretrained",
     "fn.rng",
+    "fn.trace",
     "fn.tree",
 )
 
