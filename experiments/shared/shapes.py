@@ -7,7 +7,9 @@ from torch import Tensor
 
 from experiments.shared import cli, show
 from fn import tree
-from fn.trace import Axes, Call
+from fn.models import Model
+from fn.rng import generator
+from fn.trace import Axes, Call, trace
 from fn.tree import Params
 
 
@@ -25,6 +27,13 @@ def show_shapes(calls: Sequence[Call], params: Params, title: str, *, inside: st
     show.console.print(f"{tree.size(params):,} parameters, {total:,} multiply-adds per example")
     wrong = sum(c.expected not in (None, tuple(c.result.shape)) for c in calls)
     return cli.check("shapes: layers that differ from the sum by hand", wrong, "==", 0)
+
+
+def trace_shapes(model: Model, example: Tensor, title: str, *, seed: int, inside: str = "") -> cli.Check:
+    """Run the model, untrained, on one example; show and check its shapes, see `show_shapes`."""
+    params, state = (tree.to(part, example.device) for part in model.init(generator(seed)))
+    _, calls = trace(params, model.apply, params, state, example, train=False)
+    return show_shapes(calls, params, title, inside=inside)
 
 
 def quiz_shapes(calls: Sequence[Call]) -> None:
