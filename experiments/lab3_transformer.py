@@ -17,7 +17,7 @@ from torch import Tensor
 
 from experiments.shared import cli, show
 from experiments.shared.attention_measures import causal_leaks, mirrored_share
-from experiments.shared.attention_parity import beside_torch, one_query
+from experiments.shared.attention_parity import compare_with_torch, one_query
 from experiments.shared.attention_pictures import draw_positions, show_attention
 from experiments.shared.lab3_flags import Flags, apply_flags
 from experiments.shared.language_tasks import Task, bigram_loss, require_sizes, text_task, toy_task
@@ -77,7 +77,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     require_sizes(model, task)
 
     one_query()
-    checks = beside_torch(config, device)
+    checks = compare_with_torch(config, device)
     alike = f"; the model has {recipe.layers} like it" if recipe.layers > 1 else ""
     one_layer = build(config, recipe._replace(layers=1), task)
     title = f"Shapes of one example in one layer{alike}"

@@ -40,7 +40,12 @@ def stop_at_apply(model: Model) -> Model:
         (lab0_mlp, "mlp", ["overfit_few", "check_overfit", "check_gradients", "compare_loops"], "train_and_test"),
         (lab1_cnn, "cnn", ["compare_convolutions"], "overfit_few"),
         (lab1_cnn, "cnn", ["compare_convolutions", "overfit_few"], "train_and_test"),
-        (lab3_transformer, "transformer", ["one_query", "beside_torch", "check_untrained", "trace_shapes"], "train"),
+        (
+            lab3_transformer,
+            "transformer",
+            ["one_query", "compare_with_torch", "check_untrained", "trace_shapes"],
+            "train",
+        ),
     ],
 )
 def test_a_lab_reaches_its_model_in_six_frames(

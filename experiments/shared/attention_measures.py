@@ -1,4 +1,4 @@
-"""What Lab 3 measures of attention: where the heads look, and whether the model sees the future."""
+"""Measures of attention in Lab 3: where the heads look, and whether the model sees the future."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a language model writes, in the terminal: the answers to toy problems, and text after a prompt."""
+"""Text that a language model writes: the answers to toy problems, and the continuation of a prompt."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def show_answers(model: Model, ts: TrainState, task: Task) -> None:
         written = write(model, ts, task, tokens[:asked], tokens=len(answer), temperature=0.0)
         right = "right" if torch.equal(written, answer) else "wrong"
         rows.append((decode(tokens[:asked], task.vocabulary), decode(written, task.vocabulary), right))
-    show.table("What it writes, digit by digit, for questions that it has not seen", ("asked", "written", ""), rows)
+    show.table("Answers, digit by digit, to problems of the test set", ("asked", "written", ""), rows)
 
 
 def show_continuations(flags: Flags, model: Model, ts: TrainState, task: Task) -> None:
