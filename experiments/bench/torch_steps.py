@@ -17,10 +17,10 @@ from fn import tree
 from fn.data.datasets import digits
 from fn.data.loader import batches
 from fn.models import Detector, Model
-from fn.optim import adam_init, adamw
+from fn.optim import adamw
 from fn.rng import generator
 from fn.trace import trace
-from fn.train import TrainState, init, run_key, several_steps
+from fn.train import TrainState, init_train_state, run_key, several_steps
 from fn.tree import Params
 
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-3, (0.9, 0.999), 1e-8, 1e-2
@@ -69,7 +69,7 @@ def begin(task: Task) -> Start:
     x, y = resolve(row.data)(task.batch or row.batch, task.seed)
     made = resolve(row.model)(x.shape[1:], row.classes, **{row.option: sizes})
     start = Start(row, made, TrainState({}, {}, {}), *_to(task.device, x, y))
-    return start._replace(ts=init(start.model, adam_init, seed=task.seed, device=task.device))
+    return start._replace(ts=init_train_state(start.model, adamw(lr=LR), seed=task.seed, device=task.device))
 
 
 def _to(device: str, *tensors: Tensor) -> list[Tensor]:
@@ -99,7 +99,7 @@ def flop(start: Start) -> int:
 
 def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step, steps: int = 1) -> Variant:
     row, made, ts, x, y = start
-    step = resolve(row.step)(made, partial(adamw, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
+    step = resolve(row.step)(made, adamw(lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
     if steps > 1:
         step, x, y = partial(several_steps, step=step), torch.stack([x] * steps), torch.stack([y] * steps)
     step = partial(wrap(step), x=x, y=y, key=run_key(0))
