@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from experiments.bench.worker import peak_bytes
+from experiments.shared.memory import peak_bytes
 from fn import tree
 from fn.attention import (
     attention_weights,

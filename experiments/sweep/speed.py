@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench.torch_steps import mlp_module
+from experiments.bench.torch_models import mlp_module
 from experiments.shared import cli, show
 from experiments.sweep.compare import in_dtype
 from fn import tree
