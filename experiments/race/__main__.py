@@ -42,6 +42,8 @@ class Config(cli.Compiled):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
+    if min(config.seeds, config.recipe_seeds) < 1:
+        raise cli.UsageError("--seeds and --recipe-seeds: at least one run of each is needed")
     data = cli.load("mnist", device)
     own = {seed: _race(ours(config, data, seed), seed) for seed in cli.seeds(config, config.seeds)}
     reference = {seed: _race(recipe(device, seed), seed) for seed in cli.seeds(config, config.recipe_seeds)}
