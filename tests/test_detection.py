@@ -24,7 +24,7 @@ from fn.data import datasets
 from fn.data.datasets import DatasetUnavailable
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, flip_boxes, random_flip, random_zoom, zoom
-from fn.data.scenes import Scenes, canvas, digits, require_sound
+from fn.data.scenes import Scenes, canvas, digits, require_valid
 from fn.data.transforms import horizontal_flip
 from fn.data.voc import first_copies, read_voc, voc
 from fn.detection.anchors import anchor_grid
@@ -696,8 +696,8 @@ def test_objects_that_no_detector_can_learn_are_refused_before_the_first_step(na
 
 def test_whatever_padding_says_and_a_rounding_error_at_the_border_is_sound():
     objects = torch.tensor([[[0, 0, 48.0001, 32, 2], [9, 9, 3, 3, -1], [math.inf, 0, 0, 99, -1]]])
-    require_sound(Scenes(torch.zeros(1, *SHAPE), objects), CLASSES)
-    require_sound(Scenes(torch.zeros(1, *SHAPE), objects[:, :0]), CLASSES)
+    require_valid(Scenes(torch.zeros(1, *SHAPE), objects), CLASSES)
+    require_valid(Scenes(torch.zeros(1, *SHAPE), objects[:, :0]), CLASSES)
 
 
 @pytest.mark.parametrize("box", [[5.0, 5, 5, 20], [15.0, 5, 5, 20], [15.0, 20, 5, 5], [90.0, 90, 99, 99]])

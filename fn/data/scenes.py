@@ -45,7 +45,7 @@ def take_scenes(scenes: Scenes, n: int) -> Scenes:
     return Scenes(scenes.images[:n], scenes.objects[:n])
 
 
-def require_sound(scenes: Scenes, classes: int) -> None:
+def require_valid(scenes: Scenes, classes: int) -> None:
     """ValueError, naming the first of them, for objects that no detector can learn.
 
     A box has an area, its corners in order and, but for a thousandth of a pixel, in the image; its class is one of so
