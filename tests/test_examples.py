@@ -14,6 +14,7 @@ from fn import layers
 ROOMS = (
     "fn.attention",
     "fn.attention_tiled",
+    "fn.backbones",
     "fn.conv",
     "fn.curvature",
     "fn.detection.anchors",
@@ -38,6 +39,7 @@ ROOMS = (
     "fn.optim",
     "fn.positions",
     "fn.rng",
+    "fn.transfer",
     "fn.tree",
 )
 

@@ -15,6 +15,7 @@ from fn.detection.average_precision import THRESHOLDS
 from fn.detection.train import Detections
 from fn.files import write_atomic
 from fn.models.squeezenet import squeezenet
+from fn.optim import adam
 from fn.pretrained import to_state_dict
 from fn.rng import generator
 from fn.train import TrainState
@@ -224,7 +225,7 @@ def test_overfit_trains_detectors_at_the_rate_it_is_given(monkeypatch, tmp_path,
         seeds.append(seed)
         return TrainState({}, {}, {})
 
-    monkeypatch.setattr(overfit, "adam", lambda *, lr: rates.append(lr))
+    monkeypatch.setattr(overfit, "adam", lambda *, lr: rates.append(lr) or adam(lr=lr))
     monkeypatch.setattr(overfit, "init_train_state", start)
     monkeypatch.setattr(overfit, "check_finite", lambda _: step)
     monkeypatch.setattr(overfit, "predict", lambda *_: None)
