@@ -14,6 +14,7 @@ from fn import layers
 ROOMS = (
     "fn.attention",
     "fn.attention_tiled",
+    "fn.backbones",
     "fn.conv",
     "fn.curvature",
     "fn.detection.anchors",
@@ -40,6 +41,7 @@ ROOMS = (
     "fn.pretrained",
     "fn.rng",
     "fn.trace",
+    "fn.transfer",
     "fn.tree",
 )
 

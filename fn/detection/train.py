@@ -94,9 +94,9 @@ def collect(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Detections:
     >>> table.labels, table.images
     (tensor([1, 0, 1]), tensor([0, 0, 1]))
     """
-    none = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     counts = torch.tensor([len(scores) for _, scores, _ in found], dtype=torch.int64)
-    boxes, scores, labels = (torch.cat(column) for column in zip(none, *found, strict=True))
+    boxes, scores, labels = (torch.cat(column) for column in zip(empty, *found, strict=True))
     return Detections(boxes, scores, labels, torch.arange(len(found)).repeat_interleave(counts))
 
 
