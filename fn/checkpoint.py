@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there, without pickle, and refused in words when they are not what they say.
+"""Save and load checkpoints, without pickle; a file that is damaged or of another model is refused in one line.
 
-One is one file: tensors as safetensors, the rest as JSON in its header. Its name holds its step and the digest of its
-content, `step-00000469-1f0c….safetensors`; the best so far is `best-…`. The file is written aside, flushed and renamed,
-so that a crash at any instant leaves the previous one whole.
+A checkpoint is one file: tensors as safetensors, the rest as JSON in its header. Its name holds the step and the digest
+of the content, `step-00000469-1f0c….safetensors`; the best so far is `best-…`. The file is written aside, flushed and
+renamed: a crash at any instant leaves the previous checkpoint whole.
 """
 
 import json
@@ -25,41 +25,41 @@ KEY, VERSION = "functional-torch checkpoint", 1
 
 
 class Progress(NamedTuple):
-    """Where a run stands, but for its tensors."""
+    """The state of a run besides its tensors."""
 
     step: int = 0
     """updates made"""
     epoch: int = 0
     """epochs completed"""
     batch: int = 0
-    """batches done of the epoch that is under way: with the seed and the epoch, the position in the data order"""
+    """batches done of the epoch under way; with the seed and the epoch, the position in the data"""
     totals: dict[str, Any] = {}  # noqa: RUF012
-    """the sums over the examples of those batches, for the epoch's means"""
+    """sums of the metrics over the examples of those batches, see `fn.metrics.add_examples`"""
     lines: int = 0
     """lines of the log written so far"""
     best: float | None = None
     """the least validation loss so far"""
     best_epoch: int = 0
-    """the epoch that reached it"""
+    """the epoch with that loss, counted from 1; 0 if there is none"""
     generators: dict[str, Any] = {}  # noqa: RUF012
     """`fn.rng.global_state()`"""
     data: str = ""
-    """a digest of the data that it is trained on"""
+    """a digest of the training data"""
 
 
 class CheckpointError(Exception):
-    """Says in one line what is wrong with which file."""
+    """A checkpoint that cannot be used; the message is one line with the file and the reason."""
 
 
 def save(folder: Path, tensors: Params, progress: Progress, *, keep: int, best: bool = False) -> Path:
-    """Write a checkpoint, then remove all but the last `keep`; `best` writes it once more, in place of the best so far.
+    """Write a checkpoint, then remove all but the last `keep`. `best` also writes it in place of the best so far.
 
-    OSError if the disk is full; what was there before is then still there.
+    OSError if the disk is full; the earlier checkpoints are then still whole.
     """
     header = {KEY: json.dumps({"version": VERSION, "progress": progress._asdict()})}
     apart = tree.map(lambda x: x.detach().cpu().clone(memory_format=torch.contiguous_format), tensors)
     content = to_bytes(tree.flatten(apart), header)
-    if best:  # first, for the other one says that it is there
+    if best:  # first, as the other one counts on it
         newest = write_digested(folder, f"best-{progress.step:08d}", ".safetensors", content)
         for old in find(folder, "best"):
             if old != newest:
@@ -71,20 +71,20 @@ def save(folder: Path, tensors: Params, progress: Progress, *, keep: int, best: 
 
 
 def find(folder: Path, kind: str = "step") -> list[Path]:
-    """The checkpoints of a folder by step: "step", "best", or "*" for both. Whether they are sound is not looked at."""
+    """The checkpoints of a folder of a kind, "step", "best" or "*" for both, in order of steps; unchecked."""
     return sorted((path for path in folder.glob(f"{kind}-*.safetensors") if step_of(path) >= 0), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name, or -1 if that is no checkpoint's."""
+    """The step in a checkpoint's file name; -1 for any other file name."""
     match = re.fullmatch(r"(?:step|best)-(\d{8,18})-[0-9a-f]{16}", path.stem)
     return int(match[1]) if match else -1
 
 
 def load(path: Path, like: Params) -> tuple[Params, Progress]:
-    """The tensors, on the devices of those of `like`, whose names, shapes and dtypes they must have, and the rest.
+    """Load (tensors, progress). The tensors must have the names, shapes and dtypes of `like`, and go to its devices.
 
-    CheckpointError for a file that is not a sound checkpoint of such tensors. Nothing in a file is ever executed.
+    CheckpointError for a damaged file, or one of other tensors. Nothing in a file is ever executed.
     """
     try:
         if not path.stat().st_size:
@@ -106,7 +106,7 @@ def load(path: Path, like: Params) -> tuple[Params, Progress]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Begins as a pickle or as torch.save's archive does; safetensors begin with the length of their header."""
+    """Whether the file starts like a pickle or a torch.save archive; safetensors start with their header's length."""
     with path.open("rb") as file:
         head = file.read(8)
     begins_so = head[:1] == b"\x80" or head[:2] == b"PK"
@@ -143,9 +143,10 @@ def _describe(x: Tensor | None) -> str:
 
 
 def _fill(like: Params, flat: Mapping[str, Tensor], path: str = "") -> Params:
-    """The structure of `like`, empty sub-trees included, with other leaves.
+    """The tree `like`, empty sub-trees included, with the leaves of `flat`.
 
-    Copies: in a mapped file a tensor begins anywhere, and on a 64-byte boundary sums may come out differently.
+    The leaves are copies: a tensor in a mapped file starts at any byte, and sums may round otherwise off a 64-byte
+    boundary.
     """
     tensors: Params = {}
     for name, value in like.items():
@@ -157,7 +158,7 @@ def _fill(like: Params, flat: Mapping[str, Tensor], path: str = "") -> Params:
 
 
 def load_newest(folder: Path, like: Params) -> tuple[Params, Progress]:
-    """The last checkpoint of a folder; if that is no good, the CheckpointError names the newest that is."""
+    """Load the last checkpoint of a folder. CheckpointError if it is damaged, which names the newest sound one."""
     if not find(folder):
         raise CheckpointError(f"{folder} holds no checkpoint")
     *older, newest = find(folder)

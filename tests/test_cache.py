@@ -1,4 +1,4 @@
-"""The cache gives what would have been built, whatever happens to its files; a digest in a name tells every damage."""
+"""The cache returns the tensors that a build returns, whatever happens to its files; digests show every damage."""
 
 import errno
 import multiprocessing
@@ -24,7 +24,7 @@ TENSORS = {
 
 
 class Build:
-    """TENSORS, and how often they were asked for."""
+    """Returns TENSORS and counts the calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -39,7 +39,7 @@ def build() -> Build:
     return Build()
 
 
-def assert_right(tensors: dict[str, torch.Tensor]) -> None:
+def assert_equal_tensors(tensors: dict[str, torch.Tensor]) -> None:
     assert tensors.keys() == TENSORS.keys()
     for name, x in TENSORS.items():
         assert tensors[name].dtype == x.dtype
@@ -47,16 +47,17 @@ def assert_right(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def only_file(folder: Path) -> Path:
+    """The one file of the folder; ValueError if there are more or none."""
     (file,) = folder.iterdir()
     return file
 
 
 def test_each_parameters_are_built_once(build, tmp_path):
     for parameters in ({"a": 1, "b": "x"}, {"b": "x", "a": 1}, {"a": 1, "b": "x"}):
-        assert_right(cached(build, parameters, tmp_path))
+        assert_equal_tensors(cached(build, parameters, tmp_path))
     assert build.times == 1
     for n, parameters in enumerate([{"a": 2, "b": "x"}, {"a": 1}, {"a": 1, "c": "x"}, {"a": "1", "b": "x"}, {}], 2):
-        assert_right(cached(build, parameters, tmp_path))
+        assert_equal_tensors(cached(build, parameters, tmp_path))
         assert build.times == n
         assert len(list(tmp_path.iterdir())) == n
     assert all(map(is_sound, tmp_path.iterdir()))
@@ -72,14 +73,14 @@ def test_entries_are_in_the_users_cache_unless_told(build, monkeypatch, tmp_path
     assert user_cache() == tmp_path / "home" / ".cache" / "functional-torch"
 
 
-def flipped(content: bytes, at: int, bit: int) -> bytes:
+def flip_bit(content: bytes, at: int, bit: int) -> bytes:
     damaged = bytearray(content)
     damaged[at] ^= 1 << bit
     return bytes(damaged)
 
 
 class Touch:
-    """Unpickled, this leaves a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,15 +96,15 @@ class Touch:
         lambda content: content[: len(content) // 2],
         lambda content: b"",
         lambda content: content + b"\0",
-        *(lambda content, at=at: flipped(content, at, 0) for at in (0, 7, 8, 30, 500, -1)),
+        *(lambda content, at=at: flip_bit(content, at, 0) for at in (0, 7, 8, 30, 500, -1)),
     ],
 )
 def test_a_damaged_entry_is_built_anew(build, tmp_path, damage):
-    assert_right(cached(build, {}, tmp_path))
+    assert_equal_tensors(cached(build, {}, tmp_path))
     entry, content = only_file(tmp_path), only_file(tmp_path).read_bytes()
     entry.write_bytes(damage(content))
     for _ in range(2):
-        assert_right(cached(build, {}, tmp_path))
+        assert_equal_tensors(cached(build, {}, tmp_path))
         assert build.times == 2
     assert only_file(tmp_path) == entry
     assert entry.read_bytes() == content
@@ -113,20 +114,20 @@ def test_an_entry_of_another_digest_does_not_stay(build, tmp_path):
     cached(build, {}, tmp_path)
     entry = only_file(tmp_path)
     entry.rename(tmp_path / f"{entry.stem.split('-')[0]}-{'0' * 16}{entry.suffix}")
-    assert_right(cached(build, {}, tmp_path))
+    assert_equal_tensors(cached(build, {}, tmp_path))
     assert only_file(tmp_path) == entry
 
 
 def test_a_pickle_in_place_of_an_entry_is_not_unpickled(build, tmp_path):
     cached(build, {}, tmp_path / "cache")
     only_file(tmp_path / "cache").write_bytes(pickle.dumps(Touch(tmp_path / "harm")))
-    assert_right(cached(build, {}, tmp_path / "cache"))
+    assert_equal_tensors(cached(build, {}, tmp_path / "cache"))
     assert build.times == 2
     assert not (tmp_path / "harm").exists()
 
 
 def is_mapped(x: torch.Tensor, file: Path) -> bool:
-    """Whether a mapping of `file` in this process holds x's memory."""
+    """Whether the memory of x is a mapping of `file`."""
     spans = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
     ends = [[int(end, base=16) for end in span.split("-")] for span in spans]
     return any(low <= x.data_ptr() and x.data_ptr() + x.nbytes <= high for low, high in ends)
@@ -145,25 +146,25 @@ def test_writing_into_a_tensor_does_not_reach_the_file(build, tmp_path):
         for x in cached(build, {}, tmp_path).values():
             x.zero_()
         assert is_sound(only_file(tmp_path))
-    assert_right(cached(build, {}, tmp_path))
+    assert_equal_tensors(cached(build, {}, tmp_path))
     assert build.times == 1
 
 
-def build_with_another(folder: Path, barrier) -> None:
-    """Both have looked for the entry in vain before either writes it."""
+def build_at_once(folder: Path, barrier) -> None:
+    """Build an entry; the barrier lets no process write before both have missed it."""
 
     def build():
         barrier.wait()
         return TENSORS
 
-    assert_right(cached(build, {}, folder))
+    assert_equal_tensors(cached(build, {}, folder))
 
 
 @pytest.mark.slow
 def test_two_processes_may_build_one_entry_at_once(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(2, timeout=60)
-    processes = [spawn.Process(target=build_with_another, args=(tmp_path, barrier)) for _ in range(2)]
+    processes = [spawn.Process(target=build_at_once, args=(tmp_path, barrier)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -173,8 +174,8 @@ def test_two_processes_may_build_one_entry_at_once(tmp_path):
 
 
 def test_an_entry_may_appear_while_it_is_being_built(build, tmp_path):
-    assert_right(cached(lambda: cached(build, {}, tmp_path), {}, tmp_path))
-    assert_right(cached(build, {}, tmp_path))
+    assert_equal_tensors(cached(lambda: cached(build, {}, tmp_path), {}, tmp_path))
+    assert_equal_tensors(cached(build, {}, tmp_path))
     assert build.times == 1
     assert is_sound(only_file(tmp_path))
 
@@ -186,7 +187,7 @@ def test_an_entry_may_vanish_while_it_is_being_judged(build, monkeypatch, tmp_pa
     """Another process found it damaged, too."""
     cached(build, {}, tmp_path)
     monkeypatch.setattr(cache, "is_sound", found)
-    assert_right(cached(build, {}, tmp_path))
+    assert_equal_tensors(cached(build, {}, tmp_path))
     assert build.times == 2
     assert is_sound(only_file(tmp_path))
 
@@ -201,7 +202,7 @@ def test_where_nothing_can_be_written_only_time_is_lost(build, monkeypatch, tmp_
     monkeypatch.setattr(cache, "write_digested", fail)
     monkeypatch.setattr(Path, "unlink", fail)
     for times in (2, 3):
-        assert_right(cached(build, {}, tmp_path))
+        assert_equal_tensors(cached(build, {}, tmp_path))
         assert build.times == times
 
 
@@ -211,8 +212,8 @@ def test_what_cannot_be_built_is_not_cached(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def tree(root: Path, **contents: bytes) -> list[Path]:
-    """File 1 in folder a for `a1`, and so on."""
+def write_files(root: Path, **contents: bytes) -> list[Path]:
+    """Write a file per keyword: `a1=b"x"` is file 1 in folder a."""
     for (folder, name), content in contents.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         (root / folder / name).write_bytes(content)
@@ -220,11 +221,11 @@ def tree(root: Path, **contents: bytes) -> list[Path]:
 
 
 def test_a_fingerprint_is_of_names_and_contents_alone(tmp_path):
-    files = tree(tmp_path / "one", a1=b"x", a2=b"yz", b1=b"")
+    files = write_files(tmp_path / "one", a1=b"x", a2=b"yz", b1=b"")
     expected = fingerprint(tmp_path / "one", files)
     os.utime(files[0], (0, 0))
     assert fingerprint(tmp_path / "one", reversed(files)) == expected
-    assert fingerprint(tmp_path / "two", tree(tmp_path / "two", b1=b"", a2=b"yz", a1=b"x")) == expected
+    assert fingerprint(tmp_path / "two", write_files(tmp_path / "two", b1=b"", a2=b"yz", a1=b"x")) == expected
     others = [
         {"a1": b"x", "a2": b"yz"},  # a file less
         {"a1": b"x", "a2": b"yZ", "b1": b""},  # other content
@@ -233,11 +234,13 @@ def test_a_fingerprint_is_of_names_and_contents_alone(tmp_path):
         {"a1": b"x", "a3": b"yz", "b1": b""},  # another name
         {"a1": b"x", "a2": b"yz", "c1": b""},  # another folder
     ]
-    found = [fingerprint(root, tree(root, **other)) for i, other in enumerate(others) for root in [tmp_path / f"_{i}"]]
+    found = [
+        fingerprint(root, write_files(root, **other)) for i, other in enumerate(others) for root in [tmp_path / f"_{i}"]
+    ]
     assert len({expected, *found}) == 1 + len(others)
 
 
-# Files that know what they should hold.
+# Files whose names hold the digest of their content.
 
 
 def test_the_name_of_a_file_is_its_sha256(tmp_path):
@@ -254,7 +257,7 @@ def test_any_damage_shows(tmp_path_factory, content, data):
     path = write_digested(folder, "x", ".bin", content)
     assert is_sound(path)
     cut = content[: data.draw(st.integers(0, len(content) - 1))]
-    bit = flipped(content, data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7)))
+    bit = flip_bit(content, data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7)))
     for damaged in (cut, bit, content + b"\0"):
         path.write_bytes(damaged)
         assert not is_sound(path)

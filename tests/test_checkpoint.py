@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, or is refused in one line; what was there before a failure is there after it."""
+"""A checkpoint is loaded bit for bit, or refused in one line; a failed write leaves the earlier files whole."""
 
 import hashlib
 import json
@@ -26,25 +26,26 @@ TIED = torch.randn(6)
 PROGRESS = Progress(7, 1, 2, {"examples": 128, "loss": 0.1 + 0.2}, 9, 1 / 3, 1, {"any": [1, None, 2.5]})
 
 
-def saved(folder: Path, step: int = 7, *, keep: int = 3, best: bool = False) -> Path:
+def save(folder: Path, step: int = 7, *, keep: int = 3, best: bool = False) -> Path:
     return checkpoint.save(folder, TENSORS, PROGRESS._replace(step=step), keep=keep, best=best)
 
 
-def forged(folder: Path, content: bytes) -> Path:
-    """A file under a name that fits its content."""
+def write_named(folder: Path, content: bytes) -> Path:
+    """Write a file under a name that fits its content."""
     path = folder / f"step-00000007-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     path.write_bytes(content)
     return path
 
 
-def changed(folder: Path, content: bytes) -> Path:
-    """Another content under the name of a good checkpoint."""
-    path = saved(folder)
+def overwrite(folder: Path, content: bytes) -> Path:
+    """Save a checkpoint, then replace its content but not its name."""
+    path = save(folder)
     path.write_bytes(content)
     return path
 
 
-def refusal(path: Path, like: Any = TENSORS) -> str:
+def load_refused(path: Path, like: Any = TENSORS) -> str:
+    """The one-line message with which loading the file is refused."""
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(path, like)
     message = str(error.value)
@@ -65,7 +66,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
 
 def test_the_last_few_and_the_best_are_kept(tmp_path):
     for step in range(1, 9):
-        saved(tmp_path, step, best=step in (2, 5), keep=3)
+        save(tmp_path, step, best=step in (2, 5), keep=3)
     assert [checkpoint.step_of(path) for path in checkpoint.find(tmp_path)] == [6, 7, 8]
     assert [checkpoint.step_of(path) for path in checkpoint.find(tmp_path, "best")] == [5]
     assert len(list(tmp_path.iterdir())) == 4
@@ -74,23 +75,23 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
 
 def test_steps_beyond_eight_digits_are_still_in_order(tmp_path):
     for step in (100_000_000, 99_999_999):
-        saved(tmp_path, step)
+        save(tmp_path, step)
     assert checkpoint.load_newest(tmp_path, TENSORS)[1].step == 100_000_000
 
 
 def test_any_flipped_bit_is_noticed(tmp_path):
-    content = saved(tmp_path).read_bytes()
+    content = save(tmp_path).read_bytes()
     places = random.Random(0).sample(range(8 * len(content)), 100)
     for place in [*range(64), *places]:
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
-        assert re.search("is damaged|is a pickle", refusal(changed(tmp_path, bytes(damaged))))
+        assert re.search("is damaged|is a pickle", load_refused(overwrite(tmp_path, bytes(damaged))))
 
 
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 100, -1])
 def test_a_truncated_file_is_noticed(tmp_path, left):
-    content = saved(tmp_path).read_bytes()[:left]
-    assert ("is empty" if not left else "is damaged") in refusal(changed(tmp_path, content))
+    content = save(tmp_path).read_bytes()[:left]
+    assert ("is empty" if not left else "is damaged") in load_refused(overwrite(tmp_path, content))
 
 
 def test_a_sound_file_may_begin_as_a_pickle_does(tmp_path):
@@ -103,7 +104,7 @@ def test_a_sound_file_may_begin_as_a_pickle_does(tmp_path):
 
 
 class Bomb:
-    """Unpickled, it would make a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +114,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [None, 2, 4, 5])
-@pytest.mark.parametrize("under", [forged, changed])
+@pytest.mark.parametrize("under", [write_named, overwrite])
 def test_a_pickle_under_our_name_is_not_opened(tmp_path, protocol, under):
     bomb = Bomb(tmp_path / "executed")
     if protocol is None:
@@ -121,17 +122,18 @@ def test_a_pickle_under_our_name_is_not_opened(tmp_path, protocol, under):
         content = (tmp_path / "archive").read_bytes()
     else:
         content = pickle.dumps(bomb, protocol)
-    assert "is a pickle, which could run code if it were opened: it was not" in refusal(under(tmp_path, content))
+    assert "is a pickle, which could run code if it were opened: it was not" in load_refused(under(tmp_path, content))
     assert not (tmp_path / "executed").exists()
 
 
 def header(**values: Any) -> bytes:
-    """A sound file with another header."""
+    """The bytes of a sound file with other values in its header."""
     body = {"version": checkpoint.VERSION, "progress": PROGRESS._asdict()} | values
     return to_bytes({"w": torch.ones(1)}, {checkpoint.KEY: json.dumps(body)})
 
 
 def progress(**values: Any) -> bytes:
+    """The bytes of a sound file with other values in its progress."""
     return header(progress=PROGRESS._asdict() | values)
 
 
@@ -159,7 +161,7 @@ def progress(**values: Any) -> bytes:
     ],
 )
 def test_a_hostile_file_of_the_right_name_is_refused_in_words(tmp_path, content, reason):
-    assert reason in refusal(forged(tmp_path, content))
+    assert reason in load_refused(write_named(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -173,18 +175,18 @@ def test_a_hostile_file_of_the_right_name_is_refused_in_words(tmp_path, content,
 )
 def test_another_models_checkpoint_is_refused_by_its_first_difference(tmp_path, name, leaf, reason):
     other = {n: x for n, x in (tree.flatten(TENSORS) | {name: leaf}).items() if x is not None}
-    assert f"is of another model: {reason}" in refusal(saved(tmp_path), tree.unflatten(other))
+    assert f"is of another model: {reason}" in load_refused(save(tmp_path), tree.unflatten(other))
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
-    assert "cannot be read (No such file or directory)" in refusal(
+    assert "cannot be read (No such file or directory)" in load_refused(
         tmp_path / "step-00000001-0123456789abcdef.safetensors"
     )
-    assert "cannot be read" in refusal(tmp_path)
+    assert "cannot be read" in load_refused(tmp_path)
 
 
 def test_the_newest_sound_checkpoint_is_offered(tmp_path):
-    paths = [saved(tmp_path, step) for step in (1, 2, 3)]
+    paths = [save(tmp_path, step) for step in (1, 2, 3)]
     for path in paths[1:]:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
@@ -200,11 +202,11 @@ def test_the_newest_sound_checkpoint_is_offered(tmp_path):
 
 @pytest.mark.parametrize("best", [False, True])
 def test_a_write_that_fails_leaves_what_was_there(monkeypatch, tmp_path, best):
-    saved(tmp_path, 1, best=True, keep=1)
+    save(tmp_path, 1, best=True, keep=1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        saved(tmp_path, 2, best=best, keep=1)
+        save(tmp_path, 2, best=best, keep=1)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -17,17 +17,18 @@ from PIL import Image
 
 from experiments.shared import cli
 from experiments.shared.registry import AUGMENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, resolve
-from experiments.train import config as train
+from experiments.train import folder
 from experiments.train import run as training
 from experiments.train.__main__ import main
-from fn import checkpoint, rng
+from experiments.train.config import Config, parse
+from fn import checkpoint, rng, tree
 from fn.data.datasets import Dataset, Split, digits
 from fn.data.loader import batches, epoch_order
 from fn.losses import cross_entropy
 from fn.metrics import top_k_accuracy
 from fn.models.mlp import mlp
-from fn.optim import adamw_init, one_cycle_schedule
-from fn.train import init
+from fn.optim import Optimizer, adamw, one_cycle_schedule
+from fn.train import init_train_state
 
 MODULE = [sys.executable, "-m", "experiments.train"]
 SMALL = ["--model", "mlp", "--hidden", "8", "--epochs", "2", "--batch-size", "32", "--limit", "150"]
@@ -35,41 +36,44 @@ NEEDS_DATA = pytest.mark.skipif("FN_DATA" not in os.environ, reason="FN_DATA is 
 
 
 @pytest.fixture
-def go(monkeypatch, capsys, tmp_path):
-    """The trainer, run in this process: go(*flags) -> (exit status, stdout, stderr)"""
+def run_trainer(monkeypatch, capsys, tmp_path):
+    """Run the trainer in this process: run_trainer(*flags) -> (exit status, stdout, stderr)"""
 
-    def go(*flags: str, out: str = "run") -> tuple[Any, str, str]:
+    def run_trainer(*flags: str, out: str = "run") -> tuple[Any, str, str]:
         where = [] if "--resume" in flags else ["--out", str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", ["train", *where, *flags])
         with pytest.raises(SystemExit) as stop:
-            cli.run(train.Config, main, train.parse)
+            cli.run(Config, main, parse)
         return stop.value.code, *capsys.readouterr()
 
-    return go
+    return run_trainer
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def last(run: Path, hidden: int = 8, optimizer: str = "adamw") -> tuple[dict[str, Any], checkpoint.Progress]:
-    ts = init(mlp((1, 8, 8), 10, hidden=(hidden,)), resolve(f"{OPTIMIZERS[optimizer]}_init"), seed=0)
+def load_last(run: Path, hidden: int = 8, optimizer: str = "adamw") -> tuple[dict[str, Any], checkpoint.Progress]:
+    """The newest checkpoint of a run of an mlp: (tensors, progress)."""
+    ts = init_train_state(mlp((1, 8, 8), 10, hidden=(hidden,)), resolve(OPTIMIZERS[optimizer])(lr=0.1), seed=0)
     return checkpoint.load_newest(run / "checkpoints", ts._asdict())
 
 
-def same(run: Path, other: Path, **options: Any) -> None:
-    """The same log, byte for byte, and torch.equal tensors."""
+def assert_same_run(run: Path, other: Path, **options: Any) -> None:
+    """Assert that logs are equal byte for byte, newest checkpoints to the bit, and the best of the same step."""
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    (ours, here), (theirs, there) = last(run, **options), last(other, **options)
-    assert here._replace(generators={}) == there._replace(generators={})
+    (tensors, progress), (other_tensors, other_progress) = (load_last(r, **options) for r in (run, other))
+    assert progress._replace(generators={}) == other_progress._replace(generators={})
     steps = [[checkpoint.step_of(path) for path in checkpoint.find(r / "checkpoints", "best")] for r in (run, other)]
     assert steps[0] == steps[1]
-    flat, flat_ = (checkpoint.tree.flatten(tensors) for tensors in (ours, theirs))
-    assert flat.keys() == flat_.keys()
-    assert all(torch.equal(flat[name], flat_[name]) for name in flat)
+    flat, other_flat = tree.flatten(tensors), tree.flatten(other_tensors)
+    assert flat.keys() == other_flat.keys()
+    assert all(torch.equal(flat[name], other_flat[name]) for name in flat)
 
 
-def photographs(root: Path) -> Path:
+def write_photographs(root: Path) -> Path:
+    """Write ten pictures of each of two classes, dark and light, and return `root`."""
     for name, colour in {"dark": (40, 20, 0), "light": (250, 200, 220)}.items():
         (root / name).mkdir(parents=True)
         for i in range(10):
@@ -77,22 +81,26 @@ def photographs(root: Path) -> Path:
     return root
 
 
-def colours() -> Dataset:
-    """In place of CIFAR-10, which nothing here could download."""
+def fake_cifar10() -> Dataset:
+    """Random images in the shape of CIFAR-10: the tests download nothing."""
     split = Split(torch.randn(40, 3, 32, 32, generator=rng.generator(0)), torch.arange(40) % 10)
     return Dataset(split, split, list("abcdefghij"))
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("dataset", [pytest.param(d, marks=NEEDS_DATA) if "mnist" in d else d for d in DATASETS])
-def test_every_model_trains_an_epoch_on_every_dataset(go, monkeypatch, tmp_path, model, dataset):
-    monkeypatch.setattr("fn.data.datasets.cifar10", colours)
+def test_every_model_trains_an_epoch_on_every_dataset(run_trainer, monkeypatch, tmp_path, model, dataset):
+    monkeypatch.setattr("fn.data.datasets.cifar10", fake_cifar10)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    root = ["--root", str(photographs(tmp_path / "photographs")), "--image-size", "16"] if dataset == "folder" else []
-    status, out, err = go("--model", model, "--dataset", dataset, "--epochs", "1", "--limit", "40", *root)
+    root = (
+        ["--root", str(write_photographs(tmp_path / "photographs")), "--image-size", "16"]
+        if dataset == "folder"
+        else []
+    )
+    status, out, err = run_trainer("--model", model, "--dataset", dataset, "--epochs", "1", "--limit", "40", *root)
     assert status == 0, err
     assert f"{model} on {dataset} after 1 epochs" in " ".join(out.split())
-    assert {entry["event"] for entry in read(tmp_path / "run")} == {"step", "epoch", "end"}
+    assert {entry["event"] for entry in read_log(tmp_path / "run")} == {"step", "epoch", "end"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *(".lock", "config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
     }
@@ -101,7 +109,7 @@ def test_every_model_trains_an_epoch_on_every_dataset(go, monkeypatch, tmp_path,
 def test_rows_name_functions_and_new_ones_need_no_more():
     for rows in (MODELS, DATASETS, OPTIMIZERS, SCHEDULES, AUGMENTS):
         assert all(callable(resolve(where)) for where in rows.values())
-    assert all(callable(resolve(f"{where}_init")) for where in OPTIMIZERS.values())
+    assert all(isinstance(resolve(where)(lr=0.1), Optimizer) for where in OPTIMIZERS.values())
 
 
 @pytest.mark.parametrize(
@@ -113,19 +121,19 @@ def test_rows_name_functions_and_new_ones_need_no_more():
         ["--precision", "bf16", "--dropout-p", "0.5", "--validation", "0"],
     ],
 )
-def test_settings_together_train(go, tmp_path, flags):
-    status, _, err = go(*SMALL, *flags, "--epochs", "12")
+def test_settings_together_train(run_trainer, tmp_path, flags):
+    status, _, err = run_trainer(*SMALL, *flags, "--epochs", "12")
     assert status == 0, err
-    first, *_, end = [entry["train"]["loss"] for entry in read(tmp_path / "run") if entry["event"] == "epoch"]
+    first, *_, end = [entry["train"]["loss"] for entry in read_log(tmp_path / "run") if entry["event"] == "epoch"]
     assert end < first
 
 
-def test_each_setting_is_obeyed(go, tmp_path):
+def test_each_setting_is_obeyed(run_trainer, tmp_path):
     """It changes the loss of the last step, or, where it should not, leaves it alone."""
 
     def end(*flags: str) -> float:
-        assert go(*SMALL, *flags, "--overwrite")[0] == 0
-        return read(tmp_path / "run")[-3]["loss"]
+        assert run_trainer(*SMALL, *flags, "--overwrite")[0] == 0
+        return read_log(tmp_path / "run")[-3]["loss"]
 
     base = end()
     for name in ("optimizer sgd", "schedule cosine", "lr 0.01", "warmup-steps 3", "weight-decay 0.5", "clip-norm 0.1"):
@@ -147,15 +155,15 @@ def test_each_setting_is_obeyed(go, tmp_path):
         (["--checkpoint-every", "2"], "fn.checkpoint.write_digested"),
     ],
 )
-def test_what_changes_no_value_is_obeyed_too(go, monkeypatch, tmp_path, flags, called):
+def test_what_changes_no_value_is_obeyed_too(run_trainer, monkeypatch, tmp_path, flags, called):
     calls: list[Any] = []
     original = resolve(called[::-1].replace(".", ":", 1)[::-1])
     monkeypatch.setattr(called, lambda *args, **options: calls.append(args) or original(*args, **options))
-    assert go(*SMALL, out="base")[0] == 0
+    assert run_trainer(*SMALL, out="base")[0] == 0
     before = list(calls)
     calls.clear()
-    assert go(*SMALL, *flags)[0] == 0
-    losses = [[e["loss"] for e in read(tmp_path / out) if e["event"] == "step"] for out in ("base", "run")]
+    assert run_trainer(*SMALL, *flags)[0] == 0
+    losses = [[e["loss"] for e in read_log(tmp_path / out) if e["event"] == "step"] for out in ("base", "run")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     if "--deterministic" in flags:
         assert (before, calls) == ([(False,)], [(True,)])
@@ -166,27 +174,27 @@ def test_what_changes_no_value_is_obeyed_too(go, monkeypatch, tmp_path, flags, c
     torch.use_deterministic_algorithms(False)
 
 
-def test_a_target_that_is_missed_is_exit_1(go):
-    assert go(*SMALL, "--target-accuracy", "0.999")[0] == 1
+def test_a_target_that_is_missed_is_exit_1(run_trainer):
+    assert run_trainer(*SMALL, "--target-accuracy", "0.999")[0] == 1
 
 
-def test_the_log_is_right(go, tmp_path):
+def test_the_log_is_right(run_trainer, tmp_path):
     """Every line recomputed: sizes, rates, means over examples, and the metrics of saved parameters on both splits."""
     batch_size, epochs, held_out = 32, 3, 14
-    assert go(*SMALL, "--epochs", "3", "--keep", "9", "--limit", "137")[0] == 0
-    log, data = read(tmp_path / "run"), digits()
+    assert run_trainer(*SMALL, "--epochs", "3", "--keep", "9", "--limit", "137")[0] == 0
+    log, data = read_log(tmp_path / "run"), digits()
     train_split, test = (Split(*(x[torch.arange(137) * len(x) // 137] for x in split)) for split in data[:2])
     order = epoch_order(137, seed=0, epoch=2**62)
     validation, kept = (Split(*(x[i] for x in train_split)) for i in (order[:held_out], order[held_out:]))
     model, per_epoch = mlp(data.shape, 10, hidden=(8,)), [32, 32, 32, 27]
-    ts = init(model, adamw_init, seed=0)
+    ts = init_train_state(model, adamw(lr=0.1), seed=0)
 
     saved = {}
     for path in checkpoint.find(tmp_path / "run" / "checkpoints"):
         tensors, progress = checkpoint.load(path, ts._asdict())
         saved[progress.step] = tensors["params"]
 
-    def judged(step: int, split: Split) -> dict[str, float]:
+    def evaluate(step: int, split: Split) -> dict[str, float]:
         logits, _ = model.apply(saved[step], {}, split.images, train=False)
         right = (logits.argmax(1) == split.labels).double().mean()
         return {
@@ -214,16 +222,16 @@ def test_the_log_is_right(go, tmp_path):
             assert entry["train"][name] == pytest.approx(mean, rel=1e-12)
             assert mean != pytest.approx(sum(s[name] for s in of_epoch) / 4, rel=1e-4), "nothing short was weighted"
         assert (entry["epoch"], entry["step"]) == (epoch, 4 * epoch)
-        assert entry["validation"] == pytest.approx(judged(4 * epoch, validation), rel=1e-5)
+        assert entry["validation"] == pytest.approx(evaluate(4 * epoch, validation), rel=1e-5)
     best = min(ends, key=lambda entry: entry["validation"]["loss"])
     assert log[-1]["event"] == "end"
     assert log[-1]["best_epoch"] == best["epoch"]
-    assert log[-1]["test"] == pytest.approx(judged(best["step"], test), rel=1e-5)
+    assert log[-1]["test"] == pytest.approx(evaluate(best["step"], test), rel=1e-5)
 
 
-def test_patience_stops_and_the_best_epoch_is_tested_not_the_last(go, tmp_path):
-    assert go(*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant")[0] == 0
-    log = read(tmp_path / "run")
+def test_patience_stops_and_the_best_epoch_is_tested_not_the_last(run_trainer, tmp_path):
+    assert run_trainer(*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant")[0] == 0
+    log = read_log(tmp_path / "run")
     ends = [entry for entry in log if entry["event"] == "epoch"]
     losses = [entry["validation"]["loss"] for entry in ends]
     assert len(losses) < 50
@@ -232,27 +240,29 @@ def test_patience_stops_and_the_best_epoch_is_tested_not_the_last(go, tmp_path):
     assert checkpoint.step_of(best) == ends[-3]["step"]
     images, labels = (x[torch.arange(150) * len(x) // 150] for x in digits().test)
     model = mlp((1, 8, 8), 10, hidden=(8,))
-    like = init(model, adamw_init, seed=0)._asdict()
+    like = init_train_state(model, adamw(lr=0.1), seed=0)._asdict()
 
-    def judged(path: Path) -> float:
+    def evaluate(path: Path) -> float:
         logits, _ = model.apply(checkpoint.load(path, like)[0]["params"], {}, images, train=False)
         return float(torch.nn.functional.cross_entropy(logits, labels))
 
-    of_best, of_last = judged(best), judged(checkpoint.find(tmp_path / "run" / "checkpoints")[-1])
+    of_best, of_last = evaluate(best), evaluate(checkpoint.find(tmp_path / "run" / "checkpoints")[-1])
     assert log[-1]["test"]["loss"] == pytest.approx(of_best, rel=1e-5)
     assert of_last != pytest.approx(of_best, rel=1e-3)
 
 
-def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
+def test_a_config_file_repeats_its_run_and_flags_win(run_trainer, tmp_path):
     flags = [*SMALL, "--augment", "flip", "crop", "--clip-norm", "1", "--seed", "3", "--deterministic"]
-    assert go(*flags, out="one")[0] == 0
-    assert go("--config", str(tmp_path / "one" / "config.json"), out="two")[0] == 0
-    same(tmp_path / "one", tmp_path / "two")
+    assert run_trainer(*flags, out="one")[0] == 0
+    assert run_trainer("--config", str(tmp_path / "one" / "config.json"), out="two")[0] == 0
+    assert_same_run(tmp_path / "one", tmp_path / "two")
     assert (
-        go("--config", str(tmp_path / "one" / "config.json"), "--epochs", "1", "--no-deterministic", out="three")[0]
+        run_trainer(
+            "--config", str(tmp_path / "one" / "config.json"), "--epochs", "1", "--no-deterministic", out="three"
+        )[0]
         == 0
     )
-    assert len(read(tmp_path / "three")) < len(read(tmp_path / "two"))
+    assert len(read_log(tmp_path / "three")) < len(read_log(tmp_path / "two"))
     assert not torch.are_deterministic_algorithms_enabled()
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert config == json.loads((tmp_path / "one" / "config.json").read_text()) | {"out": str(tmp_path / "two")}
@@ -275,16 +285,17 @@ def test_a_config_file_repeats_its_run_and_flags_win(go, tmp_path):
         ("[" * 100_000, "is not a readable JSON file"),
     ],
 )
-def test_a_config_file_that_is_no_good_is_refused(go, tmp_path, content, complaint):
+def test_a_config_file_that_is_no_good_is_refused(run_trainer, tmp_path, content, complaint):
     (tmp_path / "config.json").write_text(content)
-    refused(go("--config", str(tmp_path / "config.json")), complaint)
+    assert_refused(run_trainer("--config", str(tmp_path / "config.json")), complaint)
 
 
-def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> None:
-    assert ended[:2] == (status, "")
-    assert complaint in ended[2]
-    assert ended[2].startswith("error: ")
-    assert ended[2].count("\n") == 1
+def assert_refused(result: tuple[Any, str, str], complaint: str, status: int = 2) -> None:
+    """Assert that a run ended with that status, one line on stderr with the complaint in it, and no output."""
+    assert result[:2] == (status, "")
+    assert complaint in result[2]
+    assert result[2].startswith("error: ")
+    assert result[2].count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -314,70 +325,92 @@ def refused(ended: tuple[Any, str, str], complaint: str, status: int = 2) -> Non
         (["--resume", "/nowhere"], "holds no run, as there is no config.json in it"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(go, flags, complaint):
-    refused(go(*flags), complaint)
+def test_what_makes_no_sense_is_refused_with_the_reason(run_trainer, flags, complaint):
+    assert_refused(run_trainer(*flags), complaint)
 
 
-def test_a_folder_with_a_run_is_not_overwritten_unasked(go, tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten_unasked(run_trainer, tmp_path):
     run = tmp_path / "run"
-    assert go(*SMALL)[0] == 0
-    log = read(run)
-    refused(go(*SMALL, "--seed", "1"), f"{run} holds a run: --resume {run} continues it, --overwrite starts anew")
-    assert read(run) == log
-    assert go(*SMALL, "--seed", "1", "--overwrite", "--epochs", "1")[0] == 0
-    assert len(read(run)) < len(log)
+    assert run_trainer(*SMALL)[0] == 0
+    log = read_log(run)
+    assert_refused(
+        run_trainer(*SMALL, "--seed", "1"), f"{run} holds a run: --resume {run} continues it, --overwrite starts anew"
+    )
+    assert read_log(run) == log
+    assert run_trainer(*SMALL, "--seed", "1", "--overwrite", "--epochs", "1")[0] == 0
+    assert len(read_log(run)) < len(log)
     assert {checkpoint.step_of(path) for path in (run / "checkpoints").iterdir()} == {0, 5}
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
-def test_what_is_not_ours_is_not_overwritten_unasked(go, tmp_path, name):
+def test_what_is_not_ours_is_not_overwritten_unasked(run_trainer, tmp_path, name):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / name).write_text('{"of": "another program"}')
     (tmp_path / "run" / "checkpoints" / "weights.pt").touch()
-    refused(go(*SMALL), "holds a run")
-    assert go(*SMALL, "--overwrite")[0] == 0
+    assert_refused(run_trainer(*SMALL), "holds a run")
+    assert run_trainer(*SMALL, "--overwrite")[0] == 0
     assert (tmp_path / "run" / "checkpoints" / "weights.pt").exists()
 
 
-def test_a_run_belongs_to_one_process(go, tmp_path):
+def test_a_run_belongs_to_one_process(run_trainer, tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    code = "import filelock, sys; held = filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        refused(go(*SMALL), f"another process is training in {tmp_path / 'run'}")
+        assert_refused(run_trainer(*SMALL), f"another process is training in {tmp_path / 'run'}")
         other.kill()
-    assert go(*SMALL)[0] == 0
+    assert run_trainer(*SMALL)[0] == 0
 
 
-def test_photographs_that_came_later_are_not_trained_on(go, monkeypatch, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_the_lock_ends_with_its_process_though_a_forked_worker_lives_on(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from experiments.train import folder\n"
+        "with folder.lock(Path(sys.argv[1])):\n"
+        "    print('worker' if os.fork() == 0 else 'trainer', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        assert trainer.stdout is not None
+        assert {trainer.stdout.readline(), trainer.stdout.readline()} == {"worker\n", "trainer\n"}
+        with pytest.raises(cli.UsageError, match="another process is training in"):
+            folder.lock(tmp_path)
+        trainer.kill()
+        trainer.wait()
+        with folder.lock(tmp_path):  # the worker reads on: its stdin is still open
+            pass
+
+
+def test_photographs_that_came_later_are_not_trained_on(run_trainer, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    root = photographs(tmp_path / "photographs")
+    root = write_photographs(tmp_path / "photographs")
     flags = ["--model", "mlp", "--dataset", "folder", "--image-size", "8", "--epochs", "2"]
     monkeypatch.chdir(tmp_path)
-    assert go(*flags, "--root", "photographs")[0] == 0
+    assert run_trainer(*flags, "--root", "photographs")[0] == 0
     monkeypatch.chdir("/")
-    assert go("--resume", str(tmp_path / "run"))[0] == 0
+    assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
     shutil.copy(root / "dark" / "1.png", root / "light" / "9.png")
-    refused(go("--resume", str(tmp_path / "run")), "was trained on other data than folder now holds")
+    assert_refused(run_trainer("--resume", str(tmp_path / "run")), "was trained on other data than folder now holds")
 
 
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [(Path.unlink, "has lost the checkpoint of the best epoch"), (lambda path: path.write_bytes(b"1"), "is damaged")],
 )
-def test_a_best_checkpoint_that_is_lost_is_not_replaced_by_another(go, tmp_path, damage, complaint):
-    assert go(*SMALL)[0] == 0
+def test_a_best_checkpoint_that_is_lost_is_not_replaced_by_another(run_trainer, tmp_path, damage, complaint):
+    assert run_trainer(*SMALL)[0] == 0
     damage(checkpoint.find(tmp_path / "run" / "checkpoints", "best")[0])
-    status, _, err = go("--resume", str(tmp_path / "run"))
+    status, _, err = run_trainer("--resume", str(tmp_path / "run"))
     assert (status, err.count("error: ")) == (2, 1)
     assert complaint in err
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are looked up in /proc")
-def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(go, monkeypatch):
+def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(run_trainer, monkeypatch):
     """The log, then the best, then the checkpoint that speaks of both; each file, then the folder that names it."""
     flushed, fsync = [], os.fsync
 
@@ -386,46 +419,47 @@ def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(go, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", record)
-    assert go(*SMALL, "--epochs", "1")[0] == 0
+    assert run_trainer(*SMALL, "--epochs", "1")[0] == 0
     start = flushed.index("metrics.jsonl", flushed.index("checkpoints"))
     kinds = [name.lstrip(".").partition("-")[0] for name in flushed[start : start + 5]]
     assert kinds == ["metrics.jsonl", "best", "checkpoints", "step", "checkpoints"]
 
 
-def test_a_second_ctrl_c_does_not_wait_and_the_handlers_are_put_back(go, monkeypatch, tmp_path):
-    before, after_step = signal.getsignal(signal.SIGINT), training.Run.after_step
-
-    def pressed_twice(self, *args):
-        if self.progress.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-        after_step(self, *args)
-
-    monkeypatch.setattr(training.Run, "after_step", pressed_twice)
-    status, _, err = go(*SMALL)
-    assert (status, last(tmp_path / "run")[1].step) == (130, 0)
+def test_a_second_ctrl_c_does_not_wait_and_the_handlers_are_put_back(run_trainer, monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    press_ctrl_c(monkeypatch, step=4, times=2)
+    status, _, err = run_trainer(*SMALL)
+    assert (status, load_last(tmp_path / "run")[1].step) == (130, 0)
     assert f"error: interrupted; --resume {tmp_path / 'run'} continues from the last checkpoint" in err
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_resume_takes_no_other_flag_and_a_run_that_is_done_stays_so(go, tmp_path):
-    assert go(*SMALL)[0] == 0
+def test_resume_takes_no_other_flag_and_a_run_that_is_done_stays_so(run_trainer, tmp_path):
+    assert run_trainer(*SMALL)[0] == 0
     shutil.copytree(tmp_path / "run", tmp_path / "before")
-    refused(go("--resume", str(tmp_path / "run"), "--epochs", "9"), "and no flag beside it but --device")
-    assert go("--resume", str(tmp_path / "run"))[0] == 0
-    same(tmp_path / "run", tmp_path / "before")
+    assert_refused(
+        run_trainer("--resume", str(tmp_path / "run"), "--epochs", "9"), "and no flag beside it but --device"
+    )
+    assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "before")
 
 
-def interrupted(monkeypatch, step: int) -> None:
-    """Ctrl-C during a step: that step ends first."""
-    after_step = training.Run.after_step
+def press_ctrl_c(monkeypatch, step: int, times: int = 1) -> None:
+    """Send SIGINT to this process while the trainer is in that step, counted from 1."""
+    build = training.build
 
-    def pressed(self, *args):
-        if self.progress.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        after_step(self, *args)
+    def build_pressing(*args: Any) -> Any:
+        parts = build(*args)
 
-    monkeypatch.setattr(training.Run, "after_step", pressed)
+        def pressing(ts: Any, x: Any, y: Any, *, key: Any) -> Any:
+            if ts.opt_state["step"] + 1 == step:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            return parts.step(ts, x, y, key=key)
+
+        return parts._replace(step=pressing)
+
+    monkeypatch.setattr(training, "build", build_pressing)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7])
@@ -439,32 +473,32 @@ def interrupted(monkeypatch, step: int) -> None:
         ["--compile", "--dropout-p", "0.2", "--clip-norm", "1"],
     ],
 )
-def test_n_steps_stop_resume_and_n_more_are_2n_steps(go, monkeypatch, tmp_path, flags, step):
+def test_n_steps_stop_resume_and_n_more_are_2n_steps(run_trainer, monkeypatch, tmp_path, flags, step):
     """Stopped within the first epoch of four batches, at its end, and in the second."""
     limit = ["--limit", "140", "--epochs", "3"]
-    assert go(*SMALL, *limit, *flags, out="whole")[0] == 0
+    assert run_trainer(*SMALL, *limit, *flags, out="whole")[0] == 0
     with monkeypatch.context() as patch:
-        interrupted(patch, step)
-        refused_at = f"interrupted at step {step}; --resume {tmp_path / 'run'} continues"
-        status, _, err = go(*SMALL, *limit, *flags)
-        assert (status, err.splitlines()[-1]) == (130, f"error: {refused_at}")
-        assert last(tmp_path / "run", optimizer="sgd" if "sgd" in flags else "adamw")[1].step == step
-    assert go("--resume", str(tmp_path / "run"))[0] == 0
-    same(tmp_path / "run", tmp_path / "whole", optimizer="sgd" if "sgd" in flags else "adamw")
+        press_ctrl_c(patch, step)
+        message = f"interrupted at step {step}; --resume {tmp_path / 'run'} continues"
+        status, _, err = run_trainer(*SMALL, *limit, *flags)
+        assert (status, err.splitlines()[-1]) == (130, f"error: {message}")
+        assert load_last(tmp_path / "run", optimizer="sgd" if "sgd" in flags else "adamw")[1].step == step
+    assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole", optimizer="sgd" if "sgd" in flags else "adamw")
 
 
-def test_the_best_so_far_is_remembered_across_a_stop(go, monkeypatch, tmp_path):
+def test_the_best_so_far_is_remembered_across_a_stop(run_trainer, monkeypatch, tmp_path):
     """Stopped in the last of two epochs that are worse than the best."""
     worse = [*SMALL, "--epochs", "50", "--patience", "2", "--lr", "0.3", "--schedule", "constant"]
-    assert go(*worse, out="whole")[0] == 0
+    assert run_trainer(*worse, out="whole")[0] == 0
     with monkeypatch.context() as patch:
-        interrupted(patch, last(tmp_path / "whole")[1].step - 2)
-        assert go(*worse)[0] == 130
-    assert go("--resume", str(tmp_path / "run"))[0] == 0
-    same(tmp_path / "run", tmp_path / "whole")
+        press_ctrl_c(patch, load_last(tmp_path / "whole")[1].step - 2)
+        assert run_trainer(*worse)[0] == 130
+    assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_model_that_draws_from_the_global_generator_resumes_too(go, monkeypatch, tmp_path):
+def test_a_model_that_draws_from_the_global_generator_resumes_too(run_trainer, monkeypatch, tmp_path):
     @wraps(mlp)
     def noisy(*args: Any, **options: Any) -> Any:
         model = mlp(*args, **options)
@@ -474,45 +508,48 @@ def test_a_model_that_draws_from_the_global_generator_resumes_too(go, monkeypatc
 
         return model._replace(apply=apply)
 
-    monkeypatch.setattr("fn.models.mlp", noisy)
-    assert go(*SMALL, out="whole")[0] == 0
+    monkeypatch.setattr("fn.models.mlp.mlp", noisy)
+    assert run_trainer(*SMALL, out="whole")[0] == 0
     with monkeypatch.context() as patch:
-        interrupted(patch, 3)
-        assert go(*SMALL)[0] == 130
+        press_ctrl_c(patch, 3)
+        assert run_trainer(*SMALL)[0] == 130
     torch.rand(5)
-    assert go("--resume", str(tmp_path / "run"))[0] == 0
-    same(tmp_path / "run", tmp_path / "whole")
+    assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_refused_and_an_older_one_resumes(go, tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_an_older_one_resumes(run_trainer, tmp_path):
     flags = [*SMALL, "--checkpoint-every", "1", "--keep", "4"]
-    assert go(*flags, out="whole")[0] == 0
+    assert run_trainer(*flags, out="whole")[0] == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
     *_, sound, newest = checkpoint.find(tmp_path / "run" / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-3])
     (tmp_path / "run" / "checkpoints" / f".{newest.name}.abcdefgh").touch()
-    refused(go("--resume", str(tmp_path / "run")), f"{newest} is damaged")
-    refused(go("--resume", str(tmp_path / "run")), f"the newest sound one is {sound}")
-    assert go("--resume", str(sound))[0] == 0
+    assert_refused(run_trainer("--resume", str(tmp_path / "run")), f"{newest} is damaged")
+    assert_refused(run_trainer("--resume", str(tmp_path / "run")), f"the newest sound one is {sound}")
+    assert run_trainer("--resume", str(sound))[0] == 0
     (tmp_path / "run" / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
-    same(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
-def test_another_models_run_is_refused(go, tmp_path):
-    assert go(*SMALL)[0] == 0
+def test_another_models_run_is_refused(run_trainer, tmp_path):
+    assert run_trainer(*SMALL)[0] == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"hidden": [9]}))
-    refused(go("--resume", str(tmp_path / "run")), "is of another model: opt_state.mean.fc1.bias is float32[8] in it")
+    assert_refused(
+        run_trainer("--resume", str(tmp_path / "run")),
+        "is of another model: opt_state.mean.fc1.bias is float32[8] in it",
+    )
 
 
 @pytest.mark.parametrize(
     "damage", [lambda log: log.unlink(), lambda log: log.write_text("{"), lambda log: log.write_text("")]
 )
-def test_a_log_that_is_lost_is_refused(go, tmp_path, damage):
-    assert go(*SMALL)[0] == 0
+def test_a_log_that_is_lost_is_refused(run_trainer, tmp_path, damage):
+    assert run_trainer(*SMALL)[0] == 0
     damage(tmp_path / "run" / "metrics.jsonl")
-    refused(go("--resume", str(tmp_path / "run")), str(tmp_path / "run" / "metrics.jsonl"))
+    assert_refused(run_trainer("--resume", str(tmp_path / "run")), str(tmp_path / "run" / "metrics.jsonl"))
 
 
 @pytest.mark.slow
@@ -522,15 +559,15 @@ def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
     command = [sys.executable, "tests/killer.py", "50", "0", str(tmp_path), *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert (done.returncode, done.stdout) == (0, "50 kills\n"), done.stderr
-    same(tmp_path / "killed", tmp_path / "whole")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", [3_000, 40_000])
-def test_a_full_disk_stops_the_run_and_damages_nothing(go, tmp_path, room):
+def test_a_full_disk_stops_the_run_and_damages_nothing(run_trainer, tmp_path, room):
     """No file may grow beyond `room` bytes: at first no checkpoint fits, then the log outgrows it."""
     flags = ["--model", "mlp", "--hidden", "4", "--epochs", "16"]
-    assert go(*flags, out="whole")[0] == 0
+    assert run_trainer(*flags, out="whole")[0] == 0
     done = subprocess.run(
         [*MODULE, *flags, "--out", str(tmp_path / "run")],
         capture_output=True,
@@ -544,26 +581,26 @@ def test_a_full_disk_stops_the_run_and_damages_nothing(go, tmp_path, room):
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == [".lock"]
     if room == 3_000:
-        assert go(*flags)[0] == 0
+        assert run_trainer(*flags)[0] == 0
     else:
         assert f"make room, then --resume {tmp_path / 'run'}" in message
-        assert go("--resume", str(tmp_path / "run"))[0] == 0
-    same(tmp_path / "run", tmp_path / "whole", hidden=4)
+        assert run_trainer("--resume", str(tmp_path / "run"))[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole", hidden=4)
 
 
-def test_tensorboard_is_given_what_the_log_says(go, tmp_path):
+def test_tensorboard_is_given_what_the_log_says(run_trainer, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert go(*SMALL, "--tensorboard")[0] == 0
+    assert run_trainer(*SMALL, "--tensorboard")[0] == 0
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    logged = [(entry["step"], entry["loss"]) for entry in read(tmp_path / "run") if entry["event"] == "step"]
+    logged = [(entry["step"], entry["loss"]) for entry in read_log(tmp_path / "run") if entry["event"] == "step"]
     shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
     assert shown == [(step, pytest.approx(loss)) for step, loss in logged]
     assert {"epoch/validation/accuracy", "end/test/loss"} <= set(events.Tags()["scalars"])
 
 
-def test_tensorboard_missing_says_how_to_get_it(go, monkeypatch):
+def test_tensorboard_missing_says_how_to_get_it(run_trainer, monkeypatch):
     monkeypatch.setattr("experiments.train.run.find_spec", lambda _: None)
-    refused(go(*SMALL, "--tensorboard"), "--tensorboard needs its package: uv run --extra tensorboard")
+    assert_refused(run_trainer(*SMALL, "--tensorboard"), "--tensorboard needs its package: uv run --extra tensorboard")
 
 
 def test_help_reads_well_and_imports_no_torch():
@@ -579,14 +616,14 @@ def test_help_reads_well_and_imports_no_torch():
     assert max(len(line) for line in text if line.startswith("│")) <= 60
 
 
-def test_progress_is_lines_in_a_pipe_and_a_bar_on_a_terminal(go, monkeypatch):
-    _, _, err = go(*SMALL)
+def test_progress_is_lines_in_a_pipe_and_a_bar_on_a_terminal(run_trainer, monkeypatch):
+    _, _, err = run_trainer(*SMALL)
     assert "mlp on digits: step 2 of 10, loss " in err
     assert " images/s" in err
     assert "epoch 1 of 2: train loss " in err
     assert "\x1b" not in err
     monkeypatch.setattr("experiments.shared.show.log", show_on_terminal())
-    _, _, err = go(*SMALL, out="other")
+    _, _, err = run_trainer(*SMALL, out="other")
     assert "\x1b" in err
 
 

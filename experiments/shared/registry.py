@@ -5,7 +5,7 @@ Rows are text, so that `--help` can list the names without importing fn and torc
     MODELS      f(shape, classes, *, options…) -> Model(init, apply)           see fn.models
     DETECTORS   f(shape, classes, *, options…) -> Detector(model, loss, detect) see fn.models
     DATASETS    f(options…) -> Dataset                                         see fn.data.datasets
-    OPTIMIZERS  f(params, grads, state, *, lr, options…) -> (params, state), with f_init(params) -> state beside it
+    OPTIMIZERS  f(*, lr, options…) -> Optimizer(init, update), lr a number or a schedule    see fn.optim
     SCHEDULES   f(step, *, lr, total_steps) -> the rate of that step
     AUGMENTS    f(x, key) -> x, a key per image                                see fn.data.transforms
 """

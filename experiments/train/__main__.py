@@ -1,7 +1,4 @@
-"""Train any model on any data set: one script, whose runs can be repeated, interrupted and resumed bit for bit.
-
-A run is a folder: config.json, metrics.jsonl, checkpoints, curves.png, summary.json.
-"""
+"""python -m experiments.train: the loop is `train` in run.py; see the README beside this file."""
 
 from typing import TYPE_CHECKING
 
@@ -13,9 +10,11 @@ if TYPE_CHECKING:
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
-    from experiments.train.run import report  # here, not above: torch takes seconds, which --help need not wait for
+    # here, not above: torch takes seconds, which --help need not wait for
+    from experiments.train.report import report
+    from experiments.train.run import train
 
-    return report(config, device)
+    return report(config, train(config, device).history)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a config of the trainer names, built: model, objective, optimizer, data."""
+"""The parts of a run, built from its config: data, model, optimizer, step."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -17,57 +17,60 @@ from fn.data.loader import epoch_order
 from fn.data.transforms import compose
 from fn.metrics import top_k_accuracy
 from fn.models import Model
-from fn.optim import scheduled, warmup_schedule
+from fn.optim import Optimizer, clip_by_global_norm, warmup_schedule
 from fn.train import ACCURACY, MetricFunctions
 
+VALIDATION_EPOCH = 2**62
+"""the epoch whose order draws the validation examples; no run trains that long"""
 
-class Setup(NamedTuple):
+
+class Parts(NamedTuple):
     model: Model
+    optimizer: Optimizer
     step: Callable
-    optimizer_init: Callable
-    rate: Callable[[int | Tensor], Tensor]
+    """step(ts, x, y, *, key) -> (ts, metrics)"""
+    schedule: Callable[[int | Tensor], Tensor]
+    """the learning rate of a step"""
     metrics: MetricFunctions
     augment: Callable | None
     data: Mapping[str, Split]
     """train, validation and test"""
     digest: str
-    """of all the data, so that a run is not resumed on other images"""
+    """of all the data: a run is not resumed on other images"""
     total_steps: int
 
 
-def setup(config: Config, device: torch.device) -> Setup:
+def build(config: Config, device: torch.device) -> Parts:
     """UsageError for parts that do not fit together."""
-    where = None if config.workers else device  # worker processes want it on the CPU
-    dataset = cli.load(config.dataset, where, root=config.root, image_size=config.image_size)
+    data_device = None if config.workers else device  # worker processes want it on the CPU
+    dataset = cli.load(config.dataset, data_device, root=config.root, image_size=config.image_size)
     data = split_data(config, dataset)
-    model = build_model(config, dataset, len(data["train"].labels))
-    steps = train.count_steps(len(data["train"].labels), epochs=config.epochs, batch_size=config.batch_size)
-    rate = partial(resolve(SCHEDULES[config.schedule]), lr=config.lr, total_steps=steps)
-    if config.warmup_steps:
-        rate = partial(_warmed_up, rate=rate, warmup_steps=config.warmup_steps)
-    update = cli.by_name(OPTIMIZERS, config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
-    top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
-    transforms = [resolve(AUGMENTS[name]) for name in config.augment]
-    optimizer = partial(scheduled, update=update, rate=rate, clip_norm=config.clip_norm)
+    examples = len(data["train"].labels)
+    model = build_model(config, dataset, examples)
+    total_steps = train.count_steps(examples, epochs=config.epochs, batch_size=config.batch_size)
+    schedule = build_schedule(config, total_steps)
+    optimizer = build_optimizer(config, schedule)
     step = train.classifier_step(model, optimizer, label_smoothing=config.label_smoothing)
     step = partial(step, accumulate=config.accumulate)
-    return Setup(
+    top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
+    transforms = [resolve(AUGMENTS[name]) for name in config.augment]
+    return Parts(
         model=model,
-        step=train.compiled(step, config.batch_size) if config.compile else step,
-        optimizer_init=resolve(f"{OPTIMIZERS[config.optimizer]}_init"),
-        rate=rate,
+        optimizer=optimizer,
+        step=cli.compiled(config, step, config.batch_size),
+        schedule=schedule,
         metrics=ACCURACY | top_5,
         augment=partial(compose, transforms=transforms) if transforms else None,
         data=data,
         digest=_digest(data),
-        total_steps=steps,
+        total_steps=total_steps,
     )
 
 
 def split_data(config: Config, dataset: Dataset) -> dict[str, Split]:
-    """A share of the training examples is held out for validation, drawn in the order of an epoch that no run has."""
+    """Train, validation and test: a random share of the training examples is held out for validation."""
     whole, test = (_thin(split, config.limit) for split in (dataset.train, dataset.test))
-    order = epoch_order(len(whole.labels), seed=config.seed, epoch=2**62)
+    order = epoch_order(len(whole.labels), seed=config.seed, epoch=VALIDATION_EPOCH)
     held_out, kept = order.tensor_split([round(config.validation * len(order))])
     if not len(kept):
         raise cli.UsageError(f"--limit {config.limit} and --validation {config.validation} leave nothing to train on")
@@ -92,13 +95,13 @@ def _digest(data: Mapping[str, Split]) -> str:
 
 
 def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
-    """Tried on the smallest part of a batch that it will meet, as batch norm wants more than one value a channel."""
+    """The model, tried on the smallest part of a batch that it will meet: batch norm wants two values per channel."""
     sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
     smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
     names = ("hidden", "widths", "depth", "d_model", "layers", "heads", "patch_size", "dropout_p")
-    make = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
+    factory = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
     try:
-        model = make(dataset.shape, len(dataset.classes))
+        model = factory(dataset.shape, len(dataset.classes))
         params, state = model.init(rng.generator(config.seed))
         model.apply(params, state, torch.zeros(smallest, *dataset.shape), train=True, key=rng.key(0))
     except (ValueError, RuntimeError) as error:
@@ -109,5 +112,16 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
     return model
 
 
-def _warmed_up(step: int | Tensor, *, rate: Callable, warmup_steps: int) -> Tensor:
-    return warmup_schedule(step, lr=rate(step), warmup_steps=warmup_steps)
+def build_schedule(config: Config, total_steps: int) -> Callable[[int | Tensor], Tensor]:
+    schedule = partial(resolve(SCHEDULES[config.schedule]), lr=config.lr, total_steps=total_steps)
+    return partial(_warmed_up, schedule=schedule, warmup_steps=config.warmup_steps) if config.warmup_steps else schedule
+
+
+def _warmed_up(step: int | Tensor, *, schedule: Callable, warmup_steps: int) -> Tensor:
+    return warmup_schedule(step, lr=schedule(step), warmup_steps=warmup_steps)
+
+
+def build_optimizer(config: Config, schedule: Callable) -> Optimizer:
+    factory = cli.by_name(OPTIMIZERS, config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
+    optimizer = factory(lr=schedule)
+    return optimizer if config.clip_norm is None else clip_by_global_norm(optimizer, config.clip_norm)

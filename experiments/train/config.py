@@ -7,13 +7,22 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal, NamedTuple, get_type_hints
 
 from experiments.shared import cli
 from experiments.shared.registry import AugmentName, DatasetName, ModelName, OptimizerName, ScheduleName
 
-if TYPE_CHECKING:
-    pass
+
+class Between(NamedTuple):
+    """Both bounds included; stands in a field's annotation, `require_valid` reads it."""
+
+    least: float
+    greatest: float
+
+
+Count = Annotated[int, Between(1, 10**9)]
+MaybeCount = Annotated[cli.MaybeInt, Between(1, 10**9)]
+Share = Annotated[float, Between(0.0, 1.0)]
 
 
 @dataclass(frozen=True)
@@ -33,103 +42,75 @@ class Config(cli.Compiled):
     """sizes of the hidden layers of an mlp (128)"""
     widths: cli.MaybeSizes = None
     """channels of the blocks of a cnn (32 64 64), of the stages of a resnet (16 32 64)"""
-    depth: cli.MaybeInt = None
+    depth: Annotated[cli.MaybeInt, Between(1, 10**4)] = None
     """layers of a resnet (8)"""
-    d_model: cli.MaybeInt = None
+    d_model: Annotated[cli.MaybeInt, Between(1, 10**5)] = None
     """width of a transformer (64)"""
-    layers: cli.MaybeInt = None
+    layers: Annotated[cli.MaybeInt, Between(1, 1000)] = None
     """of a transformer (2)"""
-    heads: cli.MaybeInt = None
+    heads: Annotated[cli.MaybeInt, Between(1, 10**5)] = None
     """of each layer of a transformer (4)"""
-    patch_size: cli.MaybeInt = None
+    patch_size: Annotated[cli.MaybeInt, Between(1, 4096)] = None
     """height and width of a transformer's patches (the smallest of which there are at most 64)"""
-    dropout_p: float = 0.0
+    dropout_p: Share = 0.0
     """the share of activations dropped in training"""
 
     dataset: DatasetName = "digits"
     """what it learns"""
     root: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    image_size: cli.MaybeInt = None
+    image_size: Annotated[cli.MaybeInt, Between(1, 4096)] = None
     """height and width that the photographs of --dataset folder are cut to (64)"""
-    limit: cli.MaybeInt = None
+    limit: MaybeCount = None
     """only so many examples of each split, evenly spaced"""
-    validation: float = 0.1
+    validation: Annotated[float, Between(0.0, 0.9)] = 0.1
     """the share of the training examples held out to choose the best epoch by"""
     augment: tuple[AugmentName, ...] = ()
     """random variations of the training images, one after the other"""
-    workers: int = 0
+    workers: Annotated[int, Between(0, 256)] = 0
     """processes that prepare batches ahead; they change no value"""
 
-    epochs: int = 10
+    epochs: Count = 10
     """passes over the training examples"""
-    batch_size: int = 64
+    batch_size: Count = 64
     """examples per update"""
-    accumulate: int = 1
+    accumulate: Count = 1
     """parts that a batch is done in, to need less memory; batch norm sees the parts"""
     optimizer: OptimizerName = "adamw"
     """the rule of the update"""
-    lr: float = 5e-3
+    lr: Annotated[float, Between(0.0, 1e6)] = 5e-3
     """the highest learning rate"""
     schedule: ScheduleName = "one_cycle"
     """how the rate moves from first step to last"""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Between(0, 10**9)] = 0
     """steps over which the rate, whatever its schedule, rises from 0"""
-    momentum: cli.MaybeFloat = None
+    momentum: Annotated[cli.MaybeFloat, Between(0.0, 1.0)] = None
     """of sgd (0)"""
-    weight_decay: cli.MaybeFloat = None
+    weight_decay: Annotated[cli.MaybeFloat, Between(0.0, 1e6)] = None
     """the optimizer's own unless given"""
-    clip_norm: cli.MaybeFloat = None
+    clip_norm: Annotated[cli.MaybeFloat, Between(1e-9, 1e9)] = None
     """the largest gradient norm; larger ones are scaled down to it"""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """the share of the target's probability spread over all classes"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the products; parameters and sums stay in fp32"""
-    patience: cli.MaybeInt = None
+    patience: MaybeCount = None
     """stop after so many epochs without a better validation loss"""
 
-    checkpoint_every: cli.MaybeInt = None
+    checkpoint_every: MaybeCount = None
     """steps between checkpoints, besides the one after each epoch"""
-    keep: int = 3
+    keep: Count = 3
     """how many of the last checkpoints to keep, besides the best"""
     deterministic: bool = False
     """refuse operations that may differ from run to run"""
     tensorboard: bool = False
     """log for TensorBoard too (needs the extra: uv run --extra tensorboard …)"""
-    target_accuracy: float = 0.0
+    target_accuracy: Share = 0.0
     """exit 1 if the test accuracy stays below"""
 
     def compile_pays(self) -> bool:
         large = self.dataset not in ("digits", "folder") and (self.limit is None or self.limit >= 10_000)
         return large and self.epochs >= (7 if self.model == "mlp" else 2)  # where MNIST's two lines cross
-
-
-# field: (least, greatest)
-RANGES = {
-    "epochs": (1, 10**9),
-    "batch_size": (1, 10**9),
-    "accumulate": (1, 10**9),
-    "lr": (0.0, 1e6),
-    "warmup_steps": (0, 10**9),
-    "momentum": (0.0, 1.0),
-    "weight_decay": (0.0, 1e6),
-    "clip_norm": (1e-9, 1e9),
-    "label_smoothing": (0.0, 1.0),
-    "dropout_p": (0.0, 1.0),
-    "depth": (1, 10**4),
-    "d_model": (1, 10**5),
-    "layers": (1, 1000),
-    "heads": (1, 10**5),
-    "patch_size": (1, 4096),
-    "validation": (0.0, 0.9),
-    "image_size": (1, 4096),
-    "limit": (1, 10**9),
-    "workers": (0, 256),
-    "patience": (1, 10**9),
-    "checkpoint_every": (1, 10**9),
-    "keep": (1, 10**9),
-    "target_accuracy": (0.0, 1.0),
-}
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
@@ -146,16 +127,18 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
         config = dataclasses.replace(config, resume=resume, out=run)
     elif config.config:
         config = cli.parse(config_type, [*cli.as_flags(config_type, config.config), *argv])
-    require_sense(config)
+    require_valid(config)
     return config if config.root is None else dataclasses.replace(config, root=config.root.absolute())
 
 
-def require_sense(config: Config) -> None:
-    """UsageError for a value out of range, or two that do not go together."""
-    for name, (least, greatest) in RANGES.items():
+def require_valid(config: Config) -> None:
+    """UsageError for a value out of range, or two values that do not go together."""
+    for name, hint in get_type_hints(Config, include_extras=True).items():
         value = getattr(config, name)
-        if value is not None and not least <= value <= greatest:
-            raise cli.UsageError(f"--{name.replace('_', '-')} {value} is not between {least} and {greatest}")
+        for bounds in getattr(hint, "__metadata__", ()):
+            if isinstance(bounds, Between) and value is not None and not bounds.least <= value <= bounds.greatest:
+                flag = f"--{name.replace('_', '-')}"
+                raise cli.UsageError(f"{flag} {value} is not between {bounds.least} and {bounds.greatest}")
     for name in ("hidden", "widths"):
         if getattr(config, name) is not None and min(getattr(config, name), default=0) < 1:
             raise cli.UsageError(f"--{name} takes one size or more, each at least 1")

@@ -1,9 +1,8 @@
-"""Preprocess once, and read it memory-mapped ever after.
+"""Cache preprocessed tensors in files: built once, then read memory-mapped.
 
-An entry is one safetensors file, named by its key and the digest of its content. The key is made of all that the
-content depends on, so a changed source or parameter is another entry; a damaged one no longer fits its name, and is
-made anew.
-Two processes that build one entry at once write equal files aside and rename them to the same name: either may win.
+An entry is one safetensors file, named by its key and the digest of its content. The key depends on everything that the
+content depends on: a changed source or parameter has another entry. A damaged entry does not fit the digest in its
+name and is built again. Two processes that build an entry at once write equal files and rename them to the same name.
 """
 
 import contextlib
@@ -21,12 +20,12 @@ from fn.files import is_sound, remove_leftovers, write_digested
 
 
 def user_cache() -> Path:
-    """The project's folder in the user's cache."""
+    """The project's folder in the user's cache folder: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "functional-torch"
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """A digest of the files' names below `root` and of their contents; dates and owners do not count."""
+    """The digest of the files' names below `root` and of their contents, but not of dates and owners."""
     digest = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as file:
@@ -38,13 +37,13 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 def cached(
     build: Callable[[], dict[str, Tensor]], parameters: Mapping[str, Any], folder: Path | None = None
 ) -> dict[str, Tensor]:
-    """The tensors that `build()` makes, from the cache where `parameters`, all that they depend on, have been met.
+    """The tensors of `build()`, from the cache if they were built with these `parameters` before.
 
-    Treat them as read-only: pages are shared with the file's other readers until written to.
+    `parameters` must name everything that the tensors depend on. Writing to the tensors does not change the file.
     """
     folder = user_cache() / "tensors" if folder is None else folder
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:32]
-    with contextlib.suppress(OSError):  # one that cannot be read or removed, or that another process just removed
+    with contextlib.suppress(OSError):  # an entry that cannot be read or removed, or that another process removed
         for entry in folder.glob(f"{key}-*.safetensors"):
             if is_sound(entry):
                 return load_file(entry)
@@ -53,5 +52,5 @@ def cached(
     try:
         remove_leftovers(folder)
         return load_file(write_digested(folder, key, ".safetensors", save(tensors)))
-    except OSError:  # a full or read-only disk costs the next run the time, not this one the data
+    except OSError:  # the disk is full or read-only: the next run builds again
         return tensors

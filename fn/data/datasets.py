@@ -1,8 +1,7 @@
-"""Image classification sets, whole and in memory.
+"""Image classification data sets, loaded into memory.
 
-`digits` comes with scikit-learn, so it needs no network. `folder` is any directory of photographs. The others live
-below the data root, in torchvision's layout, and are downloaded there, verified, when they are missing. A new set is
-one function here and one row in experiments.shared.registry.
+`digits` comes with scikit-learn, so it needs no network. `folder` is any directory of photographs. The others are
+files below the data root, in torchvision's layout; missing ones are downloaded there and verified.
 """
 
 import os
@@ -41,7 +40,7 @@ class Dataset(NamedTuple):
 
 
 class DatasetUnavailable(Exception):
-    """Says in one line where a set was looked for and what to do."""
+    """A data set that cannot be loaded; the message is one line: where it was looked for, and what to do."""
 
 
 def data_root() -> Path:
@@ -113,11 +112,11 @@ def _split(dataset: Any) -> Split:
 
 
 def folder(root: Path, *, image_size: int = 64, stats: Stats | None = None) -> Dataset:
-    """Photographs of any sizes, a directory per class, cut to squares of `image_size` about their centres.
+    """Photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
 
-    Where `root` has a `train` beside a `test`, or else beside a `val`, these are the splits; otherwise every fifth
-    photograph of each class is held out. Decoded once: the next run takes the squares from the cache. `stats`, of
-    pixels from 0 to 255, are what a pretrained network has seen; they stand in for those of `train`.
+    If `root` has `train` and `test` (or `val`), these are the splits; else every fifth photograph of each class is held
+    out. The squares are cached. `stats`, of pixels from 0 to 255, replace those of `train`: for a pretrained network,
+    give the ones that it was trained with.
     """
     parts = [root / part for part in ("test", "val") if (root / part).is_dir() and (root / "train").is_dir()]
     if not parts:
@@ -156,7 +155,7 @@ def _photographs(root: Path, image_size: int) -> tuple[Tensor, Tensor, list[str]
 
 
 def _square(path: Path, size: int) -> Tensor:
-    """The middle of a photograph, its short side scaled to `size`: bytes (3, size, size)."""
+    """The centre square of a photograph, scaled to `size`: bytes (3, size, size)."""
     from PIL import Image, ImageOps
     from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -166,7 +165,7 @@ def _square(path: Path, size: int) -> Tensor:
                 raise ValueError(f"its pixels are of mode {photograph.mode}, not of 8 bits")
             upright = ImageOps.exif_transpose(photograph).convert("RGB")
             return pil_to_tensor(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
-    except Exception as error:  # each decoder meets damage with errors of its own: SyntaxError, struct.error
+    except Exception as error:  # decoders raise many kinds for a damaged file: SyntaxError, struct.error
         raise DatasetUnavailable(f"folder: {path} cannot be read as an image ({_first_line(error)})") from None
 
 

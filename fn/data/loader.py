@@ -1,7 +1,7 @@
-"""Batches from tensors in memory: one gather per batch, varied all at once.
+"""Batches from tensors in memory: one gather per batch, augmented all at once.
 
-Batch `i` of an epoch is a function of (seed, epoch, i) alone. So it can be made in this process or in any worker, and
-a loop can begin at any batch of any epoch as if it had run all those before.
+Batch `i` of an epoch is a function of (seed, epoch, i) alone. Any process can prepare it, and a loop can start at any
+batch of any epoch.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -18,13 +18,13 @@ from fn.rng import key as rng_key
 
 
 def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " examples"]:
-    """The order in which an epoch visits the examples."""
+    """A random permutation of the examples, a function of (seed, epoch)."""
     return torch.randperm(examples, generator=generator(seed, epoch))
 
 
 @dataclass(frozen=True)
 class Gather:
-    """What torch's DataLoader asks of a data set; here an index is a whole batch of them."""
+    """A data set for torch's DataLoader whose index is a batch of indices."""
 
     split: tuple[Tensor, Tensor]
     augment: Callable | None
@@ -50,11 +50,10 @@ def batches(
     moves_targets: bool = False,
     workers: int = 0,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """One epoch from batch `start` on, in an order drawn from the seed, or in the split's own order without one.
+    """Yield the batches of one epoch from batch `start` on, shuffled if there is a seed; the last one may be short.
 
-    The last batch holds what is left. `augment(x, key)` varies each batch, a key per image; where that moves the
-    targets too, it is augment(x, y, key) -> (x, y). ValueError without a seed to vary it by. `workers` processes
-    prepare batches ahead; they change neither values nor order.
+    `augment(x, key)` changes each batch, with a key per image; with `moves_targets` it is augment(x, y, key) -> (x, y).
+    ValueError for `augment` without a seed. `workers` processes prepare batches ahead; they change no value.
     """
     if seed is None:
         if augment:
@@ -64,13 +63,13 @@ def batches(
         order, key = epoch_order(len(split[0]), seed=seed, epoch=epoch), rng_key(seed, epoch)
     gather, indices = Gather(split, augment, key, moves_targets), order.split(batch_size)[start:]
     if workers:
-        aside = generator(0)  # else it would draw the workers' own seeds from torch's global generator
+        aside = generator(0)  # without it, the workers' seeds are drawn from torch's global generator
         yield from DataLoader(gather, None, sampler=indices, num_workers=workers, generator=aside)  # pyright: ignore
     else:
         yield from map(gather.__getitem__, indices)
 
 
 def endless(split: tuple[Tensor, Tensor], batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Epoch after epoch, for a loop that counts steps."""
+    """Yield the batches of epoch after epoch, for a loop that counts steps."""
     for epoch in count():
         yield from batches(split, batch_size, seed=seed, epoch=epoch)

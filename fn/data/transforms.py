@@ -1,8 +1,8 @@
-"""Image batches, standardised and varied at random, all examples at once.
+"""Standardise and augment image batches, all examples at once.
 
-A random transform is `f(x, key)`, a key per image: what becomes of an image depends on its own key, not on its
-neighbours, so that a batch of one, a batch of many and any worker process give the same bits. What moves in from
-outside an image is the least value of that image: its background where it has one.
+A random transform is `f(x, key)` with a key per image. The result for an image depends on its own key alone: a batch of
+one, a batch of many and any worker process give the same bits. Pixels from outside an image have the least value of
+that image, its background.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def pad_crop(
     *,
     padding: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Pad every side, then cut the size of before at (top, left), from 0 to 2·padding, of the padded image."""
+    """Pad every side, then cut the original size out at (top, left), each from 0 to 2·padding."""
     *_, height, width = x.shape
     grown = (height + 2 * padding, width + 2 * padding)
     padded = repeat(x.amin(dim=(1, 2, 3)), "batch -> batch channels h w", channels=x.shape[1], h=grown[0], w=grown[1])
@@ -49,7 +49,7 @@ def pad_crop(
 
 
 def horizontal_flip(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
-    """Left becomes right."""
+    """Mirror left and right."""
     return x.flip(-1)
 
 
@@ -59,7 +59,7 @@ def affine(
     translate: Float[Tensor, "batch 2"],
     scale: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each image turned clockwise by `angle` degrees and scaled about its centre, then moved (right, down) by pixels.
+    """Rotate each image clockwise by `angle` degrees, scale it about its centre, move it (right, down) by pixels.
 
     A pixel p of the result is read, bilinearly, at R(-angle) (p - translate) / scale, both from the centre.
     """
@@ -102,7 +102,7 @@ def cutout(
     *,
     size: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """0, the mean of standardised pixels, in a square whose upper left corner may lie outside the image."""
+    """Set a square to 0, the mean of standardised pixels. Its upper left corner may lie outside the image."""
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
     down = rearrange(rows, "h -> 1 h 1") - rearrange(top, "batch -> batch 1 1")
     right = rearrange(columns, "w -> 1 1 w") - rearrange(left, "batch -> batch 1 1")
@@ -113,7 +113,7 @@ def cutout(
 def random_crop(
     x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, padding: int = 2
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each image moved by up to `padding` pixels along both axes."""
+    """Move each image by up to `padding` pixels along both axes."""
     top, left = randint(key, 0, 2 * padding + 1, (2,)).unbind(1)
     return pad_crop(x, top, left, padding=padding)
 
@@ -121,7 +121,7 @@ def random_crop(
 def random_horizontal_flip(
     x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, p: float = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each image mirrored with probability `p`."""
+    """Mirror each image with probability `p`."""
     flipped = rearrange(uniform(key, ()) < p, "batch -> batch 1 1 1")
     return torch.where(flipped, horizontal_flip(x), x)
 
@@ -134,7 +134,7 @@ def random_affine(
     translate: float = 0.1,
     scale: tuple[float, float] = (0.9, 1.1),
 ) -> Float[Tensor, "batch channels height width"]:
-    """Turned by up to ±`degrees`, moved by up to ±`translate` of either side, scaled by a factor within `scale`."""
+    """Rotate by up to ±`degrees`, move by up to ±`translate` of each side, scale by a factor within `scale`."""
     turn, right, down, size = uniform(key, (4,)).to(x.dtype).unbind(1)
     *_, height, width = x.shape
     moves = torch.stack([(2 * right - 1) * translate * width, (2 * down - 1) * translate * height], dim=1)
@@ -144,9 +144,9 @@ def random_affine(
 def random_resized_crop(
     x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: float = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
-    """A part of each image, of its proportions and of `area` to all of its area, anywhere in it, scaled up to its size.
+    """Cut out a random part of each image, at least `area` of its area, and scale it up to the size of the image.
 
-    After Szegedy et al. 2015.
+    The part has the proportions of the image. After Szegedy et al. 2015.
     """
     right, down, share = uniform(key, (3,)).to(x.dtype).unbind(1)
     *_, height, width = x.shape
@@ -159,10 +159,7 @@ def random_resized_crop(
 def random_cutout(
     x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, size: int | None = None
 ) -> Float[Tensor, "batch channels height width"]:
-    """A square about a random pixel, cut off by the border, of a third of the height unless given.
-
-    DeVries and Taylor 2017.
-    """
+    """Set a square about a random pixel to 0; `size` is a third of the height unless given. DeVries and Taylor 2017."""
     *_, height, width = x.shape
     size = height // 3 if size is None else size
     row, column = (uniform(key, (2,)) * torch.tensor([height, width], device=x.device)).long().unbind(1)
@@ -175,7 +172,7 @@ def compose(
     *,
     transforms: Sequence[Callable],
 ) -> Float[Tensor, "batch channels height width"]:
-    """One after the other, each under keys of its own."""
+    """Apply the transforms in turn, each with its own keys."""
     for i, transform in enumerate(transforms):
         x = transform(x, fold_in(key, i))
     return x

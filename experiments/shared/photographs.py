@@ -1,0 +1,29 @@
+"""A folder of pictures that stands in for photographs, made from scikit-learn's digits."""
+
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fn.data.datasets import digits
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A grey picture of PIL's, black to white, of an image (height, width)."""
+    return Image.fromarray(((image - image.min()) * 255 / (image.max() - image.min())).byte().numpy())
+
+
+def write_photographs(root: Path, count: int) -> None:
+    """Write `count` digits, enlarged to 400×300 in RGB, as 000.png, 001.png, …"""
+    root.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(digits().train.images[:count, 0]):
+        picture = to_picture(image).resize((400, 300), Image.Resampling.BICUBIC)
+        picture.convert("RGB").save(root / f"{i:03}.png")
+
+
+def decode_photographs(root: Path) -> dict[str, Tensor]:
+    """{"images": bytes (photographs, 64, 64, 3)}"""
+    squares = [Image.open(path).resize((64, 64)) for path in sorted(root.glob("*.png"))]
+    return {"images": torch.stack([torch.from_numpy(numpy.array(square)) for square in squares])}
