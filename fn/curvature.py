@@ -85,7 +85,7 @@ def hvp(f: Callable, params: Params, v: Params) -> Params:
     {'w': tensor([ 6., 12.])}
     """
     with warnings.catch_warnings():  # the first jvp loads a part of torch that torch itself warns of
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         return jvp(grad(f), (params,), (v,))[1]
 
 

@@ -163,7 +163,7 @@ def build_at_once(folder: Path, barrier) -> None:
 @pytest.mark.slow
 def test_two_processes_may_build_one_entry_at_once(tmp_path):
     spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2, timeout=60)
+    barrier = spawn.Barrier(2, timeout=600)  # both first import torch
     processes = [spawn.Process(target=build_at_once, args=(tmp_path, barrier)) for _ in range(2)]
     for process in processes:
         process.start()

@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from functools import partial
 from hashlib import md5
 from itertools import pairwise
@@ -316,6 +318,18 @@ def test_workers_change_neither_values_nor_order(workers, options):
     prepared = list(batches(numbered(23), 4, workers=workers, **options))
     assert_same(prepared, batches(numbered(23), 4, **options))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_process_that_reads_from_them_is_killed():
+    """Its output is at its end only when no process that it started lives."""
+    code = "import torch; from fn.data.loader import batches; split = torch.arange(99), torch.arange(99);"
+    code += "under_way = batches(split, 1, workers=2); next(under_way); print('begun', flush=True); input()"
+    reader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == b"begun\n"
+    reader.kill()
+    assert reader.communicate(timeout=600)[0] == b""
 
 
 # The sets.

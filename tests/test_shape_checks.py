@@ -396,8 +396,9 @@ def name_of(f: Any) -> str:
 
 def functions() -> Iterator[Callable]:
     for info in pkgutil.walk_packages(fn.__path__, "fn."):
-        members = vars(importlib.import_module(info.name)).values()
-        yield from {f for f in members if inspect.isfunction(f) and f.__module__ == info.name}
+        members = dict(vars(importlib.import_module(info.name)))
+        members.pop("__annotate__", None)  # Python 3.14 adds it to a module that annotates a name
+        yield from {f for f in members.values() if inspect.isfunction(f) and f.__module__ == info.name}
 
 
 def members(f: Callable) -> Iterator[tuple[str, Any]]:

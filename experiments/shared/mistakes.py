@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fn.data.loader import epoch_order
+from fn.data.loader import START_METHOD, epoch_order
 from fn.rng import fold_in
 from fn.rng import key as rng_key
 
@@ -25,7 +25,7 @@ class Noisy(Dataset):
 
 def repeated_draws(seed: int) -> tuple[float, float]:
     """The share of draws that repeat another's: of numpy's generator copied to 4 workers, and of a key per example."""
-    noise = torch.cat(list(DataLoader(Noisy(seed), 8, num_workers=4)))
+    noise = torch.cat(list(DataLoader(Noisy(seed), 8, num_workers=4, multiprocessing_context=START_METHOD)))
     keys = fold_in(rng_key(seed, 0).expand(64), torch.arange(64))
     return 1 - len(set(noise.tolist())) / 64, 1 - len(set(keys.tolist())) / 64
 

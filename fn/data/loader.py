@@ -4,9 +4,11 @@ Batch `i` of an epoch is a function of (seed, epoch, i) alone. Any process can p
 batch of any epoch.
 """
 
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import torch
 from jaxtyping import Int, Int64
@@ -15,6 +17,10 @@ from torch.utils.data import DataLoader
 
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
+
+# Fork, as Python did on Linux before 3.14: a worker starts at once, and it ends when its parent, the run, is killed.
+# Under a forkserver, the default of 3.14, the server and its workers keep each other alive after such a kill.
+START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " examples"]:
@@ -64,7 +70,8 @@ def batches(
     gather, indices = Gather(split, augment, key, moves_targets), order.split(batch_size)[start:]
     if workers:
         aside = generator(0)  # without it, the workers' seeds are drawn from torch's global generator
-        yield from DataLoader(gather, None, sampler=indices, num_workers=workers, generator=aside)  # pyright: ignore
+        options: Any = {"num_workers": workers, "multiprocessing_context": START_METHOD, "generator": aside}
+        yield from DataLoader(gather, None, sampler=indices, **options)  # pyright: ignore
     else:
         yield from map(gather.__getitem__, indices)
 

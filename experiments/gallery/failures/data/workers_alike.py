@@ -19,6 +19,7 @@ Checks: blind: a repeated number is a number.
 
 import numpy
 from experiments.gallery.failures import Seen
+from fn.data.loader import START_METHOD
 from fn.rng import key, uniform
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,7 +44,12 @@ class KeyedCrops(Crops):
 
 
 def load(data: Dataset) -> list[float]:
-    loader = DataLoader(data, batch_size=8, num_workers=2)
+    loader = DataLoader(
+        data,
+        batch_size=8,
+        num_workers=2,
+        multiprocessing_context=START_METHOD,
+    )
     return [draw for batch in loader for draw in batch.tolist()]
 
 
