@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.drill.compare import compare, whole_numbers
-from experiments.drill.door import Call
+from experiments.drill.recorder import Call
 from experiments.drill.guess import asked_for
 from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
 from experiments.drill.when import when

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.drill.door import Call, copied, gradients_of, outcome
+from experiments.drill.recorder import Call, copied, gradients_of, outcome
 from experiments.drill.values import alike, axes
 
 Change = tuple[str, dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.drill.door import Call
+from experiments.drill.recorder import Call
 
 Property = tuple[str, Callable[[dict[str, Any]], bool]]
 

@@ -38,7 +38,7 @@ DRILLS = {
             "Project, split the heads, attend, merge the heads, project out.",
             "Rotary turns the queries and the keys of every head, after the split; values are not turned.",
         ),
-        ("multi_head_attention_forward",),
+        ("multi_head_attention",),
         ("scaled_dot_product_attention", "attention_weights", "split_heads", "merge_heads"),
     ),
     "causal_mask": Drill(
