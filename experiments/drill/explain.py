@@ -5,6 +5,7 @@ with the smallest of them as the example.
 """
 
 import inspect
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from experiments.drill.compare import compare, whole_numbers
-from experiments.drill.recorder import Call
 from experiments.drill.guess import asked_for
+from experiments.drill.recorder import Call
 from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
 from experiments.drill.when import when
 
+CALLS = 100
+"""that are looked at first: a loop of an optimizer makes hundreds, which go wrong alike"""
 GUESSES = 8
 """wrong calls, of different shapes if there are, that are tried with other arguments"""
 
@@ -34,7 +37,9 @@ class Case(NamedTuple):
 
 
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
-    """Lines about the calls that went wrong; none if no call did."""
+    """Say what is wrong with the calls that went wrong; no lines if none did."""
+    if len(seen) > CALLS and (lines := explain(_sample(seen), signature, ours)):
+        return lines
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
     _guess([case for case in cases if case.findings], ours, signature)
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
@@ -57,6 +62,11 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     if under:
         lines.append(under)
     return [*lines, "", *example(case.call)]
+
+
+def _sample(seen: Sequence[Call]) -> list[Call]:
+    """`CALLS` of them in order, drawn evenly."""
+    return [seen[i] for i in sorted(random.Random(0).sample(range(len(seen)), CALLS))]
 
 
 def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:

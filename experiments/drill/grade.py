@@ -103,8 +103,9 @@ class Run:
         for item in items:
             own = getattr(item.obj, "_hypothesis_internal_use_settings", None)
             if own is not None:
-                few = {"max_examples": min(own.max_examples, EXAMPLES), "database": None}
-                few["phases"] = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+                few: dict[str, Any] = {"max_examples": min(own.max_examples, EXAMPLES), "database": None}
+                few["phases"] = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # no time for shrinking
+                few["report_multiple_bugs"] = False  # a group of exceptions is not the answer's own
                 item.obj._hypothesis_internal_use_settings = hypothesis.settings(own, **few)
 
     @pytest.hookimpl(wrapper=True)

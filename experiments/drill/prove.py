@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 def answers(name: str) -> Iterator[Answer]:
-    """The right answer, torch's own, one that calls ours, and each wrong one; ValueError for an edit without a place."""
+    """The right answer, torch's own, one that calls ours, the wrong ones; ValueError for an edit without a place."""
     head, wrong = (ROOT / "tests" / "drills" / f"{name}.py").read_text().split("\nWRONG = ")
     right, torchs = _cut_out(head, "torchs")
     yield Answer(name, "in another style", right, True)
@@ -118,13 +118,13 @@ def _grade(answer: Answer, file: Path, out: Path, seconds: float) -> None:
 
 def _import_all(names: set[str]) -> None:
     """Import and use once what each fork would have to: torch, torch.func, Hypothesis and our functions."""
-    import hypothesis
     import torch
+    from hypothesis import given, strategies
     from torch.func import grad, vmap
 
     torch.set_num_threads(1)
     grad(lambda x: vmap(lambda y: y * y)(x).sum())(torch.ones(2))
-    hypothesis.given(hypothesis.strategies.integers())(lambda _: None)()
+    given(strategies.integers())(lambda _: None)()
     for module in (*IMPORTED_BY_TESTS, "experiments.drill.grade", *(DRILLS[n].of.partition(":")[0] for n in names)):
         importlib.import_module(module)
     gc.collect()

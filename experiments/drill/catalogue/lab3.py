@@ -47,7 +47,6 @@ DRILLS = {
         1,
         (
             f"{ATTENTION}test_causal_mask_by_hand",
-            f"{ATTENTION}test_weights_are_shares_that_make_the_output",
             f"{ATTENTION}test_a_causal_mask_is_made_where_it_is_asked_for",
         ),
         ("Which keys may the first query see?", "Its own alone: the diagonal belongs to the past.", "ones, then tril"),

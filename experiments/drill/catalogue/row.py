@@ -26,7 +26,7 @@ class Drill(NamedTuple):
     tests: tuple[str, ...]
     hints: tuple[str, ...]
     forbidden: tuple[str, ...] = ()
-    """what the answer must not call: a bare name is an op of torch's or a method, a dotted one a function or a module"""
+    """that an answer must not call: a bare name is part of one in torch, a dotted one is a function or a module"""
     given: tuple[str, ...] = ()
     """functions beside ours that the answer may use"""
 
