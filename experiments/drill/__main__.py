@@ -37,7 +37,7 @@ class Config:
     show: Flag = False
     """ours beside yours, once yours has passed"""
     reset: Flag = False
-    """start over; what is there is kept as NAME.py.old"""
+    """start over; the file so far is kept as NAME.py.old"""
     prove: Flag = False
     """grade the wrong and right answers that the graders are tested with, and count"""
 

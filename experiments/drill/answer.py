@@ -1,4 +1,4 @@
-"""The reader's function, from the file that it was written in; or, in words, why there is none."""
+"""Load the reader's function from its file, or say in words why that fails."""
 
 import ast
 import importlib.util

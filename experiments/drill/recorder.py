@@ -70,7 +70,8 @@ class Recorder:
 
     def _compare(self, args: Any, kwargs: Any) -> Any:
         args, kwargs = _over(_as_list, args), _over(_as_list, kwargs)
-        if torch._C._functorch.maybe_current_level() is None:  # pyright: ignore  # under vmap or grad a tensor has no values to compare
+        # under vmap or grad a tensor has no values that one could compare
+        if torch._C._functorch.maybe_current_level() is None:  # pyright: ignore
             for_yours, for_ours, unused = (copied((args, kwargs)) for _ in range(3))
             yours, ours = outcome(self.yours, *for_yours), outcome(self.ours, *for_ours)
             gradients = gradients_of(yours, for_yours), gradients_of(ours, for_ours)

@@ -1,4 +1,4 @@
-"""Lab 2: what a trainer is made of"""
+"""Lab 2: the parts of a trainer"""
 
 from experiments.drill.catalogue.row import CHECKPOINT, LAYERS, OPTIM, TRAIN, Drill, cases
 

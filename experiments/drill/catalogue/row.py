@@ -19,7 +19,7 @@ FOLLOWS = f"{OPTIM}test_follows_torch_for_100_steps"
 
 class Drill(NamedTuple):
     of: str
-    """where ours stands"""
+    """our function, module:name"""
     topic: str
     difficulty: int
     """1 to 3"""
