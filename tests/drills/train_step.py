@@ -44,6 +44,10 @@ WRONG = {
         "draws anew",
     ),
     "no root": ("** 0.5", "** 1", "grad_norm"),
-    "up the hill": ("optimizer.update(ts.params, grads,", "optimizer.update(ts.params, tree.map(lambda g: -g, grads),", "result[0]"),
+    "up the hill": (
+        "optimizer.update(ts.params, grads,",
+        "optimizer.update(ts.params, tree.map(lambda g: -g, grads),",
+        "result[0]",
+    ),
     "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate=1`"),
 }

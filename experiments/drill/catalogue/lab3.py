@@ -20,7 +20,7 @@ DRILLS = {
             "A boolean mask is True where a query may look; False is -∞ before the softmax. Another mask is added.",
             "A query whose keys are all masked gets zeros: softmax would give it NaN.",
         ),
-        ("scaled_dot_product_attention",),
+        ("scaled_dot_product_attention", "fn.attention.native_attention", "fn.attention_tiled"),
         ("causal_mask",),
     ),
     "multi_head_attention": Drill(
@@ -35,7 +35,7 @@ DRILLS = {
         ),
         (
             "in_proj_weight is three weights, one under the other: of queries, keys, values.",
-            "Project, split the heads, attend, merge the heads, project out.",
+            "Project, split the heads, attention(q, k, v, …), merge the heads, project out.",
             "Rotary turns the queries and the keys of every head, after the split; values are not turned.",
         ),
         ("multi_head_attention",),
