@@ -1,6 +1,6 @@
 """Lab 3: attention and positions"""
 
-from experiments.drill.catalogue.row import ATTENTION, POSITIONS, Drill
+from experiments.drill.catalogue.row import ATTENTION, POSITIONS, Drill, cases
 
 DRILLS = {
     "scaled_dot_product_attention": Drill(
@@ -8,7 +8,7 @@ DRILLS = {
         "Lab 3 · attention",
         2,
         (
-            f"{ATTENTION}test_attention_is_torchs",
+            *cases(f"{ATTENTION}test_attention_is_torchs", "plain"),
             f"{ATTENTION}test_causal_counts_from_the_first_key",
             f"{ATTENTION}test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient",
             f"{ATTENTION}test_large_scores_do_not_overflow",
