@@ -1,42 +1,45 @@
 """Lab 0: a multi-layer perceptron from our own linear and relu.
 
-Overfit 32 digits, look at the gradients in three ways, put the functional loop beside the classic one, and see what the
-check says of a model that cannot learn.
+Overfit 32 digits, with a control that cannot learn; compute the gradient in three ways; put the functional loop beside
+the classic one; train on all digits.
 """
 
-import inspect
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
 from experiments.shared import cli, show
-from fn import draw, optim, tree
+from experiments.shared.lab0_tables import show_gradient_norms, show_lines
+from experiments.shared.training_pictures import draw_metrics
+from fn import draw, tree
 from fn.data.datasets import Dataset, Split, take
+from fn.data.loader import batches
 from fn.gradcheck import numerical_grad, relative_error
 from fn.losses import cross_entropy
 from fn.models import Model
 from fn.models.mlp import mlp, mlp_apply, mlp_init, two_layer_grads
+from fn.optim import adam, adamw, one_cycle_schedule, sgd_init, sgd_update
 from fn.rng import generator
 from fn.train import (
+    Metrics,
+    check_finite,
+    classifier_step,
     count_steps,
     eval_one_epoch,
-    fit,
-    known_by_heart,
-    one_cycle_adamw,
-    overfit,
-    steps_to_know,
+    init_train_state,
+    is_overfit,
+    run_key,
+    steps_to_overfit,
 )
 from fn.tree import Params
 
-STEPS = 300
-EPOCHS = 30
-BATCH = 64
+STEPS, LR = 300, 1e-2
+EPOCHS, BATCH = 30, 64
 
 
 @dataclass(frozen=True)
@@ -48,71 +51,68 @@ class Config(cli.Compiled):
 def main(config: Config, device: torch.device) -> list[cli.Check]:
     dataset = cli.load("digits", device)
     model = mlp(dataset.shape, len(dataset.classes))
-    images = take(dataset.train, 32)
+    few = take(dataset.train, 32)
+    learning = overfit_few(config, model, few, lr=LR, title="overfit 32 digits")
+    frozen = overfit_few(config, model, few, lr=0.0, title="frozen control")
+    checks = check_overfit(config, few, learning, frozen) + check_gradients(config, few) + compare_loops(config, few)
+    return checks + train_and_test(config, model, dataset)
+
+
+class Snapshot(NamedTuple):
+    """The model after a step."""
+
+    params: Params
+    metrics: Metrics
+
+
+def overfit_few(config: Config, model: Model, few: Split, *, lr: float, title: str) -> list[Snapshot]:
+    """Train on the same few digits until all are right with a small loss; a snapshot after each step."""
+    optimizer = adam(lr=lr)
+    step = check_finite(cli.compiled(config, classifier_step(model, optimizer), len(few.labels)))
+    ts, key = init_train_state(model, optimizer, seed=config.seed, device=few.images.device), run_key(config.seed)
+    run = []
+    with show.progress(STEPS, title) as advance:
+        for _ in range(STEPS):
+            ts, _ = step(ts, few.images, few.labels, key=key)
+            metrics = eval_one_epoch(ts.params, ts.state, [few], apply=model.apply)
+            run.append(Snapshot(ts.params, metrics))
+            advance(metrics["loss"])
+            if is_overfit(metrics):
+                break
+    return run
+
+
+def check_overfit(config: Config, few: Split, learning: list[Snapshot], frozen: list[Snapshot]) -> list[cli.Check]:
+    """The model learns, and the control, with a learning rate of 0, does not: else the check proves nothing."""
+    history, frozen_history = ([snapshot.metrics for snapshot in run] for run in (learning, frozen))
+    runs = {"learning": history, "frozen": frozen_history[: len(history)]}
+    draw_metrics(runs, config.out / "overfit.png")
+
+    gradient = grad(partial(mlp_loss, x=few.images, y=few.labels))
+    steps = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, STEPS) if step < len(history)] + [len(history)]
+    norms = {step: tree.map(torch.linalg.norm, gradient(learning[step - 1].params)) for step in steps}
+    show_gradient_norms(history, norms)
+    least_norm = min(float(norm) for of_step in norms.values() for norm in tree.leaves(of_step))
     return [
-        *learn_by_heart(config, model, images),
-        *check_gradients(config, images),
-        *compare_loops(config, images),
-        *generalise(config, model, dataset),
+        cli.check("32 digits: accuracy", history[-1]["accuracy"], "==", 1),
+        cli.check("32 digits: loss", history[-1]["loss"], "<", 1e-3),
+        cli.check("32 digits: steps to both", steps_to_overfit(history), "<=", STEPS),
+        cli.check("32 digits: least gradient norm on the way", least_norm, ">", 0),
+        cli.check("frozen control: steps that pass the same", sum(map(is_overfit, frozen_history)), "==", 0),
     ]
 
 
-def learn_by_heart(config: Config, model: Model, images: Split) -> list[cli.Check]:
-    """Overfit 32 digits; then the same with a learning rate of 0, which must fail, or the check proves nothing."""
-    learn = partial(overfit, model, images, seed=config.seed, steps=STEPS)
-    step, idle = (
-        cli.classifier_step(config, model, partial(optim.adam, lr=lr), len(images.labels)) for lr in (1e-2, 0.0)
-    )
-    states_too = lambda ts, metrics: (ts, metrics)  # noqa: E731
-    _, run = show.follow(partial(learn, step=step), STEPS, "overfit 32 digits", keep=states_too)
-    _, frozen = show.follow(partial(learn, step=idle), STEPS, "frozen control", keep=states_too)
-    lines = {"learning": run, "frozen": frozen[: len(run)]}
-    panels = {q: {name: [m[q] for _, m in steps] for name, steps in lines.items()} for q in ("loss", "accuracy")}
-    draw.save(draw.curves(panels, log=["loss"]), config.out / "overfit.png")
-
-    shown = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, STEPS) if step < len(run)] + [len(run)]
-    objective = partial(loss_of, x=images.images, y=images.labels)
-    norms = {
-        step: tree.flatten(tree.map(torch.linalg.norm, grad(objective)(run[step - 1][0].params))) for step in shown
-    }
-    show.table(
-        "32 digits learned by heart, and the gradient norm of each parameter on the way",
-        ("step", "accuracy", "loss", *norms[1]),
-        [
-            (
-                f"{s}",
-                f"{run[s - 1][1]['accuracy']:.0%}",
-                *(f"{x:.1e}" for x in (run[s - 1][1]["loss"], *norms[s].values())),
-            )
-            for s in shown
-        ],
-    )
-    last = run[-1][1]
-    return [
-        cli.check("32 digits: accuracy", last["accuracy"], "==", 1),
-        cli.check("32 digits: loss", last["loss"], "<", 1e-3),
-        cli.check("32 digits: steps to both", steps_to_know([m for _, m in run]), "<=", STEPS),
-        cli.check(
-            "32 digits: least gradient norm on the way",
-            min(float(n) for s in norms.values() for n in s.values()),
-            ">",
-            0,
-        ),
-        cli.check("frozen control: steps that pass the same", sum(known_by_heart(m) for _, m in frozen), "==", 0),
-    ]
-
-
-def loss_of(params: Params, x: Tensor, y: Tensor) -> Tensor:
+def mlp_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
     logits, _ = mlp_apply(params, {}, x, train=True)
     return cross_entropy(logits, y)
 
 
-def check_gradients(config: Config, images: Split) -> list[cli.Check]:
+def check_gradients(config: Config, few: Split) -> list[cli.Check]:
     """torch.func.grad against central differences, and against the backward pass derived by hand, in float64."""
-    x, y = images.images[:8].flatten(1).double().cpu(), images.labels[:8].cpu()
+    x, y = few.images[:8].flatten(1).double().cpu(), few.labels[:8].cpu()
     params, _ = mlp_init(generator(config.seed), 64, (32,), 10)
     params = tree.to(params, torch.float64)
-    objective = partial(loss_of, x=x, y=y)
+    objective = partial(mlp_loss, x=x, y=y)
     grads = grad(objective)(params)
     numerical = relative_error(numerical_grad(objective, params, eps=1e-7), grads)
     by_hand = relative_error(two_layer_grads(params, x, y), grads)
@@ -123,7 +123,7 @@ def check_gradients(config: Config, images: Split) -> list[cli.Check]:
 
 
 def classic_loop(module: torch.nn.Module, x: Tensor, y: Tensor, steps: int) -> list[float]:
-    """The loss before each step of SGD on all of x; rate 0.1, momentum 0.9. The module is changed in place."""
+    """The loss before each step of SGD on all of x; learning rate 0.1, momentum 0.9. Changes the module in place."""
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for _ in range(steps):
@@ -137,57 +137,50 @@ def classic_loop(module: torch.nn.Module, x: Tensor, y: Tensor, steps: int) -> l
 
 
 def functional_loop(params: Params, x: Tensor, y: Tensor, steps: int) -> list[float]:
-    """The loss before each step of SGD on all of x, an MLP's; rate 0.1, momentum 0.9. New parameters every step."""
+    """The loss before each step of SGD on all of x, of an MLP; learning rate 0.1, momentum 0.9. Changes nothing."""
 
     def objective(params: Params) -> Tensor:
         logits, _ = mlp_apply(params, {}, x, train=True)  # forward
         return cross_entropy(logits, y)  # loss
 
-    velocity = optim.sgd_init(params)
+    state = sgd_init(params)
     losses = []
     for _ in range(steps):
         grads, loss = grad_and_value(objective)(params)  # backward
-        params, velocity = optim.sgd(params, grads, velocity, lr=0.1, momentum=0.9)  # step
+        params, state = sgd_update(params, grads, state, lr=0.1, momentum=0.9)  # step
         losses.append(loss.item())
     return losses
 
 
-def tagged_lines(function: Callable) -> dict[str, str]:
-    """The lines of a function that end in a one-word comment, by that word."""
-    found = re.findall(r"^ *(.+?)  # (\w+)$", inspect.getsource(function), re.MULTILINE)
-    return {tag: line for line, tag in found}
-
-
-def compare_loops(config: Config, images: Split) -> list[cli.Check]:
-    """The same weights and digits through both loops."""
-    x, y = images.images.flatten(1), images.labels
+def compare_loops(config: Config, few: Split) -> list[cli.Check]:
+    """Train the same weights on the same digits with both loops; the losses must agree."""
+    x, y = few.images.flatten(1), few.labels
     params, _ = mlp_init(generator(config.seed), 64, (128,), 10)
     params = tree.to(params, x.device)
     module = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)).to(x.device)
     module.load_state_dict(dict(zip(module.state_dict(), tree.leaves(params), strict=True)))
 
     classic, functional = classic_loop(module, x, y, 100), functional_loop(params, x, y, 100)
-    before, after = tagged_lines(classic_loop), tagged_lines(functional_loop)
-    show.table(
-        "Which line became which",
-        ("", "classic", "functional"),
-        [(tag, line, after.get(tag, "nothing to clear: grads is a new value")) for tag, line in before.items()],
-    )
-    draw.save(
-        draw.curves({"loss": {"classic": classic, "functional": functional}}, log=["loss"]), config.out / "loops.png"
-    )
+    show_lines(classic_loop, functional_loop)
+    panels = {"loss": {"classic": classic, "functional": functional}}
+    draw.save(draw.curves(panels, log=["loss"]), config.out / "loops.png")
     gap = max(abs(a - b) for a, b in zip(classic, functional, strict=True))
     return [cli.check("functional and classic loop: largest gap in 100 losses", gap, "<=", 1e-5)]
 
 
-def generalise(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
-    """All the training digits, five seeds, judged on the held-out ones."""
-    accuracies = []
+def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[cli.Check]:
+    """Train on all digits of the training split with five seeds; evaluate on those held out."""
     total = count_steps(len(dataset.train.labels), epochs=EPOCHS, batch_size=BATCH)
-    step = cli.classifier_step(config, model, one_cycle_adamw(lr=1e-2, total_steps=total), BATCH)
+    optimizer = adamw(lr=partial(one_cycle_schedule, lr=LR, total_steps=total))
+    step = check_finite(cli.compiled(config, classifier_step(model, optimizer), BATCH))
+    accuracies = []
     for seed in cli.seeds(config, 5):
-        run = partial(fit, model, dataset.train, step=step, epochs=EPOCHS, batch_size=BATCH, seed=seed)
-        ts, _ = show.follow(run, total, f"all digits, seed {seed}")
+        ts, key = init_train_state(model, optimizer, seed=seed, device=dataset.train.images.device), run_key(seed)
+        with show.progress(total, f"all digits, seed {seed}") as advance:
+            for epoch in range(EPOCHS):
+                for x, y in batches(dataset.train, BATCH, seed=seed, epoch=epoch):
+                    ts, metrics = step(ts, x, y, key=key)
+                    advance(metrics["loss"])
         accuracies.append(eval_one_epoch(ts.params, ts.state, [dataset.test], apply=model.apply)["accuracy"])
     return [cli.check_mean("held-out digits: accuracy", accuracies, ">=", 0.97)]
 

@@ -1,83 +1,66 @@
-"""Lab 4: a pretrained backbone under a new head: the head alone, then the rest, frozen and thawed on purpose.
+"""Lab 4: transfer learning. A pretrained backbone gets a new head: train the head alone, then fine-tune the whole.
 
-By default a small network that knows clothes, experiments/pretrain.py's, learns digits from ten of each. Photographs of
-your own: --dataset folder --data PATH --backbone resnet18 --weights imagenet
+By default a small ResNet that was trained on clothes, by experiments/pretrain, learns digits from ten images of each.
+Photographs of your own: --dataset folder --data PATH --backbone resnet18 --weights imagenet
 """
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from experiments.shared import cli, show
-from experiments.shared.backbones import BACKBONES, Backbone, branches, load, prefixes, transfer
-from experiments.shared.transferring import (
-    Recipe,
-    Task,
-    Ways,
-    extract,
-    head_model,
-    labelled,
-    learn,
-    misplaced,
-    train,
-    under,
-)
-from fn import draw, tree
+from experiments.shared import cli, show, transfer_report
+from experiments.shared.transfer_task import Recipe, Task, load_task
+from fn import tree
+from fn.backbones import expand_prefixes, extract_features
 from fn.data.datasets import Split
+from fn.data.loader import batches
 from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
 from fn.gradcheck import relative_error
-from fn.layers import softmax
+from fn.optim import adamw, lr_by_prefix, one_cycle_schedule
 from fn.rng import generator
-from fn.train import TrainState
-from fn.transfer import freeze, thaw
+from fn.train import check_finite, classifier_step, count_steps, eval_one_epoch, init_train_state, run_key
+from fn.transfer import attach_head, batch_size_of, few_per_class, freeze, start_from, unfreeze
 from fn.tree import Params
 
 RECIPES = {
     "digits": Recipe(
-        seeds=5,
-        epochs=30,
-        fine_epochs=30,
-        both_epochs=30,
+        ways={"scratch": (30, 3e-3), "head": (30, 3e-3), "fine": (30, 3e-3)},
+        shots={10: 5, 3: 3, 30: 3},
+        train=("all",),
         batch_share=1 / 4,
-        lr=3e-3,
-        fine_lr=3e-3,
-        fine_train="all",
-        fine_augment=None,
-        fine_rates={},
-        scratch=True,
+        timed_epochs=30,
     ),
     "folder": Recipe(  # chosen by fifths, held out in turn, of 243 photographs of ants and bees: see LEARNING.md
-        seeds=5,
-        epochs=30,
-        fine_epochs=10,
-        both_epochs=5,
+        ways={"head": (30, 3e-3), "fine": (10, 5e-5)},
+        shots={None: 5},
+        train=("last",),
         batch_share=1 / 8,
-        lr=3e-3,
-        fine_lr=5e-5,
-        fine_train="last",
-        fine_augment=partial(compose, transforms=[random_horizontal_flip, random_resized_crop]),
-        fine_rates={"head": 10.0},
-        scratch=False,
+        timed_epochs=5,
+        rates={"head": 10.0},
+        augment=partial(compose, transforms=[random_horizontal_flip, random_resized_crop]),
     ),
 }
-SHOTS = {3: 3, 10: 5, 30: 3}  # labelled images per class, and how many seeds learn from them
-BackboneName = Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"]
+
+
+class Trained(NamedTuple):
+    params: Params
+    state: Params
+    accuracy: float
+    """on all images that were not labelled"""
 
 
 @dataclass(frozen=True)
 class Config(cli.Config):
     out: Path = Path("runs/lab4")
     """the folder for pictures and summary.json"""
-    backbone: BackboneName = "resnet8"
+    backbone: Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"] = "resnet8"
     """the network that was pretrained"""
     weights: str = ""
     """imagenet, for torchvision's, or a .pth or .safetensors file; resnet8 has its own"""
@@ -96,186 +79,129 @@ class Config(cli.Config):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    task = setup(config, device)
-    few = len(task.dataset.train.labels) if config.dataset == "folder" else 10
-    print_tree(config, task)
-    checks = freeze_and_cache(config, task)
-    runs = [learn(task, few, seed) for seed in cli.seeds(config, task.recipe.seeds)]
-    first = runs[0]
-    checks += [check_moved("fine-tuned", under(task, first.head[0]), first.fine[0][:2], task.trained)]
-    checks += [*compare(config, task, runs, few)]
+    task, recipe = setup(config, device)
+    prefixes, flag = expand_prefixes(task.spec, recipe.train), f"--train {' '.join(recipe.train)}"
+    transfer_report.show_branches(config.backbone, task.whole.init(generator(config.seed))[0], prefixes, flag)
+    checks = cache_features(task, recipe, config.seed)
+
+    runs: dict[int | None, list[dict[str, Trained]]] = {}
+    for shots, seeds in recipe.shots.items():
+        runs[shots] = []
+        for seed in cli.seeds(config, seeds):
+            runs[shots].append(three_ways(task, recipe, shots, seed))
+
+    shots = next(iter(recipe.shots))
+    head, fine = runs[shots][0]["head"], runs[shots][0]["fine"]
+    before, after = attach_head(task.weights, head[:2]), fine[:2]
+    checks += [transfer_report.check_moved("fine-tuned", before, after, prefixes)]
+    checks += compare_ways(config, task, shots, accuracies_of(runs[shots]))
     if config.dataset == "digits":
-        draw_growth(config, task, runs)
-    draw_mistakes(config, task, runs[0].fine[0])
+        transfer_report.draw_growth({n: accuracies_of(runs[n]) for n in runs if n}, config.out / "growth.png")
+    transfer_report.draw_mistakes(task.whole, *after, task.dataset, config.out / "mistakes.png")
     return checks
 
 
-def setup(config: Config, device: torch.device) -> Task:
-    """UsageError for parts that do not go together."""
-    row = BACKBONES[config.backbone]
-    if (config.dataset == "digits") != (config.backbone == "resnet8"):
-        raise cli.UsageError(
-            f"--backbone {config.backbone} does not suit --dataset {config.dataset}: resnet8 reads grey images of 8×8, "
-            "the others photographs"
-        )
-    if (config.dataset == "folder") != (config.data is not None):
-        raise cli.UsageError("--dataset folder and --data PATH, its directory of photographs, go together")
+def setup(config: Config, device: torch.device) -> tuple[Task, Recipe]:
+    """Load what the flags ask for; UsageError for flags that do not go together."""
     recipe = RECIPES[config.dataset]
-    train = (recipe.fine_train,) if config.train is None else config.train
-    rates = config.rates or (recipe.fine_rates if config.train is None else {})
-    require_names(config, row, train)
-    options = {"root": config.data, "image_size": row.shape[1], "stats": row.stats} if config.data else {}
-    params, state = (tree.to(part, device) for part in load(config.backbone, config.weights))
-    dataset = cli.load(config.dataset, device, **options)
-    features = [extract(row, params, state, split.images) for split in (dataset.train, dataset.test)]
-    return Task(row, (params, state), dataset, (features[0], features[1]), train, rates, recipe)
+    if config.train is not None:
+        recipe = recipe._replace(train=config.train, rates={})
+    if config.rates:
+        recipe = recipe._replace(rates=config.rates)
+    return load_task(config.backbone, config.weights, config.dataset, config.data, recipe, device), recipe
 
 
-def require_names(config: Config, row: Backbone, train: Sequence[str]) -> None:
-    """UsageError for a --train or a --rates that names nothing, or a factor that is none."""
-    if not all(name.strip() for name in train) or not train:
-        raise cli.UsageError("--train names nothing: it takes head, last, all, or prefixes such as backbone.layer2")
-    for prefix, factor in config.rates.items():
-        if not 0 < factor < math.inf:
-            raise cli.UsageError(f"--rates {prefix} {factor}: a factor of the learning rate is a number above 0")
-    params, _ = transfer(row, 2, weights=None, dropout_p=0.0).init(generator(0))
-    flag = "--train"
-    try:
-        trained, _ = tree.split(params, prefixes(row, train))
-        flag = "--rates"
-        tree.split(trained, list(config.rates))
-    except ValueError as error:
-        raise cli.UsageError(f"{flag}: {error}") from None
+def three_ways(task: Task, recipe: Recipe, shots: int | None, seed: int) -> dict[str, Trained]:
+    """Train on the same labelled images from scratch, the head alone, and from that head what `recipe.train` says."""
+    few = few_per_class(task.dataset.train.labels, len(task.dataset.classes), shots, seed=seed)
+    others = torch.ones_like(task.labels, dtype=torch.bool).index_fill(0, few, False)
+    batch_size, trained = batch_size_of(len(few), recipe.batch_share), {}
+    for way, (epochs, lr) in recipe.ways.items():
+        rates, augment = {}, None
+        if way == "scratch":
+            model, inputs = task.scratch, task.images
+        elif way == "head":
+            model, inputs = task.head, task.features
+        else:
+            start = start_from(task.whole, *attach_head(task.weights, trained["head"][:2]))
+            model, inputs = freeze(start, expand_prefixes(task.spec, recipe.train)), task.images
+            rates, augment = recipe.rates, recipe.augment
+        labelled = Split(inputs[few], task.labels[few])
+        total = count_steps(len(few), epochs=epochs, batch_size=batch_size)
+        schedule = partial(one_cycle_schedule, lr=lr, total_steps=total)
+        optimizer = lr_by_prefix(adamw, lr=schedule, scales=rates)
+        step = check_finite(classifier_step(model, optimizer))
+        ts, key = init_train_state(model, optimizer, seed=seed, device=inputs.device), run_key(seed)
+        for epoch in range(epochs):
+            for x, y in batches(labelled, batch_size, seed=seed, epoch=epoch, augment=augment):
+                ts, _ = step(ts, x, y, key=key)
+        held_out = batches(Split(inputs[others], task.labels[others]), 100)
+        accuracy = eval_one_epoch(ts.params, ts.state, held_out, apply=model.apply)["accuracy"]
+        params, state = unfreeze(ts.params, ts.state) if way == "fine" else ts[:2]
+        trained[way] = Trained(params, state, accuracy)
+    said = ", ".join(f"{way} {accuracy:.2%}" for way, (_, _, accuracy) in trained.items())
+    show.log.print(f"{len(few)} images, seed {seed}: {said}")
+    return trained
 
 
-def print_tree(config: Config, task: Task) -> None:
-    """What trains once the head has, and what is frozen."""
-    params, _ = task.model().init(generator(config.seed))
-    chosen, frozen = tree.split(params, task.trained)
-    said = f"--train {' '.join(task.train)}"
-    show.table(
-        f"{config.backbone} and its new head, {said}",
-        ("branch", "parameters", ""),
-        [(name, f"{size:,}", "frozen" if still else "trains") for name, size, still in branches(params, frozen)],
-    )
+def cache_features(task: Task, recipe: Recipe, seed: int) -> list[cli.Check]:
+    """Train the head on all images under the frozen backbone, then on features computed once: the same head, sooner."""
+    (images, labels), (_, lr), states, seconds = task.dataset.train, recipe.ways["head"], {}, {}
+    batch_size = batch_size_of(len(labels), recipe.batch_share)
+    for way in ("images", "features"):
+        for epochs in (1, recipe.timed_epochs):  # the first steps of a process take seconds: they are not timed
+            began = time.perf_counter()
+            if way == "images":
+                model, data = freeze(task.whole, ["head"]), images
+            else:
+                model, data = task.head, extract_features(task.spec, *task.weights, images)
+            total = count_steps(len(labels), epochs=epochs, batch_size=batch_size)
+            optimizer = adamw(lr=partial(one_cycle_schedule, lr=lr, total_steps=total))
+            step = check_finite(classifier_step(model, optimizer))
+            ts, key = init_train_state(model, optimizer, seed=seed, device=images.device), run_key(seed)
+            for epoch in range(epochs):
+                for x, y in batches(Split(data, labels), batch_size, seed=seed, epoch=epoch):
+                    ts, _ = step(ts, x, y, key=key)
+            states[way], seconds[way] = ts, time.perf_counter() - began
     show.console.print(
-        f"Of {tree.size(params):,} parameters the head alone trains {tree.size(params['head']):,}, {said} "
-        f"{tree.size(chosen):,}",
+        f"The head, {recipe.timed_epochs} epochs of {len(labels):,} images: {seconds['images']:.1f} s under the "
+        f"backbone, {seconds['features']:.1f} s on its features, computed once",
         soft_wrap=True,
     )
-
-
-def freeze_and_cache(config: Config, task: Task) -> list[cli.Check]:
-    """The head under the frozen backbone, and on features computed once: what moves, what does not, and how fast.
-
-    On all training images. An epoch of each goes before the clock starts: the first steps of a process take seconds.
-    """
-    images, labels = task.dataset.train
-    model, epochs = freeze(task.model(), ["head"]), task.recipe.both_epochs
-    before = thaw(*model.init(generator(config.seed)))
-
-    teach = partial(train, task, seed=config.seed, lr=task.recipe.lr)
-    under_backbone = partial(teach, model, task.dataset.train)
-
-    def on_features(*, epochs: int) -> TrainState:
-        return teach(head_model(task), Split(extract(task.row, *task.weights, images), labels), epochs=epochs)
-
-    ended = []
-    for way in (under_backbone, on_features):
-        way(epochs=1)
-        began = time.perf_counter()
-        ended.append((way(epochs=epochs), time.perf_counter() - began))
-    (ts, whole), (cached, part) = ended
-    show.console.print(
-        f"The head, {epochs} epochs of {len(labels):,} images: {whole:.1f} s under the backbone, {part:.1f} s on its "
-        "features, computed once",
-        soft_wrap=True,
-    )
-
-    held = tree.size(ts.opt_state["mean"]) - tree.size(before[0]["head"])
-    gap = relative_error(ts.params["head"], cached.params)
+    under, alone = states["images"], states["features"]
+    before = [tree.to(part, images.device) for part in task.whole.init(generator(seed))]
+    held = tree.size(under.opt_state["mean"]) - tree.size(before[0]["head"])
     return [
-        check_moved("head only", before, thaw(*ts[:2]), ["head"]),
+        transfer_report.check_moved("head only", before, unfreeze(under.params, under.state), ["head"]),
         cli.check("head only: numbers the optimizer holds for frozen leaves", held, "==", 0),
-        cli.check("cached features: relative gap of the head", gap, "<=", 1e-3),
-        cli.check("cached features: how many times faster", whole / part, ">=", 2),
+        cli.check(
+            "cached features: relative gap of the head", relative_error(under.params["head"], alone.params), "<=", 1e-3
+        ),
+        cli.check("cached features: how many times faster", seconds["images"] / seconds["features"], ">=", 2),
     ]
 
 
-def check_moved(
-    way: str, before: tuple[Params, Params], after: tuple[Params, Params], trained: Sequence[str]
-) -> cli.Check:
-    """The claim that what trains has moved, and that nothing else has, to the bit; the leaves at fault are listed."""
-    wrong = misplaced(before, after, trained)
-    if wrong:
-        show.log.print(f"{way}: should have stayed, or moved: {', '.join(wrong)}", soft_wrap=True)
-    return cli.check(f"{way}: leaves that moved and should not, or the other way", len(wrong), "==", 0)
+def accuracies_of(runs: Sequence[Mapping[str, Trained]]) -> dict[str, list[float]]:
+    return {way: [run[way].accuracy for run in runs] for way in runs[0]}
 
 
-def compare(config: Config, task: Task, runs: Sequence[Ways], few: int) -> list[cli.Check]:
-    """The means of the three ways, and whether each beats the one before on the same images, seed by seed."""
-    ways = {name: [way[1] for run in runs if (way := run[i])] for i, name in enumerate(Ways._fields)}
-    found = {name: accuracies for name, accuracies in ways.items() if accuracies}
-    others = len(task.dataset.train.labels) + len(task.dataset.test.labels) - len(labelled(task, few, config.seed))
-    show.table(
-        f"{config.dataset}: accuracy on the {others:,} images that were not labelled, of which one is {1 / others:.2%}",
-        ("", "mean", "spread", *(f"seed {seed}" for seed in cli.seeds(config, len(runs)))),
-        [(name, f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a)) for name, a in found.items()],
-    )
+def compare_ways(
+    config: Config, task: Task, shots: int | None, accuracies: Mapping[str, Sequence[float]]
+) -> list[cli.Check]:
+    """Check that each way beats the one before on the same images, seed by seed."""
+    few = few_per_class(task.dataset.train.labels, len(task.dataset.classes), shots, seed=config.seed)
+    seeds = cli.seeds(config, len(accuracies["head"]))
+    transfer_report.show_accuracies(config.dataset, len(task.labels) - len(few), accuracies, seeds)
     checks = []
-    for (worse, below), (better, above) in pairwise(found.items()):
+    for (worse, below), (better, above) in pairwise(accuracies.items()):
         gains = [b - a for a, b in zip(below, above, strict=True)]
         checks += [
             cli.check_mean(f"{better} − {worse}: accuracy", gains, ">", 0),
             cli.check(f"{better} − {worse}: mean over spread", mean(gains) / max(stdev(gains), 1e-9), ">=", 2),
         ]
     if config.dataset == "folder":
-        checks = [cli.check_mean("head: accuracy", found["head"], ">=", config.target_accuracy), checks[0]]
+        checks = [cli.check_mean("head: accuracy", accuracies["head"], ">=", config.target_accuracy), checks[0]]
     return checks
-
-
-def draw_growth(config: Config, task: Task, runs: Sequence[Ways]) -> None:
-    """Accuracy against labelled images per class."""
-    lines: dict[str, dict[int, float]] = {"from scratch": {}, "head only": {}, "fine-tuned": {}}
-    for few, seeds in SHOTS.items():
-        these = runs if few == 10 else [learn(task, few, seed) for seed in cli.seeds(config, seeds)]
-        for line, i in zip(lines.values(), range(3), strict=True):
-            line[few] = mean(way[1] for run in these if (way := run[i]))
-    draw.save(
-        draw.curves(
-            {"mean accuracy on all other digits": lines},
-            xlabel="labelled images per class",
-            title="digits, with and without a backbone that knows clothes",
-        ),
-        config.out / "growth.png",
-    )
-
-
-def misread_first(p: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """(all images, those read as another class first, then by the probability of their own; how many mistakes)"""
-    right = p.argmax(dim=1) == labels
-    return (p[torch.arange(len(labels)), labels] + right).argsort(), int((~right).sum())
-
-
-@torch.no_grad()
-def draw_mistakes(config: Config, task: Task, ts: TrainState) -> None:
-    """The test images that the first seed's fine-tuned network misreads: those least likely to be their class first."""
-    images, labels = task.dataset.test
-    model = task.model()
-    logits = torch.cat([model.apply(ts.params, ts.state, x, train=False)[0] for x in images.split(100)])
-    p, name = softmax(logits, dim=1), task.dataset.classes
-    order, mistakes = misread_first(p, labels)
-    worst = order[: max(1, min(16, mistakes))]
-    read = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
-    title = (
-        f"{mistakes} of {len(labels)} test images misread after fine-tuning: the worst, and how sure the network was"
-    )
-    shown = (
-        draw.photo_grid(images[worst], read, title=title)
-        if images.shape[1] == 3
-        else draw.image_grid(images[worst, 0], read, title=title)
-    )
-    draw.save(shown, config.out / "mistakes.png")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Lab 5: detection twice, by anchors and by centres, on the same pictures, scored as COCO does on images never seen.
+"""Lab 5: object detection with anchors (SSD) and with centers (CenterNet), scored like COCO on images never seen.
 
 `--dataset voc --data ../shared/data/raccoon` takes photographs with VOC XML.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,42 +12,35 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 import tyro
-from torch import Tensor
 
-from experiments.shared import cli, show
-from experiments.shared import detection_report as detecting
-from experiments.shared.backbones import weights_of
-from experiments.shared.detection_report import FLAVORS, SURE
-from experiments.shared.registry import DETECTORS, resolve
-from fn.data.datasets import DatasetUnavailable
+from experiments.shared import cli, detection_pictures, detection_report, show
+from experiments.shared.detection_report import FLAVORS
+from experiments.shared.detection_task import build_detector, load_scenes
+from fn.data.loader import batches
 from fn.data.scene_transforms import compose, random_flip, random_zoom
-from fn.data.scenes import Scenes, SceneSet, digits, take_scenes
-from fn.data.voc import voc
+from fn.data.scenes import SceneSet, require_valid, take_scenes
 from fn.detection.average_precision import summarize
 from fn.detection.boxes import object_table
-from fn.detection.train import Detections, detector_step, fit_detector, judge, overfit_detector, predict
+from fn.detection.train import Detections, detector_step, evaluate_detections, predict
 from fn.models import Detector
-from fn.models.pyramid import squeezenet_backbone
-from fn.models.squeezenet import squeezenet
-from fn.optim import adam
-from fn.pretrained import IMAGENET_STATS
+from fn.optim import adam, adamw, one_cycle_schedule
 from fn.rng import generator
-from fn.train import TrainState, compiled, count_steps, one_cycle_adamw
+from fn.train import check_finite, count_steps, init_train_state, run_key
 
-IMAGES, STEPS = 8, 500
-WEIGHTS = "squeezenet1_1_onnxzoo.pt"
+FEW, FEW_STEPS, FEW_LR = 8, 500, 3e-3
+"""the images to overfit, and with how many steps at most, at which learning rate"""
 
 
 class Recipe(NamedTuple):
-    epochs: dict[str, int]
-    """of each flavour"""
+    epochs: Mapping[str, int]
+    """of each flavor"""
     batch_size: int
     lr: float
     augment: Callable
-    least: dict[str, float]
-    """what average precision is asked for"""
+    targets: Mapping[str, float]
+    """the average precision to reach on the held-out images"""
     sizes: dict[str, tuple[float, float]]
-    """areas of objects, about a third each"""
+    """ranges of areas in square pixels, with about a third of the objects each"""
 
 
 RECIPES = {
@@ -56,7 +49,7 @@ RECIPES = {
         batch_size=32,
         lr=4e-3,
         augment=random_zoom,
-        least={"AP50": 0.9, "AP": 0.6},
+        targets={"AP50": 0.9, "AP": 0.6},
         sizes={"all": (0, 1e10), "small": (0, 14**2), "medium": (14**2, 20**2), "large": (20**2, 1e10)},
     ),
     "voc": Recipe(
@@ -64,12 +57,10 @@ RECIPES = {
         batch_size=16,
         lr=1e-3,
         augment=partial(compose, transforms=[random_flip, partial(random_zoom, scale=(0.7, 1.4))]),
-        least={"AP50": 0.7},
+        targets={"AP50": 0.7},
         sizes={"all": (0, 1e10), "small": (0, 98**2), "medium": (98**2, 121**2), "large": (121**2, 1e10)},
     ),
 }
-OPTIONS = {"anchor": {"anchor_sizes": ((40, 60), (80, 105, 135)), "ratios": (0.8, 1.2, 1.8)}, "center": {}}
-"""for photographs, whose objects are larger"""
 
 
 @dataclass(frozen=True)
@@ -92,147 +83,79 @@ class Config(cli.Compiled):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    scenes = load(config, device)
+    scenes = load_scenes(config.dataset, config.data, config.classes, config.weights, device)
     checks = []
     for flavor in FLAVORS if config.flavor == "both" else [config.flavor]:
-        detector = build(config, flavor, scenes)
+        detector = build_detector(flavor, scenes, config.data, config.weights)
         if config.dataset == "digits":
-            checks += learn_by_heart(config, flavor, detector, scenes)
-        checks += generalise(config, flavor, detector, scenes)
-    return [*checks, *know_nothing(config, scenes)]
+            checks += overfit_few(config, flavor, detector, scenes)
+        checks += train_and_test(config, flavor, detector, scenes)
+    return checks + check_baselines(config, scenes)
 
 
-def load(config: Config, device: torch.device) -> SceneSet:
-    if config.dataset == "digits":
-        for name in ("data", "classes", "weights"):
-            if getattr(config, name) is not None:
-                raise cli.UsageError(f"--dataset digits takes no --{name}")
-        scenes = digits()
-    elif config.data is None:
-        raise cli.UsageError("--dataset voc needs --data, a folder with annotations/ and images/")
-    else:
-        try:
-            scenes = voc(config.data, classes=config.classes, stats=IMAGENET_STATS)
-        except DatasetUnavailable as error:
-            raise cli.UsageError(str(error)) from None
-        if scenes.dropped:
-            show.console.print(f"{scenes.dropped} boxes dropped, as none of their area is in the image")
-    train, test = (Scenes(*(x.to(device) for x in part)) for part in (scenes.train, scenes.test))
-    return scenes._replace(train=train, test=test)
-
-
-def build(config: Config, flavor: str, scenes: SceneSet) -> Detector:
-    make = partial(resolve(DETECTORS[FLAVORS[flavor]]), scenes.shape, len(scenes.classes))
-    if config.data is None:
-        return make()
-    path, weights = config.weights or config.data.parent / "weights" / WEIGHTS, None
-    if config.weights or path.exists():
-        weights, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1")
-    show.console.print(f"{flavor}: starts from {path if weights else 'scratch'}", soft_wrap=True)
-    return make(backbone=squeezenet_backbone(scenes.shape[0], weights=weights), **OPTIONS[flavor])
-
-
-def learn_by_heart(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
-    """A handful of images until every object is found, and what the parts of the loss say on the way."""
-    images = take_scenes(scenes.train, IMAGES)
-    run = partial(
-        overfit_detector,
-        detector,
-        images,
-        step=detector_step(detector, partial(adam, lr=3e-3)),
-        seed=config.seed,
-        steps=STEPS,
-        enough=detecting.good_enough,
-    )
-    (_, ap), history = show.follow(run, STEPS, f"{flavor}: overfit {IMAGES} images")
-    title = f"{flavor}: {IMAGES} images by heart in {len(history)} steps"
-    detecting.show_parts(title, history, config.out / f"{flavor}_overfit.png")
-    scores = summarize(ap)
+def overfit_few(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
+    """Train on a few images until every object in them is found: each part of the loss has to fall."""
+    few, seed, history, ap = take_scenes(scenes.train, FEW), config.seed, [], torch.zeros(0)
+    require_valid(few, detector.classes)
+    optimizer = adam(lr=FEW_LR)
+    step = check_finite(detector_step(detector, optimizer))
+    ts, key = init_train_state(detector.model, optimizer, seed=seed, device=few.images.device), run_key(seed)
+    with show.progress(FEW_STEPS, f"{flavor}: overfit {FEW} images") as advance:
+        for number in range(1, FEW_STEPS + 1):
+            ts, metrics = step(ts, *few, key=key)
+            history.append(metrics)
+            advance(metrics["loss"])
+            if number % 20 == 0 or number == FEW_STEPS:
+                detections = predict(detector, ts.params, ts.state, few.images)
+                ap = evaluate_detections(detections, few.objects, detector.classes)
+                if detection_report.good_enough(ap):
+                    break
+    title = f"{flavor}: {FEW} images overfitted in {len(history)} steps"
+    detection_report.show_parts(title, history, config.out / f"{flavor}_overfit.png")
     return [
-        cli.check(f"{flavor}, {IMAGES} images: AP50", scores["AP50"], "==", 1),
-        cli.check(f"{flavor}, {IMAGES} images: AP50:95", scores["AP"], ">=", 0.9),
+        cli.check(f"{flavor}, {FEW} images: AP50", summarize(ap)["AP50"], "==", 1),
+        cli.check(f"{flavor}, {FEW} images: AP50:95", summarize(ap)["AP"], ">=", 0.9),
     ]
 
 
-def generalise(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
-    """All the training images; average precision on the held-out ones."""
-    recipe, began, busy = RECIPES[config.dataset], time.perf_counter(), time.process_time()
-    epochs = recipe.epochs[flavor]
-    total = count_steps(len(scenes.train.images), epochs=epochs, batch_size=recipe.batch_size)
-    step = detector_step(detector, one_cycle_adamw(lr=recipe.lr, total_steps=total))
-    run = partial(
-        fit_detector,
-        detector,
-        scenes.train,
-        step=compiled(step, recipe.batch_size) if config.compile else step,
-        epochs=epochs,
-        batch_size=recipe.batch_size,
-        seed=config.seed,
-        augment=recipe.augment,
-    )
-    ts, history = show.follow(run, total, f"{flavor}: {len(scenes.train.images)} images")
+def train_and_test(config: Config, flavor: str, detector: Detector, scenes: SceneSet) -> list[cli.Check]:
+    """Train on all the training images; score the detections in the held-out ones."""
+    began, busy = time.perf_counter(), time.process_time()
+    recipe, seed, device, history = RECIPES[config.dataset], config.seed, scenes.train.images.device, []
+    batch_size, epochs, images = recipe.batch_size, recipe.epochs[flavor], len(scenes.train.images)
+    total = count_steps(images, epochs=epochs, batch_size=batch_size)
+    require_valid(scenes.train, detector.classes)
+    optimizer = adamw(lr=partial(one_cycle_schedule, lr=recipe.lr, total_steps=total))
+    step = check_finite(cli.compiled(config, detector_step(detector, optimizer), batch_size))
+    ts, key = init_train_state(detector.model, optimizer, seed=seed, device=device), run_key(seed)
+    vary = {"augment": recipe.augment, "moves_targets": True}  # the boxes move as the images do
+    with show.progress(total, f"{flavor}: {images} images") as advance:
+        for epoch in range(epochs):
+            for x, y in batches(scenes.train, batch_size, seed=seed, epoch=epoch, **vary):
+                ts, metrics = step(ts, x, y, key=key)
+                history.append(metrics)
+                advance(metrics["loss"])
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     show.console.print(f"{flavor}: trained in {seconds:.0f} s, with {busy:.0f} s of processor time")
-    detecting.show_parts(f"{flavor}: all images, {total} steps", history, config.out / f"{flavor}_training.png")
+
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
-    ap = judge(detections, scenes.test.objects, len(scenes.classes), sizes=recipe.sizes)
-    show_ap(f"{flavor}: {len(scenes.test.images)} held-out images", ap, scenes, recipe.sizes)
-    draw(config, flavor, detector, ts, scenes, detections)
+    ap = evaluate_detections(detections, scenes.test.objects, detector.classes, sizes=recipe.sizes)
+    path = config.out / f"{flavor}_training.png"
+    detection_report.show_parts(f"{flavor}: all images, {total} steps", history, path)
+    detection_report.show_average_precision(flavor, ap, scenes, recipe.sizes)
+    detection_pictures.draw_flavor(flavor, detector, ts, scenes, detections, config.out)
     scores, names = summarize(ap), {"AP50": "AP50", "AP": "AP50:95"}
     checks = [
-        cli.check(f"{flavor}, held out: {names[name]}", scores[name], ">=", least)
-        for name, least in recipe.least.items()
+        cli.check(f"{flavor}, held out: {names[name]}", scores[name], ">=", target)
+        for name, target in recipe.targets.items()
     ]
     if config.dataset == "digits":
         checks.append(cli.check(f"{flavor}: seconds of training", seconds, "<=", 240))
     return checks
 
 
-def show_ap(title: str, ap: Tensor, scenes: SceneSet, sizes: dict[str, tuple[float, float]]) -> None:
-    """AP50, AP75 and AP50:95, of all objects, by size and by class."""
-    _, labels, _ = object_table(scenes.test.objects)
-    counts = labels.bincount(minlength=len(scenes.classes)).tolist()
-    parts = {_band(name, *sizes[name]): ap[:, i : i + 1] for i, name in enumerate(sizes)}
-    named = [f"{c} ({n} of them)" for c, n in zip(scenes.classes, counts, strict=True)]
-    parts |= {name: ap[:, :1, i : i + 1] for i, name in enumerate(named)}
-    scores = {name: summarize(part) for name, part in parts.items()}
-    rows = [(name, *(f"{score[which]:.3f}" for which in ("AP50", "AP75", "AP"))) for name, score in scores.items()]
-    show.table(title, ("objects", "AP50", "AP75", "AP50:95"), rows)
-
-
-def _band(name: str, low: float, high: float) -> str:
-    """The sizes from one area to another, both in square pixels, in words"""
-    if low == 0:
-        return name if high >= 1e10 else f"{name}, up to {high:g} px²"
-    return f"{name}, from {low:g} px²" if high >= 1e10 else f"{name}, {low:g} to {high:g} px²"
-
-
-def draw(
-    config: Config, flavor: str, detector: Detector, ts: TrainState, scenes: SceneSet, detections: Detections
-) -> None:
-    """What was there and what was found, the mistakes, and what is peculiar to the flavour."""
-    name, classes, out, least = FLAVORS[flavor], scenes.classes, config.out, SURE[flavor]
-    title = f"{name}: held-out images, what is there and what is found with a score of {least:g} or more"
-    found = partial(detecting.draw_predictions, scenes.test, detections, classes, least=least)
-    found(out / f"{flavor}_found.png", title=title)
-    title = f"{name}: the worst held-out images. Red: found, but of another class, badly placed, double, or of nothing"
-    title += ". Orange: there, but not found"
-    counted = partial(detecting.draw_mistakes, scenes.test, detections, classes, least=least)
-    kinds, missed = counted(out / f"{flavor}_mistakes.png", title=title)
-    there = len(object_table(scenes.test.objects)[0])
-    false = ", ".join(f"{kinds[kind]} {words}" for kind, words in detecting.KINDS.items())
-    show.console.print(
-        f"{flavor}: at a score of {least:g}, {kinds.total()} false ({false}), {missed} of {there} objects missed"
-    )
-    if flavor == "anchor":
-        output, _ = detector.model.apply(ts.params, ts.state, scenes.test.images[:1], train=False)
-        detecting.draw_anchors(scenes.test, output["anchors"].detach(), classes, out / "anchors.png")
-    else:
-        detecting.draw_heat(detector, ts, scenes.test, classes, out / "heat.png")
-
-
-def know_nothing(config: Config, scenes: SceneSet) -> list[cli.Check]:
-    """The scores of who sees nothing anywhere, and of who sees random objects of the right sizes everywhere."""
+def check_baselines(config: Config, scenes: SceneSet) -> list[cli.Check]:
+    """Score two baselines without a network: no detections, and 100 random boxes of the right sizes in each image."""
     images, classes = len(scenes.test.images), len(scenes.classes)
     rng, (boxes, labels, _) = generator(config.seed), object_table(scenes.train.objects.cpu())
     rows = torch.randint(len(boxes), (100 * images,), generator=rng)
@@ -244,10 +167,10 @@ def know_nothing(config: Config, scenes: SceneSet) -> list[cli.Check]:
         labels[rows],
         torch.arange(images).repeat_interleave(100),
     )
-    nothing = Detections(*(column[:0] for column in guesses))
+    background = Detections(*(column[:0] for column in guesses))
     scores = {
-        name: summarize(judge(some, scenes.test.objects, classes))["AP50"]
-        for name, some in (("all background", nothing), ("random boxes", guesses))
+        name: summarize(evaluate_detections(detections, scenes.test.objects, classes))["AP50"]
+        for name, detections in (("all background", background), ("random boxes", guesses))
     }
     if config.dataset == "voc":  # where an object fills the picture, a box of its size cannot but overlap it
         show.console.print("AP50 of " + ", ".join(f"{name}: {score:.3f}" for name, score in scores.items()))

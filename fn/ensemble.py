@@ -1,7 +1,12 @@
 """K models trained at once: an ensemble is `vmap(train_step)` and nothing more.
 
-Its TrainState is that of one model, each leaf with a leading axis of `models`. Every member has its own weights, order
-of the examples, key and learning rate, and ends where it would have ended alone.
+    ts, key = ensemble_init(model, adamw, seeds=seeds), ensemble_key(seeds)
+    for epoch in range(epochs):
+        for index in ensemble_batches(len(labels), batch_size, seeds=seeds, epoch=epoch):
+            ts, metrics = step(ts, images, labels, index, lr, key)
+
+The TrainState of an ensemble is that of one model, each leaf with a leading axis of `models`. Every member has its own
+weights, order of the examples, key and learning rate, and ends where it would have ended alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,23 +18,26 @@ from torch import Tensor
 from torch.func import vmap
 
 from fn import tree
-from fn.data.datasets import Split
 from fn.data.loader import epoch_order
 from fn.losses import cross_entropy
 from fn.models import Model
-from fn.optim import Optimizer, Rate
+from fn.optim import Rate
 from fn.train import ACCURACY, MetricFunctions, Metrics, TrainState, init_train_state, run_key, train_step
 from fn.tree import Params
 
 
 def ensemble_init(
-    model: Model, optimizer: Optimizer, *, seeds: Sequence[int], device: torch.device | str = "cpu"
+    model: Model, optimizer: Callable, *, seeds: Sequence[int], device: torch.device | str = "cpu"
 ) -> TrainState:
-    """Member k starts as `init_train_state` starts for seeds[k]."""
-    return stack([init_train_state(model, optimizer, seed=seed, device=device) for seed in seeds])
+    """The first TrainState of the ensemble: member k is what `init_train_state` gives for seeds[k].
+
+    `optimizer` is a function such as `adamw`. The state depends on no learning rate; the step takes it.
+    """
+    return stack([init_train_state(model, optimizer(lr=0.0), seed=seed, device=device) for seed in seeds])
 
 
 def stack(members: Sequence[TrainState]) -> TrainState:
+    """One TrainState of several, a leading axis of `models` in every leaf."""
     return TrainState(*(tree.stack(*parts) for parts in zip(*members, strict=True)))
 
 
@@ -44,7 +52,7 @@ def ensemble_step(
     objective: Callable,
     optimizer: Callable,
 ) -> tuple[TrainState, Metrics]:
-    """`train_step` of every member on its own batch, row k of `index`, at its own rate, under the key of its own run.
+    """`train_step` of every member on its own batch, row k of `index`, with its own learning rate and key.
 
     `optimizer` is a function such as `adamw`, called with the member's `lr`. A member that diverges does not affect
     the others. The metrics have an axis of `models`.
@@ -66,31 +74,25 @@ def _member_step(
     return train_step(ts, x, y, objective=objective, optimizer=optimizer(lr=lr), key=key)
 
 
-def ensemble_fit(
-    ts: TrainState,
-    split: Split,
-    *,
-    step: Callable,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    epochs: int,
-    batch_size: int,
-    on_step: Callable | None = None,
-) -> TrainState:
-    """Train member k as it would be trained alone, from seeds[k] at rates[k].
+def ensemble_key(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " models"]:
+    """The `run_key` of every member.
 
-    on_step(ts, metrics) is called after every step.
+    >>> ensemble_key([0, 1, 7]).shape
+    torch.Size([3])
     """
-    device = split.images.device
-    lr = torch.tensor(rates, dtype=split.images.dtype, device=device)
-    key = torch.stack([run_key(seed) for seed in seeds]).to(device)
-    for epoch in range(epochs):
-        orders = [epoch_order(len(split.labels), seed=seed, epoch=epoch) for seed in seeds]
-        for index in torch.stack(orders).to(device).split(batch_size, dim=1):
-            ts, metrics = step(ts, *split, index, lr, key)
-            if on_step:
-                on_step(ts, metrics)
-    return ts
+    return torch.stack([run_key(seed) for seed in seeds]).to(device)
+
+
+def ensemble_batches(
+    examples: int, batch_size: int, *, seeds: Sequence[int], epoch: int, device: torch.device | str = "cpu"
+) -> Sequence[Int64[Tensor, "models batch"]]:
+    """The indices of every batch of an epoch. Row k is what a run from seeds[k] alone would visit; see `batches`.
+
+    >>> [index.shape for index in ensemble_batches(10, 4, seeds=[0, 1, 7], epoch=0)]
+    [torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([3, 2])]
+    """
+    orders = [epoch_order(examples, seed=seed, epoch=epoch) for seed in seeds]
+    return torch.stack(orders).to(device).split(batch_size, dim=1)
 
 
 @torch.no_grad()
@@ -110,5 +112,5 @@ def ensemble_eval(
 
 
 def member(ts: TrainState, k: int) -> TrainState:
-    """Member k on its own, the inverse of `stack`."""
+    """The TrainState of member k, the inverse of `stack`."""
     return TrainState(*(tree.map(lambda x: x[k], part) for part in ts))

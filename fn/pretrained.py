@@ -1,4 +1,4 @@
-"""Published weights as parameter dicts, and back: a state_dict unflattens straight into (params, state).
+"""Published weights as parameter dicts, and back: a state_dict unflattens into (params, state).
 
 Nothing in a file is ever executed. PretrainedError says in one line which file, key or shape does not fit.
 """
@@ -21,37 +21,43 @@ from fn.files import write_atomic
 from fn.tree import Params
 
 COUNT = "num_batches_tracked"
-"""of torch's batch norm: an integer, which no gradient goes through and no formula here needs"""
+"""of torch's batch norm: an integer without a gradient, which no formula here needs"""
 IMAGENET_STATS = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-"""mean and standard deviation of red, green and blue, from 0 to 255, that torchvision's weights expect"""
+"""mean and standard deviation of red, green and blue, from 0 to 255, in the images of torchvision's weights"""
 
 
 class PretrainedError(Exception):
-    """Says in one line what is wrong with which weights."""
+    """Weights that cannot be read, or do not fit: one line that names the file, the key or the shape."""
 
 
 class Weights(NamedTuple):
     params: Params
     state: Params
     counts: Params
-    """torch's `num_batches_tracked`, kept for the way back"""
+    """torch's `num_batches_tracked`, kept for `to_state_dict`"""
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor], params: Params, state: Params) -> Weights:
-    """The tensors in the structure of `params` and `state`, whose names and shapes they must have to the last one."""
+    """Return the tensors in the structure of `params` and `state`. PretrainedError unless all names and shapes agree.
+
+    >>> params, state = {"fc": {"weight": torch.zeros(2, 3)}}, {}
+    >>> from_state_dict({"fc.weight": torch.ones(2, 3)}, params, state).params["fc"]["weight"].shape
+    torch.Size([2, 3])
+    """
     counts = {name: x for name, x in state_dict.items() if name.rpartition(".")[2] == COUNT}
-    found = {name: x for name, x in state_dict.items() if name not in counts}
-    wanted = tree.flatten(params) | tree.flatten(state)
-    for name in sorted(wanted.keys() - found.keys()):
-        raise PretrainedError(f"{name} {_shape(wanted[name])} is missing{_nearest(name, found.keys() - wanted.keys())}")
-    for name in sorted(found.keys() - wanted.keys()):
-        raise PretrainedError(f"{name} {_shape(found[name])} has no place in this model{_nearest(name, wanted)}")
-    for name, x in found.items():
-        if x.shape != wanted[name].shape:
-            raise PretrainedError(f"{name} is {_shape(x)}, this model has {_shape(wanted[name])}")
+    given = {name: x for name, x in state_dict.items() if name not in counts}
+    expected = tree.flatten(params) | tree.flatten(state)
+    for name in sorted(expected.keys() - given.keys()):
+        nearest = _nearest(name, given.keys() - expected.keys())
+        raise PretrainedError(f"{name} {_shape(expected[name])} is missing{nearest}")
+    for name in sorted(given.keys() - expected.keys()):
+        raise PretrainedError(f"{name} {_shape(given[name])} has no place in this model{_nearest(name, expected)}")
+    for name, x in given.items():
+        if x.shape != expected[name].shape:
+            raise PretrainedError(f"{name} is {_shape(x)}, this model has {_shape(expected[name])}")
         if not x.is_floating_point():
             raise PretrainedError(f"{name} is of {x.dtype}, not of floating point")
-    params, state = (tree.unflatten({name: found[name] for name in tree.flatten(part)}) for part in (params, state))
+    params, state = (tree.unflatten({name: given[name] for name in tree.flatten(part)}) for part in (params, state))
     return Weights(params, state, tree.unflatten(counts))
 
 
@@ -65,15 +71,26 @@ def _nearest(name: str, others: Mapping[str, Tensor] | set[str]) -> str:
 
 
 def to_state_dict(params: Params, state: Params, counts: Params) -> dict[str, Tensor]:
-    """The inverse of `from_state_dict`. Without `counts` torch takes it too, and counts from 0."""
+    """Return the state_dict for torch, the inverse of `from_state_dict`; without `counts` torch counts from 0.
+
+    >>> to_state_dict({"fc": {"weight": torch.zeros(2, 3)}}, {"bn": {"running_mean": torch.zeros(2)}}, {}).keys()
+    dict_keys(['fc.weight', 'bn.running_mean'])
+    """
     return tree.flatten(params) | tree.flatten(state) | tree.flatten(counts)
 
 
 def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """The state_dict of a safetensors file, or of one by torch.save, of which only tensors are read.
+    """Return the state_dict of a safetensors file, or of one by torch.save, of which only tensors are read.
 
-    It may lie in an entry `state_dict`, and its names below `module`, as DataParallel has them. `renamed` gives a
-    leading name another: {"linear": "fc"}. A name such as resnet18-f37072fd.pth must tell the content's SHA-256.
+    It may lie in an entry `state_dict`, and its names below `module`, as DataParallel has them. `renamed` replaces
+    first names: {"linear": "fc"}. Where a file's name has a digest, as resnet18-f37072fd.pth, the content must have the
+    same SHA-256. PretrainedError for a file that cannot be read, is damaged, or holds more than tensors.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "one.safetensors", {"linear.weight": torch.zeros(2, 3)})
+    ...     read(Path(folder) / "one.safetensors", renamed={"linear": "fc"})["fc.weight"].shape
+    torch.Size([2, 3])
     """
     try:
         _require_digest(path)
@@ -102,9 +119,9 @@ def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, T
 
 
 def _unpickled(path: Path) -> Any:
-    """The tensors, and containers of them, that torch.save wrote."""
+    """Return the tensors, and containers of them, that torch.save wrote."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the pickle's protocol, which is the file's own affair
+        warnings.simplefilter("ignore")  # of the pickle's protocol, which the reader of a published file cannot change
         return torch.load(path, "cpu", weights_only=True)
 
 
@@ -119,14 +136,24 @@ def _require_digest(path: Path) -> None:
 
 
 def write(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """As safetensors, whole or not at all."""
+    """Write a safetensors file, whole or not at all.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "one.safetensors", {"weight": torch.zeros(2, 3)})
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['one.safetensors']
+    """
     write_atomic(path, save({name: x.contiguous() for name, x in state_dict.items()}))
 
 
 def download(name: str, folder: Path) -> Path:
-    """The file of torchvision's own weights for `name`, fetched into the folder, with progress, if it is not there.
+    """Return the path of torchvision's weights for `name`, downloaded into the folder, with progress, if missing.
 
-    What was fetched must have the digest in its name; whether a file that was there does, `read` finds out.
+    PretrainedError if the download fails, or has another digest than its name; `read` checks a file that was there.
+
+    >>> download("resnet18", Path("weights"))  # doctest: +SKIP
+    PosixPath('weights/resnet18-f37072fd.pth')
     """
     from torchvision.models import get_model_weights  # here, not above: it takes seconds to import
 

@@ -1,7 +1,7 @@
-"""What a network did: every layer that ran, with its named axes, taken from the running call.
+"""Trace a network: every layer that runs in a call, with its named axes, shapes and parameters.
 
 Python's profiling hook shows each op of MODULES enter with its arguments and leave with its result; the names of the
-axes are those of the op's signature. Nothing in the model knows that it is watched.
+axes are those of the op's signature. The model needs no change to be traced.
 """
 
 import inspect
@@ -18,8 +18,8 @@ from fn.conv import Size, pair, pool_padding, resolve_padding
 from fn.tree import Params
 
 MODULES = (layers, conv, positions, attention, attention_tiled)
-LOOKED_INTO = {"multi_head_attention", "scaled_dot_product_attention"}
-"""what is made of other ops, which are shown instead"""
+COMPOSED = {"multi_head_attention", "scaled_dot_product_attention"}
+"""ops that consist of other ops, which are shown instead"""
 KEEPS_SHAPE = {"relu", "gelu", "softmax", "log_softmax", "dropout", "layer_norm", "batch_norm"}
 KEEPS_SHAPE |= {"add_positions", "rotary_encoding"}
 
@@ -28,7 +28,7 @@ Axes = tuple[tuple[str, int], ...]
 
 class Call(NamedTuple):
     layer: str
-    """where its parameters lie in the tree, or the op's own name"""
+    """the dotted name of its parameters in the tree, or the op's own name"""
     op: str
     arguments: dict[str, Any]
     input: Axes
@@ -45,17 +45,24 @@ class Call(NamedTuple):
 
 def _ops() -> dict[Any, Callable]:
     functions = [f for module in MODULES for _, f in inspect.getmembers(module, inspect.isfunction)]
-    ops = [f for f in functions if _tensor_annotation(f, _first(f)) and f.__name__ not in LOOKED_INTO]
+    ops = [f for f in functions if _tensor_annotation(f, _first(f)) and f.__name__ not in COMPOSED]
     return {inspect.unwrap(f).__code__: f for f in ops}
 
 
 def _first(op: Callable) -> str:
-    """The name of the argument that is followed through the network."""
+    """Return the name of the argument that is followed through the network."""
     return next(iter(inspect.signature(op).parameters), "")
 
 
 def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[Call]]:
-    """(f(*args, **kwargs), the outermost layers that it ran, in order). `params` gives the layers their names."""
+    """Return (f(*args, **kwargs), the outermost layers that it ran, in order); `params` gives the layers their names.
+
+    >>> import torch
+    >>> params = {"fc": {"weight": torch.zeros(2, 3)}}
+    >>> y, [call] = trace(params, lambda x: layers.linear(x, **params["fc"]), torch.ones(4, 3))
+    >>> call.layer, call.output, call.multiply_adds
+    ('fc', (('batch', 4), ('d_out', 2)), 24)
+    """
     ops, names = _ops(), {id(leaf): name.rpartition(".")[0] for name, leaf in tree.flatten(params).items()}
     calls: list[Call] = []
     axes = _name_arguments(f, args, kwargs)
@@ -80,7 +87,7 @@ def trace(params: Params, f: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
 
 
 def _name_arguments(f: Callable, args: Any, kwargs: Any) -> dict[int, tuple[Tensor, Axes]]:
-    """The axes of a tensor by its id. The tensor is held beside them, so that no id is given out twice."""
+    """Return the axes of each tensor by its id, with the tensor, so that its id is not used again."""
     given = inspect.signature(f).bind(*args, **kwargs).arguments
     named = {name: x for name, x in given.items() if isinstance(x, Tensor) and _tensor_annotation(f, name)}
     return {id(x): (x, _name_axes(_tensor_annotation(f, name), x, ())) for name, x in named.items()}
@@ -99,14 +106,14 @@ def _call(op: Callable, arguments: dict[str, Any], result: Any, names: dict[int,
 
 
 def _known(x: Tensor, axes: dict[int, tuple[Tensor, Axes]]) -> Axes:
-    """The names of its axes; of a sum, as where a residual is added, those of the first result of its shape."""
+    """Return the names of a tensor's axes; for a sum, as of a residual, those of the first result of its shape."""
     if id(x) in axes:
         return axes[id(x)][1]
     return next((names for y, names in axes.values() if y.shape == x.shape), ())
 
 
 def _tensor_annotation(op: Callable, name: str) -> Any:
-    """The jaxtyping annotation of an argument or of the (first) result; None where there is none."""
+    """Return the jaxtyping annotation of an argument or of the (first) result, or None."""
     signature = inspect.signature(op)
     annotation = (
         signature.return_annotation if name == "return" else getattr(signature.parameters.get(name), "annotation", None)
@@ -115,7 +122,7 @@ def _tensor_annotation(op: Callable, name: str) -> Any:
 
 
 def _name_axes(annotation: Any, tensor: Tensor, known: Axes) -> Axes:
-    """Pair the names of a signature with sizes; what stands under a star keeps the name by which it is known."""
+    """Pair the names in an annotation with sizes; the axes of a starred name keep the names that they have."""
     words = annotation.dim_str.split()
     starred = next((i for i, word in enumerate(words) if word.startswith("*")), None)
     if starred is not None:
@@ -128,7 +135,7 @@ def _name_axes(annotation: Any, tensor: Tensor, known: Axes) -> Axes:
 
 
 def _arithmetic(op: str, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...] | None, int]:
-    """(the sum as one would write it, the shape it gives, multiply-adds)"""
+    """Return (the formula with its numbers, the shape that it gives, multiply-adds)."""
     x, weight = next(iter(arguments.values())), arguments.get("weight")
     if op.startswith("conv2d") and weight is not None:
         pads = resolve_padding(arguments["padding"], weight.shape[2:], arguments["stride"], arguments["dilation"])
@@ -182,7 +189,7 @@ def _arithmetic_of_attention(op: str, x: Tensor, arguments: dict[str, Any]) -> t
 def _slide(
     x: Tensor, kernel: Sequence[int], stride: Size, pads: list[tuple[int, int]], dilation: Size
 ) -> tuple[str, list[int]]:
-    """The window formula of fn.conv with its numbers, once if both axes have the same, and the sizes it gives."""
+    """Return the window formula of fn.conv with its numbers, once if both axes have the same, and its sizes."""
     texts, sizes = [], []
     for n, k, s, (before, after), d in zip(x.shape[2:], kernel, pair(stride), pads, pair(dilation), strict=True):
         padding = f"2·{before}" if before == after else f"({before} + {after})"

@@ -1,9 +1,17 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite, and the function under test as a fixture."""
 
 import os
+from collections.abc import Callable
+from functools import partial
+from pkgutil import resolve_name
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
+
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.recorder import RECORDER
 
 collect_ignore = ["drills"]  # answers, no tests: --doctest-modules would import them
 
@@ -12,3 +20,28 @@ settings.load_profile("fn")
 # for the processes that tests start too: to be the same to the bit, a run must go on with as many threads
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)  # on tensors this small, waking a second thread costs 5 ms an op: 100 times the work
+
+
+@pytest.fixture(scope="session")
+def under_test(pytestconfig) -> Callable[[Any], Any]:
+    """under_test(f) is `f`, also in a `partial`: our function, or the answer that a drill's grader puts in its place.
+
+    For tables of cases. A test of one function takes it as a fixture of that name: `def test_…(softmax)`.
+    """
+    recorder = pytestconfig.stash.get(RECORDER, None)
+
+    def stand_in(f: Any) -> Any:
+        if isinstance(f, partial):
+            return partial(stand_in(f.func), *map(stand_in, f.args), **{k: stand_in(v) for k, v in f.keywords.items()})
+        return recorder if recorder is not None and f is recorder.ours else f
+
+    return stand_in
+
+
+def _fixture_of(where: str) -> Any:
+    name = where.partition(":")[2]
+    return pytest.fixture(lambda under_test: under_test(resolve_name(where)), scope="session", name=name)
+
+
+for _drill in DRILLS.values():
+    globals()[f"_{_drill.of}"] = _fixture_of(_drill.of)

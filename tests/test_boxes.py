@@ -17,18 +17,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.func import vmap
 
+import fn.detection.average_precision
 from fn.detection import boxes as ours
-from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
-from fn.detection.average_precision import SIZES, average_precision, summarize
-from fn.detection.boxes import (
-    batched_nms,
-    box_convert,
-    box_iou,
-    clip_boxes_to_image,
-    nms,
-    nms_naive,
-    remove_small_boxes,
-)
+from fn.detection.anchors import anchor_grid, hard_negatives
+from fn.detection.average_precision import SIZES, summarize
+from fn.detection.boxes import box_convert, clip_boxes_to_image, nms_naive, remove_small_boxes
 from fn.detection.heatmaps import center_heatmap, gaussian_radius, peaks
 from fn.rng import generator
 from tests.strategies import LAYOUTS, agree, lifts
@@ -77,10 +70,11 @@ def test_area_clipping_and_small_boxes_are_torchvisions(some, size, least):
 
 @pytest.mark.parametrize("name", ["box_iou", "generalized_box_iou"])
 @given(boxes(), boxes())
-def test_overlaps_are_torchvisions(name, some, others):
-    agree(getattr(ours, name), getattr(ops, name), some, others, tol={torch.float64: 1e-10})
+def test_overlaps_are_torchvisions(under_test, name, some, others):
+    overlap = under_test(getattr(ours, name))
+    agree(overlap, getattr(ops, name), some, others, tol={torch.float64: 1e-10})
     together = torch.cat([some, others])
-    agree(getattr(ours, name), getattr(ops, name), together, together, tol={torch.float32: 1e-5})
+    agree(overlap, getattr(ops, name), together, together, tol={torch.float32: 1e-5})
 
 
 @pytest.mark.parametrize("name", ["box_intersection", "box_iou", "generalized_box_iou"])
@@ -118,7 +112,7 @@ def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
 
 
 @pytest.mark.parametrize("seeds", [range(40), range(40, 1000)], ids=["the first", "the rest"])
-def test_nms_is_torchvisions_on_a_thousand_sets(monkeypatch, seeds):
+def test_nms_is_torchvisions_on_a_thousand_sets(nms, batched_nms, monkeypatch, seeds):
     """Index for index. Of equal scores the earlier box comes first: what a stable sort gives."""
     blocks, kept = (16, 64, ours.BLOCK), 0
     for seed in seeds:
@@ -142,7 +136,7 @@ def test_the_naive_nms_is_torchvisions_on_240_sets():
 
 
 @pytest.mark.parametrize("bad", [0, 1])
-def test_nms_refuses_nan(bad):
+def test_nms_refuses_nan(nms, bad):
     boxes, scores = given = torch.ones(2, 4), torch.ones(2)
     given[bad][0] = math.nan
     with pytest.raises(ValueError, match="a box or a score is NaN"):
@@ -151,7 +145,7 @@ def test_nms_refuses_nan(bad):
         nms_naive(boxes, scores, 0.5)
 
 
-def test_boxes_without_an_area_strike_nobody_out():
+def test_boxes_without_an_area_strike_nobody_out(nms):
     assert nms(torch.ones(3, 4), torch.tensor([0.1, 0.3, 0.2]), 0.0).tolist() == [1, 2, 0]
     assert nms_naive(torch.ones(3, 4), torch.tensor([0.1, 0.3, 0.2]), 0.0).tolist() == [1, 2, 0]
 
@@ -169,14 +163,14 @@ def test_anchors_are_centred_on_their_cells():
 
 
 @given(boxes(sound=True), st.integers(0, 100))
-def test_decode_undoes_encode(some, seed):
+def test_decode_undoes_encode(encode, decode, some, seed):
     anchors = random_boxes(generator(seed), len(some)) + torch.tensor([0.0, 0, 5, 5])
     torch.testing.assert_close(decode(encode(some, anchors), anchors), some)
     offsets = torch.randn(len(some), 4, generator=generator(seed), dtype=torch.float64)
     torch.testing.assert_close(encode(decode(offsets, anchors), anchors), offsets)
 
 
-def test_an_offset_of_one_is_a_tenth_and_a_fifth():
+def test_an_offset_of_one_is_a_tenth_and_a_fifth(decode):
     anchor = torch.tensor([[10.0, 20, 30, 60]])
     moved = decode(torch.tensor([[1.0, 0, 0, 1]]), anchor)
     cx, cy, w, h = box_convert(moved, "xyxy", "cxcywh")[0].tolist()
@@ -198,7 +192,7 @@ def matched_by_loops(anchors: Tensor, some: Tensor, present: Tensor, threshold: 
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.3, 0.5, 0.7]))
-def test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold(seed, threshold):
+def test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold(match_anchors, seed, threshold):
     rng = generator(seed)
     anchors = anchor_grid((100, 100), (4, 4), (20, 35), (0.5, 1)).double()
     some = random_boxes(rng, int(torch.randint(1, 6, (), generator=rng)), span=80)
@@ -213,14 +207,14 @@ def test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold(
     assert both[0].tolist() == match.tolist()
 
 
-def test_where_two_objects_want_one_anchor_the_later_has_it():
+def test_where_two_objects_want_one_anchor_the_later_has_it(match_anchors):
     anchors = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
     some = torch.tensor([[0.0, 0, 10, 9], [0.0, 0, 9, 10], [0.0, 0, 0, 0]])
     assert match_anchors(anchors, some, torch.tensor([True, True, False])).tolist() == [1, -1]
     assert match_anchors(anchors, some, torch.tensor([False] * 3)).tolist() == [-1, -1]
 
 
-def test_an_object_that_overlaps_no_anchor_has_none():
+def test_an_object_that_overlaps_no_anchor_has_none(match_anchors):
     anchors = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
     some = torch.tensor([[20.0, 20, 30, 30], [5.0, 5, 5, 9], [51.0, 51, 53, 53]])
     assert match_anchors(anchors, some, torch.tensor([True] * 3)).tolist() == [-1, 2]
@@ -281,6 +275,13 @@ def test_peaks_are_where_no_neighbour_is_hotter(seed):
 
 
 # average precision
+
+
+@pytest.fixture
+def average_precision(monkeypatch, area_under_curve):
+    """Ours, over the function under test."""
+    monkeypatch.setattr("fn.detection.average_precision.area_under_curve", area_under_curve)
+    return fn.detection.average_precision.average_precision
 
 
 def random_case(seed: int) -> dict[str, Any]:
@@ -350,7 +351,7 @@ def pycocotools_ap(case: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("seeds", [range(20), range(20, 300)], ids=["the first", "the rest"])
-def test_average_precision_is_pycocotools_on_300_cases(seeds):
+def test_average_precision_is_pycocotools_on_300_cases(average_precision, seeds):
     judged = 0
     for seed in seeds:
         case = random_case(seed)
@@ -360,7 +361,7 @@ def test_average_precision_is_pycocotools_on_300_cases(seeds):
     assert judged > 12 * len(seeds)
 
 
-def test_of_equal_overlaps_the_later_object_is_found():
+def test_of_equal_overlaps_the_later_object_is_found(average_precision):
     """The first detection overlaps both objects alike; the second fits the first object alone, which is left for it."""
     truth = torch.tensor([[0.0, 0, 10, 10], [2.0, 0, 12, 10]]).double()
     some, zeros = torch.tensor([[1.0, 0, 11, 10], [0.0, 0, 10, 10]]).double(), torch.zeros(2, dtype=torch.int64)
@@ -376,7 +377,7 @@ def test_of_equal_overlaps_the_later_object_is_found():
     assert ap[6, 0] == 1  # at 0.8
 
 
-def test_the_perfect_and_the_empty_detector():
+def test_the_perfect_and_the_empty_detector(average_precision):
     case = random_case(7)
     case["crowd"] = torch.zeros_like(case["crowd"])
     perfect, nothing, no_objects = case.copy(), case.copy(), case.copy()
@@ -390,7 +391,7 @@ def test_the_perfect_and_the_empty_detector():
     assert average_precision(**no_objects).isnan().all()
 
 
-def test_average_precision_by_hand():
+def test_average_precision_by_hand(average_precision):
     """Two objects; the best of three detections is right, the next one wrong, the third right: 51 + 50 · 2/3 of 101."""
     truth = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
     some = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60], [20.0, 20, 30, 30]])
@@ -412,7 +413,7 @@ def test_average_precision_by_hand():
         ({"object_labels": torch.tensor([-1])}, "an object is of a class that is not among the 2"),
     ],
 )
-def test_average_precision_refuses_what_has_no_meaning(change, complaint):
+def test_average_precision_refuses_what_has_no_meaning(average_precision, change, complaint):
     one, box = torch.zeros(1, dtype=torch.int64), torch.tensor([[0.0, 0, 1, 1]])
     case: dict[str, Any] = {"boxes": box, "scores": torch.ones(1), "labels": one, "images": one}
     case |= {"object_boxes": box, "object_labels": one, "object_images": one}
@@ -420,5 +421,5 @@ def test_average_precision_refuses_what_has_no_meaning(change, complaint):
         average_precision(**case | change, classes=2)
 
 
-def test_reversed_corners_overlap_nothing_they_do_not_share():
+def test_reversed_corners_overlap_nothing_they_do_not_share(box_iou):
     assert box_iou(torch.tensor([[30.0, 30, 10, 10]]), torch.tensor([[0.0, 0, 40, 40]])).tolist() == [[0.0]]

@@ -26,8 +26,8 @@ TIED = torch.randn(6)
 PROGRESS = Progress(7, 1, 2, {"examples": 128, "loss": 0.1 + 0.2}, 9, 1 / 3, 1, {"any": [1, None, 2.5]})
 
 
-def save(folder: Path, step: int = 7, *, keep: int = 3, best: bool = False) -> Path:
-    return checkpoint.save(folder, TENSORS, PROGRESS._replace(step=step), keep=keep, best=best)
+def save_at(folder: Path, step: int = 7, *, keep: int = 3, best: bool = False, save: Any = checkpoint.save) -> Path:
+    return save(folder, TENSORS, PROGRESS._replace(step=step), keep=keep, best=best)
 
 
 def write_named(folder: Path, content: bytes) -> Path:
@@ -39,7 +39,7 @@ def write_named(folder: Path, content: bytes) -> Path:
 
 def overwrite(folder: Path, content: bytes) -> Path:
     """Save a checkpoint, then replace its content but not its name."""
-    path = save(folder)
+    path = save_at(folder)
     path.write_bytes(content)
     return path
 
@@ -54,33 +54,33 @@ def load_refused(path: Path, like: Any = TENSORS) -> str:
     return message
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+def test_what_is_saved_comes_back_bit_for_bit(save, tmp_path):
     tensors = TENSORS | {"tied": {"a": TIED, "b": TIED[2:]}}
-    path = checkpoint.save(tmp_path, tensors, PROGRESS, keep=1)
+    path = save(tmp_path, tensors, PROGRESS, keep=1)
     back, progress = checkpoint.load(path, tensors)
     tree.map(lambda a, b: None if torch.equal(a, b) and a.dtype == b.dtype else pytest.fail(f"{a} {b}"), tensors, back)
     assert progress == PROGRESS
     assert all(x.is_contiguous() and x.data_ptr() % 64 == 0 for x in tree.leaves(back))
-    assert checkpoint.save(tmp_path / "again", back, progress, keep=1).name == path.name
+    assert save(tmp_path / "again", back, progress, keep=1).name == path.name
 
 
-def test_the_last_few_and_the_best_are_kept(tmp_path):
+def test_the_last_few_and_the_best_are_kept(save, tmp_path):
     for step in range(1, 9):
-        save(tmp_path, step, best=step in (2, 5), keep=3)
+        save_at(tmp_path, step, best=step in (2, 5), keep=3, save=save)
     assert [checkpoint.step_of(path) for path in checkpoint.find(tmp_path)] == [6, 7, 8]
     assert [checkpoint.step_of(path) for path in checkpoint.find(tmp_path, "best")] == [5]
     assert len(list(tmp_path.iterdir())) == 4
     assert checkpoint.load_newest(tmp_path, TENSORS)[1].step == 8
 
 
-def test_steps_beyond_eight_digits_are_still_in_order(tmp_path):
+def test_steps_beyond_eight_digits_are_still_in_order(save, tmp_path):
     for step in (100_000_000, 99_999_999):
-        save(tmp_path, step)
+        save_at(tmp_path, step, save=save)
     assert checkpoint.load_newest(tmp_path, TENSORS)[1].step == 100_000_000
 
 
 def test_any_flipped_bit_is_noticed(tmp_path):
-    content = save(tmp_path).read_bytes()
+    content = save_at(tmp_path).read_bytes()
     places = random.Random(0).sample(range(8 * len(content)), 100)
     for place in [*range(64), *places]:
         damaged = bytearray(content)
@@ -90,7 +90,7 @@ def test_any_flipped_bit_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 100, -1])
 def test_a_truncated_file_is_noticed(tmp_path, left):
-    content = save(tmp_path).read_bytes()[:left]
+    content = save_at(tmp_path).read_bytes()[:left]
     assert ("is empty" if not left else "is damaged") in load_refused(overwrite(tmp_path, content))
 
 
@@ -175,7 +175,7 @@ def test_a_hostile_file_of_the_right_name_is_refused_in_words(tmp_path, content,
 )
 def test_another_models_checkpoint_is_refused_by_its_first_difference(tmp_path, name, leaf, reason):
     other = {n: x for n, x in (tree.flatten(TENSORS) | {name: leaf}).items() if x is not None}
-    assert f"is of another model: {reason}" in load_refused(save(tmp_path), tree.unflatten(other))
+    assert f"is of another model: {reason}" in load_refused(save_at(tmp_path), tree.unflatten(other))
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
@@ -186,7 +186,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
 
 
 def test_the_newest_sound_checkpoint_is_offered(tmp_path):
-    paths = [save(tmp_path, step) for step in (1, 2, 3)]
+    paths = [save_at(tmp_path, step) for step in (1, 2, 3)]
     for path in paths[1:]:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
@@ -201,12 +201,12 @@ def test_the_newest_sound_checkpoint_is_offered(tmp_path):
 
 
 @pytest.mark.parametrize("best", [False, True])
-def test_a_write_that_fails_leaves_what_was_there(monkeypatch, tmp_path, best):
-    save(tmp_path, 1, best=True, keep=1)
+def test_a_write_that_fails_leaves_what_was_there(save, monkeypatch, tmp_path, best):
+    save_at(tmp_path, 1, best=True, keep=1, save=save)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, 2, best=best, keep=1)
+        save_at(tmp_path, 2, best=best, keep=1, save=save)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -20,17 +20,17 @@ by_hand = pytest.mark.parametrize("op", [conv2d_naive, conv2d_unfold])
 
 @each_convolution
 @given(convolutions())
-def test_convolution_is_torchs(op, case: Case):
-    agree(partial(op, **case.options), partial(F.conv2d, **case.options), *case.tensors)
+def test_convolution_is_torchs(under_test, op, case: Case):
+    agree(partial(under_test(op), **case.options), partial(F.conv2d, **case.options), *case.tensors)
 
 
 @given(poolings(dilated=True))
-def test_max_pool2d_is_torchs(case: Case):
+def test_max_pool2d_is_torchs(max_pool2d, case: Case):
     agree(partial(max_pool2d, **case.options), partial(F.max_pool2d, **case.options), *case.tensors)
 
 
 @given(poolings(dilated=True, ties=True))
-def test_of_equal_maxima_the_first_gets_the_gradient(case: Case):
+def test_of_equal_maxima_the_first_gets_the_gradient(max_pool2d, case: Case):
     agree(partial(max_pool2d, **case.options), partial(F.max_pool2d, **case.options), *case.tensors)
 
 

@@ -28,7 +28,6 @@ from torchvision.transforms.v2 import functional as TF
 from experiments.shared.registry import AUGMENTS, DATASETS, resolve
 from fn.data import datasets
 from fn.data.datasets import Dataset, DatasetUnavailable, Split, data_root, digits, folder, take
-from fn.data.loader import batches
 from fn.data.transforms import (
     affine,
     channel_stats,
@@ -268,7 +267,7 @@ def assert_same(some, others) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_a_pass_visits_every_example_once(batch_size):
+def test_a_pass_visits_every_example_once(batches, batch_size):
     n, split = 11, numbered(11)
     orders = []
     for seed, epoch in ((None, 0), (3, 0), (3, 0), (3, 1), (4, 0), (4, 1)):
@@ -282,18 +281,18 @@ def test_a_pass_visits_every_example_once(batch_size):
     assert len(set(map(tuple, orders))) == 5
 
 
-def test_an_epoch_can_begin_at_any_batch():
+def test_an_epoch_can_begin_at_any_batch(batches):
     augmented = partial(batches, numbered(11), 4, seed=0, epoch=2, augment=AUGMENT["all"])
     for start in range(5):
         assert_same(augmented(start=start), list(augmented())[start:])
 
 
-def test_augmentation_sees_each_batch():
+def test_augmentation_sees_each_batch(batches):
     plain, negated = (batches(numbered(9), 4, seed=0, augment=f) for f in (None, lambda x, key: -x))
     assert_same(negated, ((-x, y) for x, y in plain))
 
 
-def test_every_example_has_a_key_of_its_own_in_every_epoch():
+def test_every_example_has_a_key_of_its_own_in_every_epoch(batches):
     """Whatever batch it comes in; and none has its neighbour's of the epoch before."""
     split = Split(torch.zeros(11, 1, 1, 1, dtype=torch.int64), torch.arange(11))
 
@@ -305,7 +304,7 @@ def test_every_example_has_a_key_of_its_own_in_every_epoch():
     assert len({key for seed in range(3) for epoch in range(3) for key in keys_of(4, seed, epoch)}) == 99
 
 
-def test_augmentation_without_a_seed_is_refused():
+def test_augmentation_without_a_seed_is_refused(batches):
     with pytest.raises(ValueError, match=r"^batches: augment needs a seed$"):
         next(batches(numbered(3), 2, augment=random_crop))
 
@@ -313,7 +312,7 @@ def test_augmentation_without_a_seed_is_refused():
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"seed": 5, "epoch": 1, "start": 2, "augment": AUGMENT["all"]}])
-def test_workers_change_neither_values_nor_order(workers, options):
+def test_workers_change_neither_values_nor_order(batches, workers, options):
     before = torch.random.get_rng_state()
     prepared = list(batches(numbered(23), 4, workers=workers, **options))
     assert_same(prepared, batches(numbered(23), 4, **options))

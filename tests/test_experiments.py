@@ -16,6 +16,7 @@ from PIL import Image
 from experiments import lab0_mlp, lab1_cnn, lab2_training, lab3_transformer, lab5_detection, lab6_data, overfit
 from experiments.lab import LABS
 from experiments.shared import cli
+from experiments.shared.lab0_tables import tagged_lines
 from experiments.shared.registry import MODELS
 from experiments.train import config as train
 from fn.data import scenes
@@ -138,7 +139,7 @@ def test_a_loss_that_diverges_stops_the_run(monkeypatch, capsys, tmp_path):
     status, _, err = launch(monkeypatch, capsys, "overfit", "--family", "mlp", "--lr", "1e30", "--out", str(tmp_path))
     assert status == 1
     assert "error: training diverged at step 1: loss" in err
-    assert "first bad gradient in fc1.weight" in err
+    assert "first non-finite update in fc1.weight" in err
 
 
 def test_checks_compare_as_they_say():
@@ -214,7 +215,7 @@ def test_bad_flags_of_lab5(monkeypatch, capsys, tmp_path, flags, complaint):
 
 
 def test_which_line_became_which_names_real_lines():
-    classic, functional = map(lab0_mlp.tagged_lines, (lab0_mlp.classic_loop, lab0_mlp.functional_loop))
+    classic, functional = map(tagged_lines, (lab0_mlp.classic_loop, lab0_mlp.functional_loop))
     assert list(classic) == ["forward", "loss", "backward", "step", "zero_grad"]
     assert functional.keys() == classic.keys() - {"zero_grad"}
     assert classic["backward"] == "loss.backward()"

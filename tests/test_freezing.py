@@ -8,30 +8,39 @@ from torch import Tensor
 
 from fn import tree
 from fn.data.datasets import Split
+from fn.data.loader import batches
 from fn.jit import jit
 from fn.layers import norm_modes
 from fn.models import Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.models.resnet import resnet, resnet_apply, resnet_features, resnet_init, resnet_network
-from fn.optim import adam_init, adamw, by_prefix, sgd, sgd_init
+from fn.optim import adamw, lr_by_prefix, sgd
 from fn.rng import generator
-from fn.train import TrainState, classifier_step, fit, init, run_key
-from fn.transfer import freeze, head_apply, head_init, thaw, trained_modes, transfer_apply
+from fn.train import TrainState, classifier_step, init_train_state, run_key
+from fn.transfer import (
+    attach_head,
+    freeze,
+    head_apply,
+    head_init,
+    start_from,
+    trained_modes,
+    transfer_apply,
+    unfreeze,
+)
 from fn.tree import Params
 
 CLASSES, SHAPE, WIDTHS, CELLS = 5, (2, 8, 8), (4, 6), 2
 
 
 def transfer_init(rng: torch.Generator) -> tuple[Params, Params]:
-    params, state = resnet(SHAPE, CLASSES, widths=WIDTHS).init(rng)
-    head, statistics = head_init(rng, WIDTHS[-1], CLASSES, cells=CELLS)
-    return {"backbone": params, "head": head}, {"backbone": state, "head": statistics}
+    backbone = resnet(SHAPE, CLASSES, widths=WIDTHS).init(rng)
+    return attach_head(backbone, head_init(rng, WIDTHS[-1], CLASSES, cells=CELLS))
 
 
 FEATURES = partial(resnet_features, **resnet_network(8, stages=len(WIDTHS)))
 TRANSFER = Model(transfer_init, partial(transfer_apply, features=FEATURES, cells=CELLS, dropout_p=0.3))
-UPDATE = partial(adamw, lr=1e-2)
+OPTIMIZER = adamw(lr=1e-2)
 
 
 def examples(n: int = 24) -> Split:
@@ -39,16 +48,22 @@ def examples(n: int = 24) -> Split:
     return Split(torch.randn(n, *SHAPE, generator=rng), torch.randint(CLASSES, (n,), generator=rng))
 
 
-def trained(model: Model, epochs: int = 1) -> tuple[TrainState, TrainState]:
+def train(model: Model, split: Split, epochs: int = 1, seed: int = 0) -> TrainState:
+    ts, step = init_train_state(model, OPTIMIZER, seed=seed), classifier_step(model, OPTIMIZER)
+    for epoch in range(epochs):
+        for x, y in batches(split, 8, seed=seed, epoch=epoch):
+            ts, _ = step(ts, x, y, key=run_key(seed))
+    return ts
+
+
+def trained(model: Model) -> tuple[TrainState, TrainState]:
     """(before, after)"""
-    before = init(model, adam_init, seed=0)
-    step = classifier_step(model, UPDATE)
-    return before, fit(model, examples(), step=step, epochs=epochs, batch_size=8, seed=0)
+    return init_train_state(model, OPTIMIZER, seed=0), train(model, examples())
 
 
 def leaves(ts: TrainState) -> dict[str, Tensor]:
     """Of a frozen model: parameters and statistics by name."""
-    params, state = thaw(ts.params, ts.state)
+    params, state = unfreeze(ts.params, ts.state)
     return tree.flatten({"params": params, "state": state})
 
 
@@ -112,10 +127,10 @@ def test_the_optimizer_holds_nothing_for_frozen_leaves(prefixes):
 
 def test_the_gradient_is_that_of_the_whole_at_the_trained_leaves():
     model, (x, y) = freeze(TRANSFER, ["head", "backbone.layer2"], keep_statistics=False), examples()
-    ts = init(model, sgd_init, seed=0)
-    after, _ = classifier_step(model, partial(sgd, lr=1.0))(ts, x, y, key=run_key(0))
-    whole = init(TRANSFER, sgd_init, seed=0)
-    expected, _ = classifier_step(TRANSFER, partial(sgd, lr=1.0))(whole, x, y, key=run_key(0))
+    after, expected = (
+        classifier_step(m, sgd(lr=1.0))(init_train_state(m, sgd(lr=1.0), seed=0), x, y, key=run_key(0))[0]
+        for m in (model, TRANSFER)
+    )
     flat = tree.flatten(expected.params)
     for name, leaf in tree.flatten(after.params).items():
         torch.testing.assert_close(leaf, flat[name], msg=name)
@@ -133,7 +148,7 @@ def test_every_family_can_be_frozen(model):
 @pytest.mark.slow
 def test_a_frozen_model_compiles_to_the_same_step():
     model, (x, y) = freeze(cnn(SHAPE, CLASSES, widths=(3,)), ["fc"]), examples(8)
-    ts, step = init(model, adam_init, seed=0), classifier_step(model, UPDATE)
+    ts, step = init_train_state(model, OPTIMIZER, seed=0), classifier_step(model, OPTIMIZER)
     expected, _ = step(ts, x, y, key=run_key(0))
     found, _ = jit(step)(ts, x, y, key=run_key(0))
     for name, leaf in leaves(found).items():
@@ -153,17 +168,19 @@ def random_like(params: Params, seed: int) -> Params:
     return tree.map(lambda p: torch.randn(p.shape, generator=rng), params)
 
 
-@pytest.mark.parametrize(("update", "start"), [(sgd, sgd_init), (adamw, adam_init)], ids=["sgd", "adamw"])
-def test_each_part_is_updated_at_its_own_rate(update, start):
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+def test_each_part_is_updated_at_its_own_rate(optimizer):
     """As it would be on its own; the longest prefix counts, and the moments do not know of rates."""
     params, _ = TRANSFER.init(generator(0))
     scales = {"backbone": 0.1, "backbone.layer2": 0.5}
-    new, state = params, start(params)
-    alone = {factor: (params, start(params)) for factor in (0.1, 0.5, 1.0)}
+    scaled = lr_by_prefix(optimizer, lr=0.3, scales=scales)
+    whole = {factor: optimizer(lr=0.3 * factor) for factor in (0.1, 0.5, 1.0)}
+    new, state = params, scaled.init(params)
+    alone = {factor: (params, whole[factor].init(params)) for factor in whole}
     for seed in range(3):
         grads = random_like(params, seed)
-        new, state = by_prefix(new, grads, state, update=update, lr=0.3, scales=scales)
-        alone = {factor: update(*alone[factor][:1], grads, alone[factor][1], lr=0.3 * factor) for factor in alone}
+        new, state = scaled.update(new, grads, state)
+        alone = {factor: whole[factor].update(alone[factor][0], grads, alone[factor][1]) for factor in whole}
     for name, leaf in tree.flatten(new).items():
         factor = 0.5 if name.startswith("backbone.layer2.") else 0.1 if name.startswith("backbone.") else 1.0
         assert torch.equal(leaf, tree.flatten(alone[factor][0])[name]), name
@@ -175,7 +192,7 @@ def test_each_part_is_updated_at_its_own_rate(update, start):
 def test_a_rate_of_nothing_is_refused():
     params, _ = TRANSFER.init(generator(0))
     with pytest.raises(ValueError, match="nothing lies at or below 'backbon'; the nearest are 'backbone'"):
-        by_prefix(params, params, sgd_init(params), update=sgd, lr=0.1, scales={"backbon": 0.1})
+        lr_by_prefix(sgd, lr=0.1, scales={"backbon": 0.1}).update(params, params, sgd(lr=0.1).init(params))
 
 
 def test_a_prefix_that_matches_nothing_is_refused():
@@ -185,8 +202,8 @@ def test_a_prefix_that_matches_nothing_is_refused():
 
 def test_the_norm_of_a_projection_is_frozen_by_itself():
     """Of a block that has one, only the second norm trains."""
-    given = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6))
-    model = freeze(Model(lambda rng: given, partial(resnet_apply, blocks=(1, 1))), ["layer2.0.bn2"])
+    drawn = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6))
+    model = freeze(start_from(Model(resnet_init, partial(resnet_apply, blocks=(1, 1))), *drawn), ["layer2.0.bn2"])
     params, state = model.init(generator(0))
     _, after = model.apply(params, state, torch.randn(3, 2, 32, 32, generator=generator(1)), train=True)
     old, new = tree.flatten(state["state"]), tree.flatten(after["state"])
@@ -202,18 +219,18 @@ def test_the_head_is_pool_norm_dropout_linear():
     params, state = head_init(generator(0), 6, CLASSES, cells=CELLS)
     params["norm"] = random_like(params["norm"], 1)
     x = torch.randn(9, 6, 4, 4, generator=generator(2))
-    theirs = torch.nn.Sequential(
+    reference = torch.nn.Sequential(
         torch.nn.AdaptiveAvgPool2d(CELLS), torch.nn.Flatten(), torch.nn.BatchNorm1d(24), torch.nn.Linear(24, CLASSES)
     )
     flat = {f"2.{k}": v for k, v in (params["norm"] | state["norm"]).items()} | {
         f"3.{k}": v for k, v in params["fc"].items()
     }
-    theirs.load_state_dict(flat, strict=False)
+    reference.load_state_dict(flat, strict=False)
     for train in (False, True):
         logits, _ = head_apply(params, state, x, train=train, cells=CELLS)
-        torch.testing.assert_close(logits, theirs.train(train)(x))
+        torch.testing.assert_close(logits, reference.train(train)(x))
     torch.testing.assert_close(
-        head_apply(params, state, x, train=True, cells=CELLS)[1]["norm"]["running_var"], theirs[2].running_var
+        head_apply(params, state, x, train=True, cells=CELLS)[1]["norm"]["running_var"], reference[2].running_var
     )
     dropped, _ = head_apply(params, state, x, train=True, cells=CELLS, dropout_p=1.0, key=run_key(0))
     torch.testing.assert_close(dropped, params["fc"]["bias"].expand(9, CLASSES))
@@ -221,14 +238,10 @@ def test_the_head_is_pool_norm_dropout_linear():
 
 def test_cached_features_train_the_same_head():
     split, whole = examples(), freeze(TRANSFER, ["head"])
-    ts = init(whole, adam_init, seed=3)
-    frozen, statistics = ts.state["frozen"]["backbone"], ts.state["state"]["backbone"]
-    features, _ = FEATURES(frozen, statistics, split.images, train=False)
-    head = Model(
-        lambda rng: (ts.params["head"], ts.state["state"]["head"]), partial(head_apply, cells=CELLS, dropout_p=0.3)
-    )
-    teach = partial(fit, epochs=3, batch_size=8, seed=3)
-    slow = teach(whole, split, step=classifier_step(whole, UPDATE))
-    fast = teach(head, Split(features, split.labels), step=classifier_step(head, UPDATE))
+    params, state = TRANSFER.init(generator(3))
+    features, _ = FEATURES(params["backbone"], state["backbone"], split.images, train=False)
+    head = start_from(Model(head_init, partial(head_apply, cells=CELLS, dropout_p=0.3)), params["head"], state["head"])
+    slow = train(whole, split, epochs=3, seed=3)
+    fast = train(head, Split(features, split.labels), epochs=3, seed=3)
     tree.map(partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5), fast.params, slow.params["head"])
     tree.map(partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5), fast.state, slow.state["state"]["head"])

@@ -1,4 +1,4 @@
-"""Every failure shows its symptom, its fix does not, and the shape checks answer as it says; the doors; the journal."""
+"""Every failure shows its symptom, its fix does not, and the shape checks answer as stated; the command; the notes."""
 
 import importlib
 import io
@@ -33,25 +33,26 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _mine(monkeypatch, tmp_path):
-    """The score of whoever runs the tests is not touched."""
+def _score_in_a_temporary_folder(monkeypatch, tmp_path):
+    """Keep the tests away from the score of the person who runs them."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
+    """Run the command: (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "argv", ["gallery", *flags])
     with pytest.raises(SystemExit) as stop:
         cli.run(gallery.Config, gallery.main, gallery.parse)
     return stop.value.code, *capsys.readouterr()  # pyright: ignore[reportReturnType]
 
 
-def answers(monkeypatch, *given: str) -> None:
-    """What is typed, and then the end of it."""
-    left = iter(given)
+def type_answers(monkeypatch, *answers: str) -> None:
+    """Make `input` return these answers one after the other, then raise EOFError."""
+    remaining = iter(answers)
 
     def answer(_: str = "") -> str:
         try:
-            return next(left)
+            return next(remaining)
         except StopIteration:
             raise EOFError from None
 
@@ -106,17 +107,17 @@ def test_a_file_that_is_not_of_the_form_is_refused(tmp_path, lost):
         read(file)
 
 
-def test_a_wrong_statement_is_found(monkeypatch, tmp_path):
-    """The very checks of the tests judge a live run: fixed as broken, and a catcher that does not catch."""
+def test_a_false_statement_fails_its_check(monkeypatch, tmp_path):
+    """For a fixed run in place of the broken one, a broken one in place of the fixed, and a wrong catcher."""
     failure = entries()["fp16_overflow"]
     run = failure.load()
     broken, fixed = run.broken(0), run.fixed(0)
-    assert all(check.ok for check in breaking.judge(failure, run, broken, fixed, None))
-    assert [c.ok for c in breaking.judge(failure, run, fixed, fixed, None)] == [False, True, True]
-    assert [c.ok for c in breaking.judge(failure, run, broken, broken, None)] == [True, False, True]
+    assert all(check.ok for check in breaking.evaluate(failure, run, broken, fixed, None))
+    assert [c.ok for c in breaking.evaluate(failure, run, fixed, fixed, None)] == [False, True, True]
+    assert [c.ok for c in breaking.evaluate(failure, run, broken, broken, None)] == [True, False, True]
     other = breaking.Refusal("fn.layers.linear", "")
-    assert [c.ok for c in breaking.judge(failure, run, broken, fixed, other)] == [True, True, False]
-    assert not breaking.in_one(breaking.judge(failure, run, broken, broken, None)).ok
+    assert [c.ok for c in breaking.evaluate(failure, run, broken, fixed, other)] == [True, True, False]
+    assert not breaking.in_one(breaking.evaluate(failure, run, broken, broken, None)).ok
 
 
 def test_the_page_of_the_readme_is_the_gallery():
@@ -127,14 +128,15 @@ def test_the_page_of_the_readme_is_the_gallery():
 
 def test_the_list_and_the_help_need_no_torch():
     for flags in ([], ["--help"], ["--table"]):
-        command = f"import sys; sys.argv[1:] = {flags}; from experiments import gallery, cli\n"
+        command = f"import sys; sys.argv[1:] = {flags}\nfrom experiments.gallery import __main__ as gallery\n"
+        command += "from experiments.shared import cli\n"
         command += (
             "try: cli.run(gallery.Config, gallery.main, gallery.parse)\nfinally: assert 'torch' not in sys.modules"
         )
-        done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
+        assert process.returncode == 0, process.stderr
         if "--help" not in flags:
-            assert all(name in done.stdout for name in entries())
+            assert all(name in process.stdout for name in entries())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint
 )
 def test_one_is_shown_within_the_width_and_drawn(monkeypatch, capsys, tmp_path, name, columns):
     monkeypatch.setattr(show.console, "_width", columns)
-    answers(monkeypatch)  # nothing may be asked where there is no terminal, and an end of input is no error
+    type_answers(monkeypatch)  # nothing may be asked where there is no terminal, and an end of input is no error
     monkeypatch.setattr("sys.stdin", io.StringIO())
     status, out, _ = launch(monkeypatch, capsys, name.replace("_", "-"), "--out", str(tmp_path))
     assert status == 0
@@ -214,7 +216,7 @@ def checked(seed):
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path) -> Failure:
-    """An entry whose every word is known."""
+    """A failure whose texts and runs are those of STUB."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "stub_of_the_gallery.py"
     file.write_text(STUB)
@@ -225,8 +227,8 @@ def stub(monkeypatch, tmp_path) -> Failure:
     return read(file)
 
 
-def in_order(text: str, *parts: str) -> None:
-    """Each part stands after the one before it."""
+def assert_in_order(text: str, *parts: str) -> None:
+    """Assert that the text holds the parts in this order."""
     for part in parts:
         before, found, text = text.partition(part)
         assert found, f"{part!r} is missing, or too early; what is left:\n{before}"
@@ -258,7 +260,7 @@ def test_everything_is_told_once_and_in_the_order_of_finding_out(
         "Checks   caught by fn.layers.linear: the check.",
         "Type-check error whilst checking the parameters of fn.layers.linear",
     )
-    in_order(out, *told)
+    assert_in_order(out, *told)
     assert all(out.count(text) == 1 for text in told[2:])
 
 
@@ -282,12 +284,12 @@ def test_only_a_check_of_fn_is_a_refusal():
 
 
 def test_all_exits_1_if_one_statement_is_false(monkeypatch, capsys, tmp_path):
-    some = {name: entries()[name] for name in ("fp16_overflow", "wrong_axis")}
-    monkeypatch.setattr(gallery, "gallery", lambda: some)
+    two = {name: entries()[name] for name in ("fp16_overflow", "wrong_axis")}
+    monkeypatch.setattr(gallery, "gallery", lambda: two)
     status, out, _ = launch(monkeypatch, capsys, "--all", "--out", str(tmp_path))
     assert status == 0
-    lying = some["wrong_axis"].parts | {"Checks": "caught by fn.layers.linear: not so"}
-    some["wrong_axis"] = some["wrong_axis"]._replace(parts=lying)
+    false_parts = two["wrong_axis"].parts | {"Checks": "caught by fn.layers.linear: not so"}
+    two["wrong_axis"] = two["wrong_axis"]._replace(parts=false_parts)
     status, out, _ = launch(monkeypatch, capsys, "--all", "--out", str(tmp_path))
     assert status == 1
     assert out.count("FAILED") == 1
@@ -311,7 +313,7 @@ def test_the_quiz_grades_and_keeps_the_score(monkeypatch, capsys):
     few = [entries()[name] for name in ("fp16_overflow", "wrong_axis", "channels_last")]
     monkeypatch.setattr(quizzing, "order", lambda *_: few)
     monkeypatch.setattr(quizzing, "choices", lambda failure, _: [*few[1:], few[0], entries()["zero_init"]])
-    answers(monkeypatch, "7", "3", "2")
+    type_answers(monkeypatch, "7", "3", "2")
     quizzing.quiz(0, CPU)
     out = capsys.readouterr().out
     assert "1, 2, 3 or 4, or q" in out
@@ -323,7 +325,7 @@ def test_the_quiz_grades_and_keeps_the_score(monkeypatch, capsys):
     assert entries()["fp16_overflow"].parts["Cause"][:30] not in out, "no lecture where it was right"
     assert out.endswith("\nMissed   wrong_axis\n\n1 of 2 right; 1 of 2 in all\n")
 
-    answers(monkeypatch, "3", "1", "2")
+    type_answers(monkeypatch, "3", "1", "2")
     quizzing.quiz(0, CPU)
     assert capsys.readouterr().out.endswith("\n3 of 3 right; 4 of 5 in all\n")
     assert quizzing.load_score()["wrong_axis"] == {"asked": 2, "right": 1}
@@ -351,7 +353,7 @@ def test_a_damaged_score_is_one_line(monkeypatch, capsys, tmp_path):
 def test_the_order_of_the_quiz_is_the_seeds(monkeypatch, capsys):
     firsts = []
     for seed in (1, 1, 2):
-        answers(monkeypatch)
+        type_answers(monkeypatch)
         quizzing.quiz(seed, CPU)
         firsts.append(capsys.readouterr().out)
     assert firsts[0] == firsts[1] != firsts[2]
@@ -360,10 +362,10 @@ def test_the_order_of_the_quiz_is_the_seeds(monkeypatch, capsys):
 def test_the_quiz_shows_the_mistake_live_with_its_seed(monkeypatch, capsys, stub):
     monkeypatch.setattr(quizzing, "order", lambda *_: [stub])
     for device, elsewhere in (("cpu", "meta"), ("cuda", "cuda")):
-        answers(monkeypatch)
+        type_answers(monkeypatch)
         quizzing.quiz(7, torch.device(device))
         out = capsys.readouterr().out
-        in_order(out, "Seed 7.", "The symptom.", f"seen  before, 7 on {elsewhere}\n", "  1  ", "  4  ")
+        assert_in_order(out, "Seed 7.", "The symptom.", f"seen  before, 7 on {elsewhere}\n", "  1  ", "  4  ")
         assert "after" not in out
 
 
@@ -470,6 +472,7 @@ def test_nothing_in_a_note_begins_an_entry_or_ends_a_cell(monkeypatch, capsys, t
 
 
 def write_note(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
+    """Run the command `note`: (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "argv", ["note", *flags])
     try:
         note.main()

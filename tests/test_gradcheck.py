@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.func import grad
 
 from fn import tree
-from fn.gradcheck import numerical_grad, relative_error
+from fn.gradcheck import relative_error
 from fn.rng import generator
 
 
@@ -18,7 +18,7 @@ def curved(params: tree.Params) -> torch.Tensor:
 
 @settings(max_examples=10)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000), st.sampled_from([1, 3, 256]))
-def test_numerical_grad_is_autograds(rows, columns, seed, chunk_size):
+def test_numerical_grad_is_autograds(numerical_grad, rows, columns, seed, chunk_size):
     rng = generator(seed)
     weight = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
     params = {"fc": {"weight": weight.T.contiguous().T}, "bias": torch.randn(columns, generator=rng).double()}
@@ -28,7 +28,7 @@ def test_numerical_grad_is_autograds(rows, columns, seed, chunk_size):
     assert relative_error(slopes, grad(curved)(params)) < 1e-8
 
 
-def test_nothing_is_left_moved():
+def test_nothing_is_left_moved(numerical_grad):
     params = {"fc": {"weight": torch.ones(2, 2).double()}, "bias": torch.zeros(2).double()}
     numerical_grad(curved, params)
     assert torch.equal(params["fc"]["weight"], torch.ones(2, 2).double())

@@ -1,4 +1,4 @@
-"""Lab 3 from end to end, what it refuses, what it holds back to judge by, and that its checks can fail."""
+"""Lab 3 from end to end, what it refuses, what it evaluates on, and that its checks can fail."""
 
 import math
 from dataclasses import replace
@@ -11,12 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments import lab3_transformer as lab3
-from experiments.lab3_transformer import Config, Lesson, settle
+from experiments.lab3_transformer import RECIPES, Config
+from experiments.shared import language_tasks
+from experiments.shared.attention_measures import mirrored_share
 from experiments.shared.attention_pictures import print_attention
+from experiments.shared.lab3_flags import apply_flags, text_prompt
+from experiments.shared.language_tasks import Task, bigram_loss, text_task, toy_task
 from fn.data.sequences import TOY_VOCABULARY, TOYS, next_characters
 from fn.models import Model
-from fn.optim import adam_init
-from fn.train import TrainState, init
+from fn.optim import Optimizer, adam
+from fn.train import TrainState, init_train_state
 from tests.test_experiments import launch
 
 CPU = torch.device("cpu")
@@ -65,7 +69,7 @@ def test_what_lab_3_cannot_do_is_one_line_before_anything_else(monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_lab_3_learns_a_text_by_heart_and_goes_on_with_it(monkeypatch, capsys, tmp_path):
+def test_lab_3_overfits_a_text_and_goes_on_with_it(monkeypatch, capsys, tmp_path):
     (tmp_path / "text.txt").write_text(ALPHABET)
     sizes = ["--layers", "1", "--heads", "2", "--d-model", "32", "--block", "16", "--steps", "60", "--no-compile"]
     wanted = ["--prompt", "fgh", "--length", "19", "--temperature", "0.01", "--top-k", "3", "--out", str(tmp_path)]
@@ -79,54 +83,63 @@ def test_lab_3_learns_a_text_by_heart_and_goes_on_with_it(monkeypatch, capsys, t
     ("task", "target"), [("sort", "== 1"), ("reverse", "== 1"), ("copy", "== 1"), ("add", ">= 0.99")]
 )
 def test_a_toy_is_to_be_solved_whole_and_addition_almost(monkeypatch, tmp_path, task, target):
-    for shown in ("draw_attention", "print_attention", "show_answers"):
+    for shown in ("show_attention", "show_answers"):
         monkeypatch.setattr(lab3, shown, lambda *_, **__: None)
     monkeypatch.setattr(lab3, "evaluate", lambda *_: {"exact": 0.9899})
     config = Config(task=task, d_model=8, heads=2, layers=1, out=tmp_path)
-    lesson = lab3.a_toy(config, settle(config), CPU)
-    solved = lab3.judge_toy(config, lesson, [init(lesson.model, adam_init, seed=0)])[0]
+    problems = toy_task(task, seed=0, device=CPU)
+    model = build(config, problems)
+    solved = lab3.evaluate_toy(config, model, problems, [untrained(model)])[0]
     assert (solved.target, solved.ok) == (target, False)
 
 
+def build(config: Config, task: Task) -> Model:
+    return lab3.build(config, apply_flags(RECIPES[config.task], config, config.task), task)
+
+
+def untrained(model: Model) -> TrainState:
+    return init_train_state(model, adam(lr=0.0), seed=0)
+
+
 @pytest.mark.parametrize("task", TOYS)
-def test_no_problem_that_judges_a_toy_was_seen(task):
-    config, digits = Config(task=task), TOYS[task].digits + (task == "add")
-    lesson = lab3.a_toy(config, settle(config), CPU)
-    seen, unseen = ({tuple(x) for x in part.inputs[:, :digits].tolist()} for part in (lesson.seen, lesson.unseen))
-    assert (len(seen), len(unseen)) == (5000 if task == "add" else 50_000, 5000)
-    assert not seen & unseen
+def test_no_test_problem_of_a_toy_task_is_trained_on(task):
+    digits = TOYS[task].digits + (task == "add")
+    problems = toy_task(task, seed=0, device=CPU)
+    train, test = ({tuple(x) for x in part.inputs[:, :digits].tolist()} for part in (problems.train, problems.test))
+    assert (len(train), len(test)) == (5000 if task == "add" else 50_000, 5000)
+    assert not train & test
 
 
-def a_text(folder: Path, text: str) -> tuple[Config, Lesson]:
+def read_task(folder: Path, text: str) -> tuple[Config, Task]:
     (folder / "text.txt").write_text(text, encoding="utf-8")
     config = replace(SMALL, file=folder / "text.txt", prompt=text[0], out=folder)
-    return config, lab3.a_text(config, settle(config), CPU)
+    return config, text_task(config, CPU)
 
 
-def test_unless_told_it_goes_on_from_a_line_break_or_a_character_that_the_text_has():
-    assert [lab3.opening(Config(), v) for v in ("\nab", "\t\n", " ab", "xy")] == ["\n", "\n", " ", "x"]
-    assert lab3.opening(Config(prompt=""), "\nab") == ""
-    assert lab3.opening(Config(prompt="b"), "\nab") == "b"
+def test_without_a_prompt_a_text_goes_on_from_a_line_break_or_its_first_character():
+    assert [text_prompt(Config(), v) for v in ("\nab", "\t\n", " ab", "xy")] == ["\n", "\n", " ", "x"]
+    assert text_prompt(Config(prompt=""), "\nab") == ""
+    assert text_prompt(Config(prompt="b"), "\nab") == "b"
 
 
-def test_the_last_tenth_of_a_text_is_not_seen(tmp_path):
+def test_the_last_tenth_of_a_text_is_not_trained_on(tmp_path):
     """Where no character comes twice, a token is its place in the text."""
-    _, lesson = a_text(tmp_path, "".join(chr(0x4E00 + i) for i in range(1000)))
-    assert torch.equal(lesson.seen.inputs[:, 0], torch.arange(900 - 16))
-    assert torch.equal(lesson.unseen.inputs.flatten(), torch.arange(900, 900 + 6 * 16))
-    for inputs, targets in (lesson.seen, lesson.unseen):
+    _, task = read_task(tmp_path, "".join(chr(0x4E00 + i) for i in range(1000)))
+    assert torch.equal(task.train.inputs[:, 0], torch.arange(900 - 16))
+    assert torch.equal(task.test.inputs.flatten(), torch.arange(900, 900 + 6 * 16))
+    for inputs, targets in (task.train, task.test):
         assert torch.equal(inputs, inputs[:, :1] + torch.arange(16))
         assert torch.equal(targets, inputs + 1)
-    assert lesson.seen.targets.max() == 899
+    assert task.train.targets.max() == 899
 
 
-def test_what_others_published_of_a_text_is_asked_of_that_text_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(lab3, "draw_attention", lambda *_: None)
-    monkeypatch.setattr(lab3, "PUBLISHED", {sha256(ALPHABET.encode()).hexdigest(): 0.125})
+def test_a_published_loss_is_a_target_for_that_text_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(lab3, "show_attention", lambda *_: None)
+    monkeypatch.setattr(language_tasks, "PUBLISHED", {sha256(ALPHABET.encode()).hexdigest(): 0.125})
     for text, published in ((ALPHABET, [(False, "<= 0.125")]), (ALPHABET + "a", [])):
-        config, lesson = a_text(tmp_path, text)
-        ts = init(lesson.model, adam_init, seed=0)
-        checks = lab3.judge_text(config, lesson, [ts])
+        config, task = read_task(tmp_path, text)
+        model = build(config, task)
+        checks = lab3.evaluate_text(config, model, task, untrained(model))
         assert [(check.ok, check.target) for check in checks if check.name == "validation loss"] == published
         assert [check.ok for check in checks if "table of pairs" in check.name] == [False]
 
@@ -158,8 +171,8 @@ COUNTING = next_characters(torch.arange(100) % len(TOY_VOCABULARY), 8)
     ],
 )
 def test_attention_that_is_not_causal_or_no_average_is_found_out(models, ok):
-    lesson = Lesson(Model(lambda _: None, the_future_is_mixed_in), TOY_VOCABULARY, COUNTING, COUNTING)
-    checks = lab3.sanity(lesson, models)
+    model = Model(lambda _: None, the_future_is_mixed_in)
+    checks = lab3.check_attention(model, Task(TOY_VOCABULARY, COUNTING, COUNTING), models)
     assert [check.ok for check in checks] == ok
     assert checks[1].value == (not ok[1])
 
@@ -172,16 +185,15 @@ def test_an_untrained_model_that_is_sure_of_something_is_found_out(certainty, ok
         return (params["certainty"] * F.one_hot((x + 1) % 12, 12)).mT, state
 
     model = Model(lambda _: ({"certainty": torch.tensor(certainty)}, {}), apply)
-    assert lab3.guess_evenly(Config(), Lesson(model, TOY_VOCABULARY, COUNTING, COUNTING)).ok == ok
+    assert lab3.check_untrained(Config(), model, Task(TOY_VOCABULARY, COUNTING, COUNTING)).ok == ok
 
 
 def test_the_loss_of_a_table_of_pairs_by_hand():
     """Of aabaabaab, read in blocks of 4: aa and ab three times, ba twice, bb never; one more of each, for safety."""
-    seen, unseen = (next_characters(torch.tensor(tokens), 4) for tokens in ([0, 0, 1] * 3, [0, 1, 1, 0, 1]))
+    train, test = (next_characters(torch.tensor(tokens), 4) for tokens in ([0, 0, 1] * 3, [0, 1, 1, 0, 1]))
     p = {"ab": 4 / 8, "bb": 1 / 4, "ba": 3 / 4}
     expected = -sum(math.log(p[pair]) for pair in ("ab", "bb", "ba", "ab")) / 4
-    model = Model(lambda _: None, lambda *_: None)
-    assert lab3.bigram_loss(Lesson(model, "ab", seen, unseen)) == pytest.approx(expected)
+    assert bigram_loss(Task("ab", train, test)) == pytest.approx(expected)
 
 
 def looks(*answers: int) -> Tensor:
@@ -195,40 +207,40 @@ def looks(*answers: int) -> Tensor:
 @pytest.mark.parametrize(("keys", "share"), [((1, 0), 1.0), ((0, 1), 0.5), ((0, 0), 0.5)])
 def test_mirrored_share_is_that_of_the_best_head(keys, share):
     """Of two digits, queries 2 and 3 write the answer and want digits 1 and 0; head 0 looks at digit 0 always."""
-    assert lab3.mirrored_share(looks(*keys)[:, None], 2) == share
+    assert mirrored_share(looks(*keys)[:, None], 2) == share
 
 
 def test_mirrored_share_is_the_mean_of_the_examples():
     both = torch.stack([looks(2, 1, 0), looks(1, 1, 1)], dim=1)
-    assert lab3.mirrored_share(both, 3) == pytest.approx((1 + 1 / 3) / 2)
+    assert mirrored_share(both, 3) == pytest.approx((1 + 1 / 3) / 2)
 
 
-def test_a_toy_is_judged_by_the_worst_of_its_seeds(monkeypatch, tmp_path):
+def test_the_worst_seed_of_a_toy_task_counts(monkeypatch, tmp_path):
     weights, seeds = [], []
 
-    def first(*model, seed: int, device: torch.device) -> TrainState:
+    def init_and_note(model: Model, optimizer: Optimizer, *, seed: int, device: torch.device) -> TrainState:
         seeds.append(seed)
-        return init(*model, seed=seed, device=device)
+        return init_train_state(model, optimizer, seed=seed, device=device)
 
-    def evaluate(lesson: Lesson, ts: TrainState, _):
-        if not ts.opt_state["step"]:
-            return {"loss": math.log(len(lesson.vocabulary))}
+    def evaluate(model: Model, ts: TrainState, _):
+        if not ts.opt_state:
+            return {"loss": math.log(len(TOY_VOCABULARY))}
         weights.append(ts.params["embedding"]["weight"])
         return {"exact": [1.0, 0.75, 0.875][len(weights) - 1]}
 
     shares = iter([0.95, 0.5, 1.0])
-    monkeypatch.setattr(lab3, "init", first)
+    monkeypatch.setattr(lab3, "init_train_state", init_and_note)
     monkeypatch.setattr(lab3, "evaluate", evaluate)
     monkeypatch.setattr(lab3, "mirrored_share", lambda *_: next(shares))
-    for drawn in ("draw_attention", "draw_positions"):
-        monkeypatch.setattr(lab3, drawn, lambda *_: None)
-    monkeypatch.setattr(lab3, "RECIPES", {"reverse": lab3.RECIPES["reverse"]._replace(seeds=3, steps=2, d_model=8)})
+    for drawn in ("show_attention", "draw_positions"):
+        monkeypatch.setattr(lab3, drawn, lambda *_, **__: None)
+    monkeypatch.setattr(lab3, "RECIPES", {"reverse": RECIPES["reverse"]._replace(seeds=3, steps=2, d_model=8)})
     failed = {check.name: check.value for check in lab3.main(Config(seed=5, out=tmp_path), CPU) if not check.ok}
     assert failed == {
         "reverse: 5,000 unseen problems solved, worst of 3 seeds": 0.75,
         "reverse: queries that look at the mirrored digit, best head": 0.5,
     }
-    assert seeds == [5, 5, 6, 7]  # that of the untrained model, and of the three
+    assert seeds == [5, 6, 7]
     assert not any(torch.equal(weights[i], weights[i - 1]) for i in range(3))
 
 
@@ -238,7 +250,7 @@ def test_attention_is_printed_row_by_row_of_the_head_that_is_surest_of_the_answe
     shown = torch.tensor([[1.0, 0, 0], [0.6, 0.4, 0], [0.1, 0.04, 0.86]])
     others = sure_of_the_question.expand(2, 2, 3, 3).clone()
     others[1, 0] = shown
-    print_attention(others, "1=\n", first=2)
+    print_attention(others, "1=\n", first_row=2)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("Layer 1, head 0") for line in lines)
     assert lines[-4:] == ["  1 = ↵", "1 █", "= ▓ ▒", "↵ ░   █"]

@@ -14,16 +14,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from experiments import lab4_pretrained
-from experiments.lab4_pretrained import RECIPES, Config, compare, freeze_and_cache, misread_first, setup
+from experiments.lab4_pretrained import Config, Trained, accuracies_of, cache_features, compare_ways, setup, three_ways
 from experiments.shared import cli
-from experiments.shared.backbones import BACKBONES, SHIPPED, branches, load, prefixes, transfer
-from experiments.shared.transferring import Task, Ways, apart, labelled, learn, misplaced, share_of, under, unlabelled
+from experiments.shared.backbones import SHIPPED, load
+from experiments.shared.transfer_report import misread_first
+from experiments.shared.transfer_task import Recipe, Task
 from fn import pretrained, tree
+from fn.backbones import BACKBONES, expand_prefixes, transfer_model
 from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
 from fn.rng import generator
-from fn.train import TrainState, run_key
-from fn.transfer import freeze
+from fn.train import run_key
+from fn.transfer import attach_head, batch_size_of, branches, few_per_class, freeze, moved_leaves, wrongly_moved
 
 CPU = torch.device("cpu")
 
@@ -46,8 +48,8 @@ def photographs(root: Path, classes: tuple[str, ...] = ("ants", "bees"), each: i
 @pytest.mark.slow
 def test_the_lab_holds(monkeypatch, tmp_path):
     """With fewer seeds and points of the curve, and whatever the machine makes of the times."""
-    monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", lab4_pretrained.RECIPES["digits"]._replace(seeds=3))
-    monkeypatch.setattr(lab4_pretrained, "SHOTS", {3: 1, 10: 3})
+    recipe = lab4_pretrained.RECIPES["digits"]._replace(shots={10: 3, 3: 1})
+    monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
     checks = lab4_pretrained.main(Config(out=tmp_path), CPU)
     assert [check.name for check in checks if not check.ok and not check.name.endswith("times faster")] == []
     for name in ("growth.png", "mistakes.png"):
@@ -61,30 +63,54 @@ def test_the_shipped_weights_are_small_and_fit():
     assert params.keys() == state.keys() | {"conv1"} == {"conv1", "bn1", "layer1", "layer2"}
 
 
-def test_labelled_images_are_few_of_each_class_and_no_others_are():
-    task = setup(Config(), CPU)
-    index = labelled(task, 10, seed=3)
-    assert task.dataset.train.labels[index].bincount().tolist() == [10] * 10
-    assert not torch.equal(index, labelled(task, 10, seed=4))
-    free = unlabelled(task, index)
-    assert int(free.sum()) == len(task.dataset.train.labels) - 100
-    assert not free[index].any()
+def test_labelled_images_are_few_of_each_class():
+    labels = setup(Config(), CPU)[0].dataset.train.labels
+    index = few_per_class(labels, 10, 10, seed=3)
+    assert labels[index].bincount().tolist() == [10] * 10
+    assert not torch.equal(index, few_per_class(labels, 10, 10, seed=4))
+    assert sorted(few_per_class(labels, 10, None, seed=3).tolist()) == list(range(len(labels)))
 
 
-def small_task(**changes) -> Task:
-    """One epoch of each way on the digits, or what the changes to the recipe say."""
-    recipe = RECIPES["digits"]._replace(epochs=1, fine_epochs=1, **changes)
-    return setup(Config(), CPU)._replace(recipe=recipe)
+def test_accuracy_is_measured_on_all_images_that_are_not_labelled(monkeypatch):
+    task, recipe = small_task(epochs=0)
+    seen = []
+
+    def evaluate(params, state, batches, *, apply):
+        seen.append(torch.cat([x for x, _ in batches]))
+        return {"accuracy": 0.0}
+
+    monkeypatch.setattr(lab4_pretrained, "eval_one_epoch", evaluate)
+    three_ways(task, recipe, 3, seed=0)
+    few = few_per_class(task.dataset.train.labels, 10, 3, seed=0).tolist()
+    others = [i for i in range(len(task.labels)) if i not in few]
+    for x, inputs in zip(seen, (task.images, task.features, task.images), strict=True):
+        assert torch.equal(x, inputs[others])
+
+
+def small_task(
+    *, epochs: int = 1, fine_epochs: int | None = None, config: Config | None = None, **changes
+) -> tuple[Task, Recipe]:
+    """The digits, with `epochs` of each way, or `fine_epochs` of fine-tuning, and other changes to the recipe."""
+    task, recipe = setup(config or Config(), CPU)
+    ways = {way: (epochs, lr) for way, (_, lr) in recipe.ways.items()}
+    if fine_epochs is not None:
+        ways["fine"] = (fine_epochs, ways["fine"][1])
+    return task, recipe._replace(ways=ways, **changes)
+
+
+def before_and_after(task: Task, trained: dict[str, Trained]) -> tuple[tree.Params, tree.Params]:
+    """All leaves before fine-tuning and after, parameters and statistics."""
+    before = attach_head(task.weights, trained["head"][:2])
+    return tree.merge(*before), tree.merge(*trained["fine"][:2])
 
 
 def test_each_way_sets_out_from_what_the_one_before_has_learnt():
-    task = small_task()
-    ways = learn(task._replace(recipe=task.recipe._replace(fine_epochs=0)), 3, seed=0)
-    assert apart(under(task, ways.head[0]), ways.fine[0][:2])[0] == []
-    assert ways.fine[1] == ways.head[1]
-    fresh = learn(task._replace(recipe=task.recipe._replace(epochs=0, fine_epochs=0)), 3, seed=0)
-    assert fresh.scratch
-    assert not torch.equal(fresh.scratch[0].params["backbone"]["conv1"]["weight"], task.weights[0]["conv1"]["weight"])
+    task, recipe = small_task(fine_epochs=0)
+    trained = three_ways(task, recipe, 3, seed=0)
+    assert moved_leaves(*before_and_after(task, trained)) == []
+    assert trained["fine"].accuracy == trained["head"].accuracy
+    scratch = three_ways(*small_task(epochs=0), 3, seed=0)["scratch"]
+    assert not torch.equal(scratch.params["backbone"]["conv1"]["weight"], task.weights[0]["conv1"]["weight"])
 
 
 @pytest.mark.parametrize(
@@ -96,46 +122,48 @@ def test_each_way_sets_out_from_what_the_one_before_has_learnt():
     ],
 )
 def test_fine_tuning_moves_what_it_is_told_to(train, moves):
-    task = small_task()._replace(train=train)
-    ways = learn(task, 3, seed=0)
-    assert misplaced(under(task, ways.head[0]), ways.fine[0][:2], moves) == []
+    task, recipe = small_task(config=Config(train=train))
+    assert wrongly_moved(*before_and_after(task, three_ways(task, recipe, 3, seed=0)), moves) == []
 
 
 def test_fine_tuning_has_the_rates_it_is_given():
     """A rate of 0 keeps a parameter, though not a statistic."""
-    task = small_task()._replace(rates={"backbone": 0.0, "backbone.bn1": 1.0})
-    ways = learn(task, 3, seed=0)
-    before, after = under(task, ways.head[0]), ways.fine[0]
-    assert misplaced((before[0], {}), (after.params, {}), ["head", "backbone.bn1"]) == []
+    task, recipe = small_task(rates={"backbone": 0.0, "backbone.bn1": 1.0})
+    trained = three_ways(task, recipe, 3, seed=0)
+    before, _ = attach_head(task.weights, trained["head"][:2])
+    assert wrongly_moved(before, trained["fine"].params, ["head", "backbone.bn1"]) == []
 
 
 def test_what_moved_and_should_not_is_named_and_the_other_way():
     a, b, c = torch.zeros(2), torch.ones(2), torch.zeros(2)
-    before = {"x": {"weight": a, "bias": a}, "y": {"weight": a}}, {"x": {"running_mean": a}, "y": {"running_mean": a}}
-    after = {"x": {"weight": b, "bias": c}, "y": {"weight": b}}, {"x": {"running_mean": c}, "y": {"running_mean": b}}
-    assert misplaced(before, after, ["x"]) == ["y.weight", "y.running_mean", "x.bias", "x.running_mean"]
-    assert misplaced(before, after, ["x.weight", "y.weight"]) == ["x.running_mean"]
-    assert misplaced(before, after, ["y"]) == ["x.weight"]
+    before = {"x": {"weight": a, "bias": a, "running_mean": a}, "y": {"weight": a, "running_mean": a}}
+    after = {"x": {"weight": b, "bias": c, "running_mean": c}, "y": {"weight": b, "running_mean": b}}
+    assert moved_leaves(before, after) == ["x.weight", "y.weight", "y.running_mean"]
+    assert wrongly_moved(before, after, ["x"]) == ["y.weight", "y.running_mean", "x.bias", "x.running_mean"]
+    assert wrongly_moved(before, after, ["x.weight", "y.weight"]) == ["x.running_mean"]
+    assert wrongly_moved(before, after, ["y"]) == ["x.weight"]
 
 
 @pytest.mark.parametrize("share", [1 / 4, 1 / 8])
 def test_no_batch_is_of_one_example_whose_batch_norm_has_no_variance(share):
-    sizes = {n: share_of(n, share) for n in range(2, 300)}
+    sizes = {n: batch_size_of(n, share) for n in range(2, 300)}
     assert [n for n, size in sizes.items() if size < 2 or n % size == 1] == []
     assert max(abs(size - n * share) for n, size in sizes.items()) < 4
-    assert (share_of(100, 1 / 4), share_of(243, 1 / 8)) == (25, 30)
+    assert (batch_size_of(100, 1 / 4), batch_size_of(243, 1 / 8)) == (25, 30)
 
 
 def test_only_fine_tuning_varies_the_images():
     seen = []
-    task = small_task(fine_augment=lambda x, key: seen.append(len(x)) or x)
-    learn(task._replace(recipe=task.recipe._replace(fine_epochs=2)), 3, seed=0)
+    task, recipe = small_task(fine_epochs=2, augment=lambda x, key: seen.append(len(x)) or x)
+    three_ways(task, recipe, 3, seed=0)
     assert sum(seen) == 2 * 30
 
 
-def test_dropout_is_the_recipes_in_training_and_off_after():
-    task = small_task(dropout_p=1.0)
-    model, key = task.model(), run_key(0)
+def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
+    recipe = lab4_pretrained.RECIPES["digits"]._replace(dropout_p=1.0)
+    monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
+    task, _ = setup(Config(), CPU)
+    model, key = task.whole, run_key(0)
     params, state = model.init(generator(0))
     x = task.dataset.train.images[:8]
     dropped, _ = model.apply(params, state, x, train=True, key=key)
@@ -145,15 +173,16 @@ def test_dropout_is_the_recipes_in_training_and_off_after():
 
 def test_features_are_those_of_evaluation():
     """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
-    task = setup(Config(), CPU)
-    images = task.dataset.train.images[:3]
-    each = torch.cat([task.row.features(*task.weights, x[None], train=False)[0] for x in images])
-    torch.testing.assert_close(task.features[0][:3], torch.nn.functional.adaptive_avg_pool2d(each, task.row.cells))
+    task, _ = setup(Config(), CPU)
+    for some in (slice(3), slice(-3, None)):
+        each = torch.cat([task.spec.features(*task.weights, x[None], train=False)[0] for x in task.images[some]])
+        pooled = torch.nn.functional.adaptive_avg_pool2d(each, task.spec.cells)
+        torch.testing.assert_close(task.features[some], pooled)
 
 
 def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
     monkeypatch.setattr(lab4_pretrained, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
-    moved, held, gap, faster = freeze_and_cache(Config(), small_task(both_epochs=1))
+    moved, held, gap, faster = cache_features(*small_task(timed_epochs=1), seed=0)
     assert [moved.ok, held.ok, gap.ok] == [False] * 3
     assert (gap.target, faster.name, faster.target) == ("<= 0.001", "cached features: how many times faster", ">= 2")
 
@@ -167,49 +196,56 @@ def test_what_is_misread_comes_first_and_the_least_likely_of_it():
 
 def test_a_way_that_is_worse_fails_whatever_its_size():
     """A gain counts with its sign, seed by seed, and in spreads."""
-    task, ts = small_task(), TrainState({}, {}, {})
+    task, _ = small_task()
 
-    def judged(gains: list[float]) -> list[bool]:
-        runs = [Ways((ts, 0.1), (ts, 0.5 + 0.01 * i), (ts, 0.5 + 0.01 * i + g)) for i, g in enumerate(gains)]
-        return [check.ok for check in compare(Config(), task, runs, 10)][2:]
+    def passed(gains: list[float]) -> list[bool]:
+        accuracies = {"scratch": [0.1] * len(gains), "head": [0.5 + 0.01 * i for i in range(len(gains))]}
+        accuracies["fine"] = [0.5 + 0.01 * i + gain for i, gain in enumerate(gains)]
+        return [check.ok for check in compare_ways(Config(), task, 10, accuracies)][2:]
 
-    assert judged([0.1, 0.11, 0.12]) == [True, True]
-    assert judged([0.1, 0.0, -0.05]) == [True, False]
-    assert judged([-0.1, -0.11, -0.12]) == [False, False]
+    assert passed([0.1, 0.11, 0.12]) == [True, True]
+    assert passed([0.1, 0.0, -0.05]) == [True, False]
+    assert passed([-0.1, -0.11, -0.12]) == [False, False]
+
+
+def test_accuracies_are_those_of_each_seed():
+    runs = [{"head": Trained({}, {}, a), "fine": Trained({}, {}, a + 1)} for a in (0.0, 1.0)]
+    assert accuracies_of(runs) == {"head": [0.0, 1.0], "fine": [1.0, 2.0]}
 
 
 def test_of_photographs_the_head_has_its_target_and_fine_tuning_is_to_gain():
-    task, ts = small_task(), TrainState({}, {}, {})
+    task, _ = small_task()
     config = Config(dataset="folder", target_accuracy=0.88)
 
-    def judged(*accuracies: tuple[float, float]) -> list[tuple[str, str, bool]]:
-        runs = [Ways(None, (ts, head), (ts, fine)) for head, fine in accuracies]
-        return [(check.name, check.target, check.ok) for check in compare(config, task, runs, 10)]
+    def checked(*accuracies: tuple[float, float]) -> list[tuple[str, str, bool]]:
+        head, fine = zip(*accuracies, strict=True)
+        checks = compare_ways(config, task, None, {"head": head, "fine": fine})
+        return [(check.name, check.target, check.ok) for check in checks]
 
     claims = ("head: accuracy", ">= 0.88"), ("fine − head: accuracy", "> 0")
-    assert judged((0.87, 0.9), (0.9, 0.91)) == [(*claim, True) for claim in claims]
-    assert [ok for *_, ok in judged((0.87, 0.9), (0.88, 0.9))] == [False, True]
-    assert [ok for *_, ok in judged((0.9, 0.91), (0.9, 0.89))] == [True, False]
+    assert checked((0.87, 0.9), (0.9, 0.91)) == [(*claim, True) for claim in claims]
+    assert [ok for *_, ok in checked((0.87, 0.9), (0.88, 0.9))] == [False, True]
+    assert [ok for *_, ok in checked((0.9, 0.91), (0.9, 0.89))] == [True, False]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_gives_its_features_to_the_head(name):
-    row = BACKBONES[name]
-    model = transfer(row, 3, weights=None, dropout_p=0.0)
+    spec = BACKBONES[name]
+    model = transfer_model(spec, 3, weights=None)
     params, state = model.init(generator(0))
-    logits, _ = model.apply(params, state, torch.zeros(2, row.shape[0], 64, 64), train=False)
+    logits, _ = model.apply(params, state, torch.zeros(2, spec.shape[0], 64, 64), train=False)
     assert logits.shape == (2, 3)
     for train in ("head", "last", "all"):
-        chosen, frozen = tree.split(params, prefixes(row, [train]))
+        chosen, frozen = tree.split(params, expand_prefixes(spec, [train]))
         assert (tree.size(frozen) == 0) == (train == "all")
         shown = list(branches(params, frozen))
-        assert sum(size for _, size, still in shown if not still) == tree.size(chosen)
-        assert sum(size for _, size, still in shown if still) == tree.size(frozen)
+        assert sum(size for _, size, held in shown if not held) == tree.size(chosen)
+        assert sum(size for _, size, held in shown if held) == tree.size(frozen)
 
 
 def test_the_last_stage_of_squeezenet_is_what_follows_its_last_pooling():
-    params, _ = transfer(BACKBONES["squeezenet1_1"], 2, weights=None, dropout_p=0.0).init(generator(0))
-    trained, _ = tree.split(params, prefixes(BACKBONES["squeezenet1_1"], ["last"]))
+    params, _ = transfer_model(BACKBONES["squeezenet1_1"], 2, weights=None).init(generator(0))
+    trained, _ = tree.split(params, expand_prefixes(BACKBONES["squeezenet1_1"], ["last"]))
     after = [name for name in FIRES if int(name) >= int(POOLED[-1])]
     assert list(trained["backbone"]["features"]) == after
     assert trained.keys() == {"backbone", "head"}
@@ -293,18 +329,18 @@ def test_a_folder_that_is_no_good_is_refused(tmp_path, squeezenet):
 def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
     data = photographs(tmp_path / "p")
     config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", data=data, train=("last",))
-    theirs = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
+    expected = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     for image, index in ((Image.new("RGB", (300, 300)), 0), (Image.new("RGB", (300, 300), "white"), 1)):
         image.save(data / ("ants", "bees")[index] / "0.png")
-        seen = setup(config, CPU).dataset.train.images[4 * index]
-        torch.testing.assert_close(seen, theirs(image))
+        task, _ = setup(config, CPU)
+        torch.testing.assert_close(task.dataset.train.images[4 * index], expected(image))
 
 
 def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_for(tmp_path, squeezenet):
     config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", data=photographs(tmp_path / "p"))
-    assert setup(config, CPU).rates == {"head": 10.0}
-    assert setup(replace(config, train=("last",)), CPU).rates == {}
-    assert setup(replace(config, rates={"backbone": 0.5}), CPU).rates == {"backbone": 0.5}
+    assert setup(config, CPU)[1].rates == {"head": 10.0}
+    assert setup(replace(config, train=("last",)), CPU)[1].rates == {}
+    assert setup(replace(config, rates={"backbone": 0.5}), CPU)[1].rates == {"backbone": 0.5}
 
 
 # Downloads, from a file:// in place of the network.

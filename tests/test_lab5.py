@@ -1,20 +1,21 @@
 """What Lab 5 prints, draws and refuses, and how `overfit` takes detectors."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from experiments import lab5_detection, overfit
-from experiments.shared import cli, show
-from experiments.shared import detection_report as detecting
+from experiments.shared import cli, detection_pictures, detection_report, detection_task, show
 from fn import tree
 from fn.data.scenes import Scenes, SceneSet
 from fn.detection.average_precision import THRESHOLDS
 from fn.detection.train import Detections
 from fn.files import write_atomic
 from fn.models.squeezenet import squeezenet
+from fn.optim import adam
 from fn.pretrained import to_state_dict
 from fn.rng import generator
 from fn.train import TrainState
@@ -40,12 +41,12 @@ def test_mistakes_are_told_apart_by_class_and_overlap():
         ([40.0, 40, 50, 50], 0.5, 2),
         ([0.0, 20, 10, 30], 0.2, 1),  # right, but not sure enough
     )
-    wrong, missed = detecting.mistakes(OBJECTS, found, 0, 0.3)
+    wrong, missed = detection_pictures.mistakes(OBJECTS, found, 0, 0.3)
     assert wrong == {1: "double", 2: "class", 3: "place", 4: "nothing"}
     assert missed == [2, 3]
-    assert set(wrong.values()) == set(detecting.KINDS)
-    assert detecting.mistakes(OBJECTS, found, 1, 0.3) == ({}, [0, 2, 3])  # of another image
-    assert detecting.mistakes(OBJECTS, found, 0, 0.1)[1] == [2]
+    assert set(wrong.values()) == set(detection_pictures.KINDS)
+    assert detection_pictures.mistakes(OBJECTS, found, 1, 0.3) == ({}, [0, 2, 3])  # of another image
+    assert detection_pictures.mistakes(OBJECTS, found, 0, 0.1)[1] == [2]
 
 
 def printed(monkeypatch: pytest.MonkeyPatch) -> list:
@@ -60,8 +61,9 @@ def test_the_table_of_average_precision_holds_what_its_columns_say(monkeypatch):
     ap = torch.tensor(THRESHOLDS).double().view(-1, 1, 1) + torch.tensor([[0, 0.1], [0, 0]])
     ap[:, 1] = 0
     sizes = {"all": (0.0, 1e10), "small": (0.0, 196.0)}
-    lab5_detection.show_ap("", ap, SceneSet(scenes, scenes, ["a", "b"]), sizes)
-    [(_, columns, rows)] = tables
+    detection_report.show_average_precision("anchor", ap, SceneSet(scenes, scenes, ["a", "b"]), sizes)
+    [(title, columns, rows)] = tables
+    assert title == "anchor: 1 held-out images"
     assert columns == ("objects", "AP50", "AP75", "AP50:95")
     assert rows == [
         ("all", "0.550", "0.800", "0.775"),
@@ -74,23 +76,29 @@ def test_the_table_of_average_precision_holds_what_its_columns_say(monkeypatch):
 @pytest.mark.parametrize(("ap", "seconds", "ok"), [(0.9, 240, [True] * 3), (0.59, 241, [False] * 3)])
 @pytest.mark.parametrize("flavor", ["anchor", "center"])
 def test_what_is_asked_of_a_detector_of_digits(monkeypatch, tmp_path, flavor, ap, seconds, ok):
-    clock = iter([0.0, seconds])
-    monkeypatch.setattr(lab5_detection.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(show, "follow", lambda *_: (TrainState({}, {}, {}), []))
+    clock = SimpleNamespace(perf_counter=iter([0.0, seconds]).__next__, process_time=lambda: 0.0)
+    monkeypatch.setattr(lab5_detection, "time", clock)
+    recipe = lab5_detection.RECIPES["digits"]._replace(epochs={flavor: 0})
+    monkeypatch.setitem(lab5_detection.RECIPES, "digits", recipe)
     monkeypatch.setattr(lab5_detection, "predict", lambda *_: None)
-    monkeypatch.setattr(lab5_detection, "judge", lambda *_, **__: torch.full((10, 4, 1), ap, dtype=torch.float64))
-    for shown in ("show_ap", "draw"):
-        monkeypatch.setattr(lab5_detection, shown, lambda *_: None)
-    monkeypatch.setattr(detecting, "show_parts", lambda *_: None)
+    precision = torch.full((10, 4, 1), ap, dtype=torch.float64)
+    monkeypatch.setattr(lab5_detection, "evaluate_detections", lambda *_, **__: precision)
+    for module, shown in (
+        (detection_report, "show_parts"),
+        (detection_report, "show_average_precision"),
+        (detection_pictures, "draw_flavor"),
+    ):
+        monkeypatch.setattr(module, shown, lambda *_: None)
     config = lab5_detection.Config(out=tmp_path, compile=False)
-    checks = lab5_detection.generalise(config, flavor, lab5_detection.build(config, flavor, RACCOONS), RACCOONS)
+    detector = detection_task.build_detector(flavor, RACCOONS, None, None)
+    checks = lab5_detection.train_and_test(config, flavor, detector, RACCOONS)
     assert [check.target for check in checks] == [">= 0.9", ">= 0.6", "<= 240"]
     assert [check.ok for check in checks] == ok
 
 
-def test_what_is_asked_of_photographs_and_of_who_knows_nothing():
-    assert lab5_detection.RECIPES["voc"].least == {"AP50": 0.7}
-    checks = lab5_detection.know_nothing(lab5_detection.Config(), RACCOONS)
+def test_what_is_asked_of_photographs_and_of_detectors_that_know_nothing():
+    assert lab5_detection.RECIPES["voc"].targets == {"AP50": 0.7}
+    checks = lab5_detection.check_baselines(lab5_detection.Config(), RACCOONS)
     assert [(check.name, check.target) for check in checks] == [
         ("all background: AP50", "<= 0.05"),
         ("random boxes: AP50", "<= 0.05"),
@@ -99,15 +107,52 @@ def test_what_is_asked_of_photographs_and_of_who_knows_nothing():
     assert not checks[1].ok  # the one object fills a tenth of its picture, and a hundred guesses meet it
 
 
+UNSOUND = [5.0, 5, 5, 20, 0]
+
+
+@pytest.mark.parametrize("learn", [lab5_detection.overfit_few, lab5_detection.train_and_test])
+def test_objects_that_no_detector_can_learn_are_refused_before_the_first_step(monkeypatch, tmp_path, learn):
+    monkeypatch.setattr(lab5_detection, "check_finite", lambda step: lambda *_, **__: pytest.fail("a step was made"))
+    scenes = Scenes(torch.zeros(1, 3, 32, 32), torch.tensor([[UNSOUND]]))
+    detector = detection_task.build_detector("center", RACCOONS, None, None)
+    with pytest.raises(ValueError, match=r"image 0, object 0: \(5, 5, 5, 20, 0\) has reversed corners or no area"):
+        learn(lab5_detection.Config(out=tmp_path), "center", detector, SceneSet(scenes, RACCOON, ["raccoon"]))
+
+
+@pytest.mark.parametrize("flavor", ["anchor", "center"])
+def test_the_boxes_move_as_the_images_of_training_do(monkeypatch, tmp_path, flavor):
+    """What a step is given are images and objects of one and the same zoom; and the last state is the one tested."""
+    seen, tested = [], []
+
+    def step(ts, x, y, *, key):
+        seen.append((x, y))
+        return ts._replace(opt_state=len(seen)), {"loss": 0.0}
+
+    monkeypatch.setattr(lab5_detection, "check_finite", lambda _: step)
+    recipe = lab5_detection.RECIPES["digits"]._replace(epochs={flavor: 2}, augment=double)
+    monkeypatch.setitem(lab5_detection.RECIPES, "digits", recipe)
+    monkeypatch.setattr(detection_report, "show_parts", lambda title, history, path: tested.append(len(history)))
+    monkeypatch.setattr(detection_report, "show_average_precision", lambda *_: None)
+    monkeypatch.setattr(detection_pictures, "draw_flavor", lambda *arguments: tested.append(arguments[2].opt_state))
+    detector = detection_task.build_detector(flavor, RACCOONS, None, None)
+    lab5_detection.train_and_test(lab5_detection.Config(out=tmp_path, compile=False), flavor, detector, RACCOONS)
+    assert [(x.shape, y.tolist()) for x, y in seen] == [((1, 3, 32, 32), [[[0.0, 0, 18, 18, 0]]])] * 2
+    assert tested == [2, 2]
+
+
+def double(x: Tensor, objects: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    return x, torch.cat([2 * objects[..., :4], objects[..., 4:]], dim=-1)
+
+
 def test_bands_of_sizes_say_where_they_end():
-    assert lab5_detection._band("medium", 196, 400) == "medium, 196 to 400 px²"
-    assert lab5_detection._band("large", 400, 1e10) == "large, from 400 px²"
+    assert detection_report._size_range("medium", 196, 400) == "medium, 196 to 400 px²"
+    assert detection_report._size_range("large", 400, 1e10) == "large, from 400 px²"
 
 
 def test_what_a_part_of_the_loss_amounts_to_is_taken_from_the_run(monkeypatch, capsys, tmp_path):
     tables = printed(monkeypatch)
     history = [{"loss": 4.0, "class": 3.0, "box": 1.0}] * 10 + [{"loss": 0.4, "class": 0.1, "box": 0.3}]
-    detecting.show_parts("", history, tmp_path / "parts.png")
+    detection_report.show_parts("", history, tmp_path / "parts.png")
     out = capsys.readouterr().out
     assert "It is 75% of the loss at first, 25% at last." in out
     assert "It is 25% of the loss at first, 75% at last." in out
@@ -118,27 +163,29 @@ def test_what_a_part_of_the_loss_amounts_to_is_taken_from_the_run(monkeypatch, c
 def test_photographs_start_from_the_squeezenet_beside_them(flavor, tmp_path):
     """As published, where it is; from scratch where it is not; in one line if it is none."""
     params, state = squeezenet((3, 32, 32), 1000).init(generator(7))
-    where = tmp_path / "weights" / lab5_detection.WEIGHTS
-    config = lab5_detection.Config(dataset="voc", data=tmp_path / "raccoon")
-    fresh = lab5_detection.build(config, flavor, RACCOONS).model.init(generator(0))[0]
+    where = tmp_path / "weights" / detection_task.WEIGHTS
+
+    def start() -> tree.Params:
+        detector = detection_task.build_detector(flavor, RACCOONS, tmp_path / "raccoon", None)
+        return detector.model.init(generator(0))[0]["pyramid"]["backbone"]
+
+    fresh = start()
     where.parent.mkdir()
     torch.save(to_state_dict(params, state, {}), where)
-    started = lab5_detection.build(config, flavor, RACCOONS).model.init(generator(0))[0]
-    tree.map(partial(torch.testing.assert_close, rtol=0, atol=0), started["pyramid"]["backbone"], params["features"])
-    assert not torch.equal(fresh["pyramid"]["backbone"]["0"]["weight"], params["features"]["0"]["weight"])
+    tree.map(partial(torch.testing.assert_close, rtol=0, atol=0), start(), params["features"])
+    assert not torch.equal(fresh["0"]["weight"], params["features"]["0"]["weight"])
     write_atomic(where, "no weights")
-    with pytest.raises(cli.UsageError, match=lab5_detection.WEIGHTS):
-        lab5_detection.build(config, flavor, RACCOONS)
+    with pytest.raises(cli.UsageError, match=detection_task.WEIGHTS):
+        start()
     torch.save({"conv1.weight": torch.zeros(3)}, where)
     with pytest.raises(cli.UsageError, match=f"^--weights {where} are not a SqueezeNet 1.1: "):
-        lab5_detection.build(config, flavor, RACCOONS)
+        start()
 
 
 def test_dropped_boxes_are_told_if_there_are_any(monkeypatch, capsys, tmp_path):
-    config = lab5_detection.Config(dataset="voc", data=tmp_path)
     for dropped, said in ((0, ""), (2, "2 boxes dropped, as none of their area is in the image\n")):
-        monkeypatch.setattr(lab5_detection, "voc", lambda *_, n=dropped, **__: RACCOONS._replace(dropped=n))
-        lab5_detection.load(config, CPU)
+        monkeypatch.setattr(detection_task, "voc", lambda *_, n=dropped, **__: RACCOONS._replace(dropped=n))
+        detection_task.load_scenes("voc", tmp_path, None, None, CPU)
         assert capsys.readouterr().out == said
 
 
@@ -152,7 +199,7 @@ def test_outputs_that_are_not_finite_are_no_step_of_training(monkeypatch, capsys
     def stop(*_):
         raise FloatingPointError("prediction: an output of the model is not finite")
 
-    monkeypatch.setattr(overfit, "detectors", stop)
+    monkeypatch.setattr(overfit, "overfit_detectors", stop)
     status, _, err = launch(monkeypatch, capsys, "overfit", "--family", "ssd", "--out", str(tmp_path))
     assert (status, err) == (1, "error: prediction: an output of the model is not finite\n")
 
@@ -168,18 +215,25 @@ def test_overfit_refuses_for_a_detector_what_it_would_ignore(monkeypatch, capsys
 @pytest.mark.parametrize(("lr", "expected"), [(None, 3e-3), (0.02, 0.02)])
 def test_overfit_trains_detectors_at_the_rate_it_is_given(monkeypatch, tmp_path, family, lr, expected):
     """And compiles their step if told to; nothing is learned here."""
-    seen, compiled_for = [], []
+    rates, seeds, steps, compiled_for = [], [], [], []
 
-    def learn(detector, canvases, *, step, seed, steps, enough, every, each):
-        seen.append((step.keywords["optimizer"].keywords["lr"], len(canvases.images), seed, steps))
-        each(None, {"loss": 1.0}, {})
-        return None, torch.ones(10, 4, 10).double()
+    def step(ts, images, objects, *, key):
+        steps.append((len(images), len(objects)))
+        return ts, {"loss": 1.0}
 
-    monkeypatch.setattr(overfit, "overfit_detector", learn)
-    monkeypatch.setattr(overfit, "compiled", lambda step, n: compiled_for.append(n) or step)
+    def start(model, optimizer, *, seed, device):
+        seeds.append(seed)
+        return TrainState({}, {}, {})
+
+    monkeypatch.setattr(overfit, "adam", lambda *, lr: rates.append(lr) or adam(lr=lr))
+    monkeypatch.setattr(overfit, "init_train_state", start)
+    monkeypatch.setattr(overfit, "check_finite", lambda _: step)
+    monkeypatch.setattr(overfit, "predict", lambda *_: None)
+    monkeypatch.setattr(overfit, "evaluate_detections", lambda *_: torch.ones(10, 4, 10).double())
+    monkeypatch.setattr("fn.train.compiled", lambda step, n: compiled_for.append(n) or step)
     config = overfit.Config(out=tmp_path, family=family, lr=lr, steps=7, compile=lr is not None)
     checks = overfit.main(config, CPU)
-    assert seen == [(expected, 8, seed, 7) for seed in range(5)]
+    assert (rates, seeds, steps) == ([expected], list(range(5)), [(8, 8)] * 7 * 5)
     assert compiled_for == ([8] if lr else [])
     assert [check.name for check in checks] == [f"{family}: {ap}, worst of 5 seeds" for ap in ("AP50", "AP50:95")]
     assert (tmp_path / "detectors.png").exists()
@@ -193,19 +247,22 @@ def test_overfit_learns_eight_canvases(monkeypatch, tmp_path, family):
     assert [check.name for check in checks if not check.ok] == []
 
 
-def test_pictures_of_mistakes_stand_below_what_is_there(monkeypatch, tmp_path):
+def test_pictures_of_mistakes_stand_below_their_objects(monkeypatch, tmp_path):
     drawn: list[tuple[Tensor, list, list, int]] = []
-    monkeypatch.setattr(
-        detecting.draw, "boxes", lambda x, boxes, titles, *, columns, title: drawn.append((x, boxes, titles, columns))
-    )
-    monkeypatch.setattr(detecting.draw, "save", lambda figure, path: None)
+
+    def boxes(x, drawn_boxes, titles, *, columns, title):
+        drawn.append((x, drawn_boxes, titles, columns))
+
+    monkeypatch.setattr(detection_pictures.draw, "boxes", boxes)
+    monkeypatch.setattr(detection_pictures.draw, "save", lambda figure, path: None)
     scenes = Scenes(torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 40, 40), torch.stack([OBJECTS] * 3))
     found = detections(([0.0, 0, 10, 9], 0.9, 1), ([40.0, 40, 50, 50], 0.5, 2))
-    kinds, missed = detecting.draw_mistakes(scenes, found, "abc", tmp_path / "m.png", least=0.3, title="", columns=2)
-    [(images, boxes, titles, columns)] = drawn
+    options = {"score_threshold": 0.3, "title": "", "columns": 2}
+    kinds, missed = detection_pictures.draw_mistakes(scenes, found, "abc", tmp_path / "m.png", **options)
+    [(images, outlined, titles, columns)] = drawn
     assert (dict(kinds), missed) == ({"nothing": 1}, 2 + 3 + 3)
     assert columns == 2
     assert images[:, 0, 0, 0].tolist() == [0, 1, 0, 1]
-    assert titles == ["there", "there", "1 false, 2 missed", "0 false, 3 missed"]
-    texts = [[box.text for box in some] for some in boxes]
+    assert titles == ["objects", "objects", "1 false, 2 missed", "0 false, 3 missed"]
+    texts = [[box.text for box in image] for image in outlined]
     assert texts == [["b", "c", "b"], ["b", "c", "b"], ["c 0.50 nothing", "c", "b"], ["b", "c", "b"]]

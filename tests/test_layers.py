@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
 
-from fn.layers import batch_norm, dropout, embedding, flatten, gelu, layer_norm, linear, log_softmax, relu, softmax
+from fn.layers import batch_norm, embedding, flatten, gelu, layer_norm, linear, log_softmax, relu, softmax
 from fn.rng import fold_in, key
 from tests.strategies import agree, lifts, made_by
 
@@ -21,13 +21,17 @@ def both(op, **options: Any):
     return partial(op, **options), partial(getattr(F, op.__name__), **options)
 
 
+def over_last(op, axes: int, x: Tensor, *affine: Any, **options: Any):
+    return op(x, x.shape[-axes:], *affine, **options)
+
+
 def ends(axes: int, **options: Any):
     """Layer norm over the last axes, as a function of tensors alone."""
-    return [lambda x, *affine, op=op: op(x, x.shape[-axes:], *affine) for op in both(layer_norm, **options)]
+    return [partial(over_last, op, axes, **options) for op in (layer_norm, F.layer_norm)]
 
 
-def statistics_too(x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **options: Any):
-    y, state = batch_norm(x, mean.detach(), var.detach(), *affine, **options)
+def statistics_too(op, x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **options: Any):
+    y, state = op(x, mean.detach(), var.detach(), *affine, **options)
     return y, state["running_mean"], state["running_var"]
 
 
@@ -38,7 +42,7 @@ def torchs_statistics(x: Tensor, mean: Tensor, var: Tensor, *affine: Any, **opti
 
 
 def normed(**options: Any):
-    return partial(statistics_too, **options), partial(torchs_statistics, **options)
+    return partial(statistics_too, batch_norm, **options), partial(torchs_statistics, **options)
 
 
 def image(t, a, b, c):
@@ -84,8 +88,8 @@ each_case = pytest.mark.parametrize(("ours", "reference", "maker"), CASES.values
 @each_case
 @settings(max_examples=40)
 @given(data=st.data())
-def test_is_torchs(ours, reference, maker, data):
-    agree(ours, reference, *data.draw(made_by(maker)))
+def test_is_torchs(under_test, ours, reference, maker, data):
+    agree(under_test(ours), reference, *data.draw(made_by(maker)))
 
 
 @each_case
@@ -103,12 +107,13 @@ EXTREMES = torch.tensor([[1e4, -1e4, 0.0, 9999.0], [1e300, -1e300, 0.0, 1.0]], d
 
 @pytest.mark.parametrize("name", ["relu", "softmax", "log_softmax"])
 @pytest.mark.parametrize("x", [ODD, EXTREMES, torch.full((2, 3), -math.inf)], ids=["odd", "extreme", "all masked"])
-def test_odd_entries_are_treated_as_torch_does(name, x):
-    agree(*CASES[name][:2], x, tol={torch.float64: 1e-10})
+def test_odd_entries_are_treated_as_torch_does(under_test, name, x):
+    ours, reference, _ = CASES[name]
+    agree(under_test(ours), reference, x, tol={torch.float64: 1e-10})
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "batch_norm"])
-def test_far_from_zero_the_variance_is_as_exact(name):
+def test_far_from_zero_the_variance_is_as_exact(layer_norm, batch_norm, name):
     """Of E[x²] - E[x]² four digits of float64 would be left."""
     x = 1e6 + torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if name == "layer_norm":
@@ -121,7 +126,7 @@ def test_far_from_zero_the_variance_is_as_exact(name):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
-def test_layer_norm_refuses_another_shape():
+def test_layer_norm_refuses_another_shape(layer_norm):
     x, weight = torch.ones(2, 3, 4), torch.ones(4)
     for wrong in ((3,), (2, 4), (4, 3)):
         with pytest.raises(ValueError, match="x has shape"):
@@ -131,7 +136,7 @@ def test_layer_norm_refuses_another_shape():
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1)])
-def test_batch_norm_refuses_to_train_on_one_value_per_channel(shape):
+def test_batch_norm_refuses_to_train_on_one_value_per_channel(batch_norm, shape):
     x, zeros, ones = torch.ones(shape), torch.zeros(3), torch.ones(3)
     for op in (batch_norm, F.batch_norm):
         with pytest.raises(ValueError, match="more than"):
@@ -139,7 +144,7 @@ def test_batch_norm_refuses_to_train_on_one_value_per_channel(shape):
     assert batch_norm(x, zeros, ones)[0].shape == shape
 
 
-def test_batch_norm_of_a_batch_is_standard():
+def test_batch_norm_of_a_batch_is_standard(batch_norm):
     """Mean 0, biased variance 1 per channel; momentum 1 forgets the past, 0 the batch."""
     x = 5 + 3 * torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     zeros, ones = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
@@ -155,7 +160,7 @@ ONES = torch.ones(N, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_dropout_keeps_a_share_of_1_minus_p_and_the_mean(p):
+def test_dropout_keeps_a_share_of_1_minus_p_and_the_mean(dropout, p):
     """The mean of y has standard deviation √(p / (1 - p) / N); five of them would be one accident in a million keys."""
     y = dropout(ONES, p, key=key(0))
     assert torch.isin(y, torch.tensor([0, 1 / (1 - p)], dtype=y.dtype)).all()
@@ -163,7 +168,7 @@ def test_dropout_keeps_a_share_of_1_minus_p_and_the_mean(p):
 
 
 @given(p=st.floats(0.05, 0.95), seed=st.integers(0, 2**62))
-def test_dropout_is_a_mask_and_a_function_of_its_key(p, seed):
+def test_dropout_is_a_mask_and_a_function_of_its_key(dropout, p, seed):
     x = torch.randn(8, 5, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).transpose(0, 1)
     before, drop = x.clone(), partial(dropout, p=p, key=key(seed))
     mask = drop(torch.ones_like(x))
@@ -174,14 +179,14 @@ def test_dropout_is_a_mask_and_a_function_of_its_key(p, seed):
     assert torch.equal(x, before)
 
 
-def test_each_key_has_its_own_mask_also_under_vmap():
+def test_each_key_has_its_own_mask_also_under_vmap(dropout):
     keys, x = vmap(fold_in, in_dims=(None, 0))(key(7), torch.arange(6)), ONES[:64]
     masks = vmap(lambda k: dropout(x, key=k))(keys)
     assert torch.equal(masks, torch.stack([dropout(x, key=k) for k in keys]))
     assert len(masks.unique(dim=0)) == len(keys)
 
 
-def test_dropout_at_its_ends():
+def test_dropout_at_its_ends(dropout):
     x = torch.randn(5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(dropout(x, 0.0), x)
     assert torch.equal(dropout(x, 0.9, training=False), x)

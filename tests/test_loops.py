@@ -5,10 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.lab0_mlp import classic_loop, functional_loop
-from experiments.lab6_data import Examples
 from fn.data.datasets import Split
-from fn.data.loader import batches
 from fn.data.transforms import random_crop
 from fn.rng import generator
 
@@ -27,7 +24,7 @@ def by_hand(weight: numpy.ndarray, bias: numpy.ndarray, x: numpy.ndarray, y: num
 
 
 @pytest.mark.parametrize("style", ["classic", "functional"])
-def test_a_loop_is_gradient_descent_by_hand(style):
+def test_a_loop_is_gradient_descent_by_hand(classic_loop, functional_loop, style):
     rng = generator(0)
     x, weight, bias = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((9, 4), (3, 4), (3,)))
     y = torch.randint(3, (9,), generator=rng)
@@ -46,7 +43,7 @@ def test_a_loop_is_gradient_descent_by_hand(style):
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (3, 0)])
-def test_a_dataset_gives_what_batches_gather(seed, epoch):
+def test_a_dataset_gives_what_batches_gather(Examples, batches, seed, epoch):
     split = Split(torch.randn(7, 1, 6, 6, generator=generator(1)), torch.arange(7))
     examples = Examples(split, seed, epoch, random_crop)
     assert len(examples) == 7

@@ -16,7 +16,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from fn.losses import cross_entropy, mse_loss, penalty_reduced_focal_loss, sigmoid_focal_loss, smooth_l1_loss
-from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
+from fn.metrics import confusion_matrix, exact_match
 from fn.rng import generator
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
@@ -38,7 +38,7 @@ def classified(draw: st.DrawFn) -> Case:
 
 
 @given(classified())
-def test_cross_entropy_is_torchs(case: Case):
+def test_cross_entropy_is_torchs(cross_entropy, case: Case):
     agree(partial(cross_entropy, **case.options), partial(F.cross_entropy, **case.options), *case.tensors)
 
 
@@ -128,12 +128,12 @@ def test_lifts(loss, maker, reduction, data):
 
 
 @pytest.mark.parametrize("logits", [[1.0, 2.0, -math.inf], [1.7e308, -1.7e308, 0.0]], ids=["masked", "huge"])
-def test_an_impossible_class_costs_nothing_without_smoothing(logits):
+def test_an_impossible_class_costs_nothing_without_smoothing(cross_entropy, logits):
     x, target = torch.tensor([logits], dtype=torch.float64), torch.tensor([0])
     agree(cross_entropy, F.cross_entropy, x, target, tol={torch.float64: 1e-10})
 
 
-def test_the_loss_of_even_odds_is_the_log_of_their_number():
+def test_the_loss_of_even_odds_is_the_log_of_their_number(cross_entropy):
     for smoothing in (0.0, 0.3, 1.0):
         loss = cross_entropy(torch.zeros(4, 10), torch.arange(4), label_smoothing=smoothing)
         assert float(loss) == pytest.approx(math.log(10))
@@ -146,7 +146,7 @@ def test_mse_loss_refuses_a_column_beside_a_row():
             mse_loss(*pair)
 
 
-def test_a_target_that_is_no_class_is_refused():
+def test_a_target_that_is_no_class_is_refused(cross_entropy):
     for target in (3, -1):
         with pytest.raises((IndexError, RuntimeError), match=r"out of (bounds|range)"):
             cross_entropy(torch.ones(1, 3), torch.tensor([target]))
@@ -160,13 +160,13 @@ def scored(draw: st.DrawFn, fewest: int = 1) -> tuple[Tensor, Tensor]:
 
 
 @given(scored())
-def test_accuracy_is_scikit_learns(case):
+def test_accuracy_is_scikit_learns(accuracy, case):
     scores, target = case
     first = np.argmax(scores.numpy(), axis=1)
     assert float(accuracy(scores, target)) == pytest.approx(sklearn.metrics.accuracy_score(target, first))
 
 
-def test_accuracy_over_positions_is_that_of_all_their_targets():
+def test_accuracy_over_positions_is_that_of_all_their_targets(accuracy):
     rng = generator(0)
     scores, target = torch.randn(4, 3, 5, 2, generator=rng), torch.randint(3, (4, 5, 2), generator=rng)
     first = scores.movedim(1, -1).flatten(0, -2).argmax(dim=1)
@@ -180,7 +180,7 @@ def test_accuracy_over_positions_is_that_of_all_their_targets():
 
 
 @given(scored(fewest=3), st.data())
-def test_top_k_accuracy_is_scikit_learns(case, data):
+def test_top_k_accuracy_is_scikit_learns(top_k_accuracy, case, data):
     """Of equal scores theirs ranks the higher class first (a stable sort, reversed): it sees the classes reversed."""
     scores, target = case
     classes = scores.shape[1]
@@ -200,7 +200,7 @@ def test_confusion_matrix_is_scikit_learns(case):
 
 
 @given(scored())
-def test_the_metrics_hang_together(case):
+def test_the_metrics_hang_together(accuracy, top_k_accuracy, case):
     """The first of k outrank the others, all k = classes are right, and the diagonal counts the accurate rows."""
     scores, target = case
     curve = [float(top_k_accuracy(scores, target, k)) for k in range(1, scores.shape[1] + 1)]
@@ -212,7 +212,7 @@ def test_the_metrics_hang_together(case):
 
 
 @given(classified(), st.booleans(), st.data())
-def test_metrics_over_positions_count_what_is_not_ignored(case, ties, data):
+def test_metrics_over_positions_count_what_is_not_ignored(accuracy, top_k_accuracy, case, ties, data):
     """By the definition, one target at a time: fewer than k classes outrank it."""
     (scores, target), ignore_index = case.tensors, case.options["ignore_index"]
     scores = scores.round() if ties else scores
@@ -238,13 +238,13 @@ def rank(scores: list[float], target: int) -> int:
     return sum((-s, c) < (-scores[target], target) for c, s in enumerate(scores))
 
 
-def test_of_equal_scores_the_lower_class_outranks():
+def test_of_equal_scores_the_lower_class_outranks(top_k_accuracy):
     even = torch.zeros(4, 4)
     assert [float(top_k_accuracy(even, torch.arange(4), k)) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1]
 
 
 @given(scored(fewest=2), st.data())
-def test_a_nan_score_is_never_right(case, data):
+def test_a_nan_score_is_never_right(accuracy, top_k_accuracy, case, data):
     """Short of k = classes, where nothing is left to be wrong about."""
     scores, target = case
     k = data.draw(st.integers(1, scores.shape[1] - 1))
@@ -253,7 +253,7 @@ def test_a_nan_score_is_never_right(case, data):
     assert float(accuracy(torch.full_like(scores, math.nan), target)) == 0
 
 
-def test_a_nan_score_predicts_nothing():
+def test_a_nan_score_predicts_nothing(accuracy):
     scores, target = torch.tensor([[math.nan, 1.0], [0.0, 1.0]]), torch.tensor([0, 1])
     assert accuracy(scores, target) == 0.5
     with pytest.raises(ValueError, match="a score is NaN"):
@@ -261,6 +261,6 @@ def test_a_nan_score_predicts_nothing():
 
 
 @pytest.mark.parametrize("k", [0, 4])
-def test_top_k_accuracy_refuses_a_k_beyond_the_classes(k):
+def test_top_k_accuracy_refuses_a_k_beyond_the_classes(top_k_accuracy, k):
     with pytest.raises(ValueError, match=f"k={k} is not between 1 and 3"):
         top_k_accuracy(torch.ones(2, 3), torch.tensor([0, 1]), k)

@@ -58,7 +58,8 @@ def assert_equal(tree1: tree.Params, tree2: tree.Params, **tolerance: float) -> 
 
 
 @each_case
-def test_follows_torch_for_100_steps(init, update, reference, options):
+def test_follows_torch_for_100_steps(under_test, init, update, reference, options):
+    update = under_test(update)
     params, theirs = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
     optimizer, state = reference(tree.leaves(theirs), **options), init(params)
     for step in range(100):
@@ -73,7 +74,8 @@ def test_follows_torch_for_100_steps(init, update, reference, options):
 
 
 @each_case
-def test_nothing_given_is_changed(init, update, reference, options):
+def test_nothing_given_is_changed(under_test, init, update, reference, options):
+    update = under_test(update)
     params, grads, state = draw(0), draw(1), init(draw(0))
     for _ in range(2):
         before = tree.map(torch.clone, {"params": params, "grads": grads, "state": state})
@@ -155,7 +157,7 @@ def test_an_optimizer_is_its_equation_at_the_rate_of_the_schedule(make, update, 
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 3.0, 1e3])
-def test_clip_grad_norm_is_torchs(max_norm):
+def test_clip_grad_norm_is_torchs(clip_grad_norm, max_norm):
     grads, theirs = draw(0), tree.map(torch.empty_like, draw(0))
     for p, g in zip(tree.leaves(theirs), tree.leaves(draw(0)), strict=True):
         p.grad = g
@@ -170,8 +172,8 @@ def test_clip_grad_norm_is_torchs(max_norm):
 LR = 0.5
 
 
-def ramp_then_cosine(step):
-    return warmup_schedule(step, lr=cosine_schedule(step, lr=LR, total_steps=20), warmup_steps=5)
+def ramp_then_cosine(step, warmup=warmup_schedule):
+    return warmup(step, lr=cosine_schedule(step, lr=LR, total_steps=20), warmup_steps=5)
 
 
 STEEP = {"total_steps": 33, "pct_start": 0.5, "div_factor": 4.0, "final_div_factor": 10.0}
@@ -194,7 +196,7 @@ SCHEDULES = {
     ),
     "no warm-up": (partial(warmup_schedule, lr=LR, warmup_steps=1), partial(lr_scheduler.ConstantLR, factor=1.0), 3),
     "warm-up, then cosine": (
-        ramp_then_cosine,
+        partial(ramp_then_cosine, warmup=warmup_schedule),
         partial(lr_scheduler.LambdaLR, lr_lambda=lambda s: min(1, (s + 1) / 5) * (1 + math.cos(math.pi * s / 20)) / 2),
         21,
     ),
@@ -202,7 +204,8 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize(("schedule", "reference", "steps"), SCHEDULES.values(), ids=SCHEDULES)
-def test_schedule_is_torchs_at_every_step(schedule, reference, steps):
+def test_schedule_is_torchs_at_every_step(under_test, schedule, reference, steps):
+    schedule = under_test(schedule)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=LR)
     scheduler = reference(optimizer)
     for step in range(steps):
@@ -216,7 +219,7 @@ def test_schedule_is_torchs_at_every_step(schedule, reference, steps):
     torch.testing.assert_close(at_once, torch.stack([schedule(step) for step in range(steps)]))
 
 
-def test_cosine_stays_at_its_end():
+def test_cosine_stays_at_its_end(cosine_schedule):
     assert [float(cosine_schedule(step, lr=1.0, total_steps=5, min_lr=0.25)) for step in (5, 6, 10)] == [0.25] * 3
 
 

@@ -8,17 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fn.positions import add_positions, rotary_encoding, sinusoidal_encoding
+from fn.positions import add_positions, rotary_encoding
 from tests.strategies import agree, lifts, made_by, tensor
 
 widths = st.integers(1, 8).map(lambda pairs: 2 * pairs)
 bases = st.floats(2, 1e5)
-sinusoidal = partial(sinusoidal_encoding, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def sinusoidal(sinusoidal_encoding):
+    return partial(sinusoidal_encoding, dtype=torch.float64)
 
 
 @settings(max_examples=50)
 @given(st.integers(1, 40), widths, bases)
-def test_sinusoidal_is_its_formula(length, d_model, base):
+def test_sinusoidal_is_its_formula(sinusoidal, length, d_model, base):
     expected = [
         [(math.cos if i % 2 else math.sin)(t / base ** (2 * (i // 2) / d_model)) for i in range(d_model)]
         for t in range(length)
@@ -26,7 +30,7 @@ def test_sinusoidal_is_its_formula(length, d_model, base):
     torch.testing.assert_close(sinusoidal(length, d_model, base), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_the_clocks_are_those_of_the_paper():
+def test_the_clocks_are_those_of_the_paper(sinusoidal):
     """Of a base of 10,000: a pair in four has a hundredth of the first one's speed."""
     p = [[math.sin(t), math.cos(t), math.sin(t / 100), math.cos(t / 100)] for t in range(3)]
     torch.testing.assert_close(sinusoidal(3, 4), torch.tensor(p, dtype=torch.float64))
@@ -37,7 +41,7 @@ def test_the_clocks_are_those_of_the_paper():
 
 @settings(max_examples=50)
 @given(widths, bases, st.integers(0, 30))
-def test_a_shift_of_sinusoidal_positions_turns_each_pair(d_model, base, k):
+def test_a_shift_of_sinusoidal_positions_turns_each_pair(sinusoidal, d_model, base, k):
     p = sinusoidal(64, d_model, base)
     turns = [k / base ** (2 * i / d_model) for i in range(d_model // 2)]
     pairs = [[[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]] for a in turns]
@@ -47,7 +51,7 @@ def test_a_shift_of_sinusoidal_positions_turns_each_pair(d_model, base, k):
 
 @settings(max_examples=20)
 @given(st.sampled_from([2, 4, 8, 16]), st.integers(1, 30))
-def test_least_squares_finds_the_shift(d_model, k):
+def test_least_squares_finds_the_shift(sinusoidal, d_model, k):
     """One linear map for 100 positions, which a table of as many random rows does not have."""
     table = torch.randn(130, d_model, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
     errors = []
@@ -95,7 +99,7 @@ def test_rotary_lifts(tensors):
 
 @settings(max_examples=40)
 @given(made_by(lambda t, a, b, c: (t(a, b, 2 * c), t(b + 2, 2 * c))))
-def test_positions_are_added(tensors):
+def test_positions_are_added(sinusoidal, tensors):
     agree(lambda x, table: add_positions(x, "learned", table), lambda x, table: x + table[: x.shape[1]], *tensors)
     x = tensors[0]
     agree(partial(add_positions, positions="sinusoidal"), lambda x: x + sinusoidal(*x.shape[-2:]).to(x.dtype), x)
@@ -103,7 +107,7 @@ def test_positions_are_added(tensors):
     assert torch.equal(add_positions(x, "rotary"), x)
 
 
-def test_what_cannot_be_placed_is_refused():
+def test_what_cannot_be_placed_is_refused(sinusoidal_encoding):
     x = torch.ones(2, 5, 3)
     for refused in (partial(sinusoidal_encoding, 5, 3), partial(rotary_encoding, x)):
         with pytest.raises(ValueError, match="a width of 3 does not divide into pairs"):

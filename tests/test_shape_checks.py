@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fn
 from fn import tree
+from fn.backbones import BACKBONES, cut
 from fn.conv import conv2d_init
 from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
@@ -99,6 +100,12 @@ def resnet_given(channels: int) -> Given:
 def block_given(init: Callable, channels: int) -> Given:
     params, state = init(generator(0), channels, 4, shortcut="projection")
     return {"params": params, "state": state, "modes": norm_modes(state, True), "shortcut": "projection"}
+
+
+def pretrained_given(channels: int) -> Given:
+    spec = BACKBONES["resnet8"]
+    params, state = (cut(spec, part) for part in spec.model((channels, 8, 8), 4).init(generator(0)))
+    return {"spec": spec, "params": params, "state": state}
 
 
 def squeezenet_given(channels: int) -> Given:
@@ -220,6 +227,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     },
     "fn.models.squeezenet.squeezenet_apply": lambda n: squeezenet_given(n["channels"]),
     "fn.models.squeezenet.squeezenet_features": lambda n: squeezenet_given(n["channels"]),
+    "fn.backbones.extract_features": lambda n: pretrained_given(n["channels"]),
+    "fn.transfer.few_per_class": lambda n: {"classes": 2, "shots": 1, "seed": 0},
     "fn.transfer.head_apply": lambda n: dict(
         zip(("params", "state"), head_init(generator(0), n["features"], 4), strict=True), train=True
     ),

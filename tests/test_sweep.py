@@ -1,10 +1,11 @@
-"""Every member of an ensemble ends where it would have ended alone; the sweep reports, saves and refuses as it says."""
+"""Every member of an ensemble ends where it ends alone; the sweep checks, reports, saves and refuses as documented."""
 
 import json
 import re
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,20 +16,30 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.shared import cli
 from experiments.sweep import __main__ as sweep
-from experiments.sweep import run as sweeping
-from experiments.sweep import speed as sweep_speed
-from experiments.train import build as setup
-from experiments.train import config as train
+from experiments.sweep import curvature, speed
+from experiments.sweep.compare import compare_with_separate_runs, in_dtype
+from experiments.train.build import split_data
+from experiments.train.config import Config as TrainerConfig
 from fn import tree
 from fn.data.datasets import Split, take
-from fn.ensemble import ensemble_eval, ensemble_fit, ensemble_init, ensemble_step, member
+from fn.data.loader import batches
+from fn.ensemble import ensemble_batches, ensemble_eval, ensemble_init, ensemble_key, ensemble_step, member
 from fn.jit import jit
 from fn.models import Model
 from fn.models.cnn import cnn
-from fn.models.mlp import mlp, mlp_apply
-from fn.optim import adam_init, adamw
+from fn.models.mlp import mlp
+from fn.optim import adamw
 from fn.rng import generator
-from fn.train import TrainState, classification_loss, classifier_step, eval_one_epoch, fit, init
+from fn.train import (
+    Metrics,
+    TrainState,
+    check_finite,
+    classification_loss,
+    classifier_step,
+    eval_one_epoch,
+    init_train_state,
+    run_key,
+)
 
 SHAPE, CLASSES = (1, 6, 6), 4
 MODELS = {
@@ -36,58 +47,72 @@ MODELS = {
     "mlp with dropout": mlp(SHAPE, CLASSES, hidden=(9, 8), dropout_p=0.4),
     "cnn": cnn(SHAPE, CLASSES, widths=(3, 4)),
 }
-RATES, SEEDS = (1e-3, 1e-3, 1e-2, 1e-2), (0, 1, 0, 7)
+LRS, SEEDS = (1e-3, 1e-3, 1e-2, 1e-2), (0, 1, 0, 7)
 BATCH, EPOCHS = 8, 4
 
 
 def examples(dtype: torch.dtype = torch.float32) -> Split:
-    """37 make four batches of 8 and one of 5: 20 steps in four epochs."""
+    """37 random examples, which are four batches of 8 and one of 5: 20 steps in four epochs."""
     rng = generator(0)
     images = torch.randn(37, *SHAPE, generator=rng, dtype=dtype)
     return Split(images, torch.randint(CLASSES, (37,), generator=rng))
 
 
 def step_of(model: Model):
-    return partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), update=adamw)
+    """The ensemble's step with AdamW."""
+    return partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), optimizer=adamw)
 
 
-def fit_all(model: Model, split: Split, *, rates=RATES, step=None, **options) -> TrainState:
-    ts = sweeping.in_dtype(ensemble_init(model, adam_init, seeds=SEEDS), split.images.dtype)
-    run = partial(ensemble_fit, ts, split, epochs=EPOCHS, batch_size=BATCH, seeds=SEEDS, **options)
-    return run(step=step or step_of(model), rates=rates)
+def train_together(model: Model, split: Split, *, lrs=LRS, step=None) -> tuple[TrainState, list[Metrics]]:
+    """(the ensemble after EPOCHS, the metrics of every step)"""
+    ts = in_dtype(ensemble_init(model, adamw, seeds=SEEDS), split.images.dtype)
+    step, lr, key, history = step or step_of(model), torch.tensor(lrs).to(split.images), ensemble_key(SEEDS), []
+    for epoch in range(EPOCHS):
+        for index in ensemble_batches(len(split.labels), BATCH, seeds=SEEDS, epoch=epoch):
+            ts, metrics = step(ts, *split, index, lr, key)
+            history.append(metrics)
+    return ts, history
 
 
-def fit_alone(model: Model, split: Split, k: int, **options) -> TrainState:
-    step = classifier_step(model, partial(adamw, lr=RATES[k]))
-    return fit(model, split, step=step, epochs=EPOCHS, batch_size=BATCH, seed=SEEDS[k], **options)
+def train_alone(
+    model: Model, split: Split, *, lr: float, seed: int, epochs: int = EPOCHS, batch_size: int = BATCH
+) -> tuple[TrainState, list[Metrics]]:
+    """(one model trained without others, the metrics of every step)"""
+    optimizer, history = adamw(lr=lr), []
+    ts, key = init_train_state(model, optimizer, seed=seed), run_key(seed)
+    step = check_finite(classifier_step(model, optimizer))
+    for epoch in range(epochs):
+        for x, y in batches(split, batch_size, seed=seed, epoch=epoch):
+            ts, metrics = step(ts, x, y, key=key)
+            history.append(metrics)
+    return ts, history
 
 
 def largest_gap(ts: TrainState, other: TrainState) -> float:
-    """Over every tensor: parameters, batch-norm statistics, step count, both moments."""
+    """The largest difference of any tensor: parameters, batch-norm statistics, step count, both moments."""
     gaps = tree.map(lambda a, b: (a - b).abs().max(), ts._asdict(), other._asdict())
     return max(map(float, tree.leaves(gaps)))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_member_ends_where_fit_ends_it(name):
+def test_every_member_ends_where_it_ends_alone(name):
     """Twenty steps: states within 1e-5, and the loss, accuracy and gradient norm of every step."""
-    model, seen = MODELS[name], []
-    together = fit_all(model, examples(), each=lambda ts, metrics: seen.append(metrics))
+    model = MODELS[name]
+    together, history = train_together(model, examples())
     assert together.opt_state["step"].tolist() == [20] * len(SEEDS)
     for k in range(len(SEEDS)):
-        own = []
-        alone = fit_alone(model, examples(), k, each=lambda ts, metrics, totals, own=own: own.append(metrics))
+        alone, own_history = train_alone(model, examples(), lr=LRS[k], seed=SEEDS[k])
         assert largest_gap(member(together, k), alone) <= 1e-5
-        for ensemble, metrics in zip(seen, own, strict=True):
-            assert {n: float(x[k]) for n, x in ensemble.items()} == pytest.approx(metrics, abs=1e-5)
+        for metrics, own_metrics in zip(history, own_history, strict=True):
+            assert {n: float(x[k]) for n, x in metrics.items()} == pytest.approx(own_metrics, abs=1e-5)
 
 
 def test_members_differ_as_their_seeds_and_rates_do():
-    """Also in the masks that dropout draws: the same weights and order under two keys part."""
-    ts = fit_all(MODELS["mlp"], examples())
+    """Also in the masks that dropout draws: the same weights and batches under two keys."""
+    ts, _ = train_together(MODELS["mlp"], examples())
     assert all(largest_gap(member(ts, a), member(ts, b)) > 1e-3 for a, b in ((0, 1), (0, 2), (2, 3)))
     model, split = MODELS["mlp with dropout"], examples()
-    start, index = ensemble_init(model, adam_init, seeds=(0, 0, 0)), torch.arange(8).expand(3, -1)
+    start, index = ensemble_init(model, adamw, seeds=(0, 0, 0)), torch.arange(8).expand(3, -1)
     after, _ = step_of(model)(start, *split, index, torch.full((3,), 1e-2), torch.tensor([5, 5, 6]))
     assert largest_gap(member(after, 0), member(after, 1)) == 0
     assert largest_gap(member(after, 0), member(after, 2)) > 1e-3
@@ -95,34 +120,36 @@ def test_members_differ_as_their_seeds_and_rates_do():
 
 @pytest.mark.slow
 def test_a_compiled_ensemble_is_the_same():
-    """In float64, as at float32 a compiled step rounds otherwise; of whole batches alone, so as to compile once."""
+    """In float64, as in float32 a compiled step rounds differently; in whole batches only, to compile once."""
     model, split = MODELS["mlp with dropout"], take(examples(torch.float64), 32)
-    assert largest_gap(fit_all(model, split, step=jit(step_of(model))), fit_all(model, split)) <= 1e-10
+    (compiled, _), (eager, _) = train_together(model, split, step=jit(step_of(model))), train_together(model, split)
+    assert largest_gap(compiled, eager) <= 1e-10
 
 
-def test_a_member_that_diverges_takes_none_with_it():
-    sound, split = fit_all(MODELS["mlp"], examples()), examples()
-    beside = fit_all(MODELS["mlp"], split, rates=(1e30, *RATES[1:]))
-    assert not tree.leaves(beside.params)[0][0].isfinite().any()
-    assert all(largest_gap(member(beside, k), member(sound, k)) <= 1e-6 for k in (1, 2, 3))
-    seen = ensemble_eval(beside.params, beside.state, *split, apply=MODELS["mlp"].apply)
-    assert seen["loss"].isfinite().tolist() == [False, True, True, True]
+def test_a_member_that_diverges_does_not_affect_the_others():
+    split = examples()
+    sound, _ = train_together(MODELS["mlp"], split)
+    diverged, _ = train_together(MODELS["mlp"], split, lrs=(1e30, *LRS[1:]))
+    assert not tree.leaves(diverged.params)[0][0].isfinite().any()
+    assert all(largest_gap(member(diverged, k), member(sound, k)) <= 1e-6 for k in (1, 2, 3))
+    metrics = ensemble_eval(diverged.params, diverged.state, *split, apply=MODELS["mlp"].apply)
+    assert metrics["loss"].isfinite().tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_ensemble_begins_and_is_evaluated_as_its_members(name):
     model, split = MODELS[name], examples()
-    ts = ensemble_init(model, adam_init, seeds=SEEDS)
-    seen = ensemble_eval(ts.params, ts.state, *split, apply=model.apply)
+    ts = ensemble_init(model, adamw, seeds=SEEDS)
+    metrics = ensemble_eval(ts.params, ts.state, *split, apply=model.apply)
     for k, seed in enumerate(SEEDS):
-        alone = init(model, adam_init, seed=seed)
+        alone = init_train_state(model, adamw(lr=LRS[k]), seed=seed)
         assert largest_gap(member(ts, k), alone) == 0
         expected = eval_one_epoch(alone.params, alone.state, [split], apply=model.apply)
-        assert {n: float(x[k]) for n, x in seen.items()} == pytest.approx(expected, abs=1e-6)
+        assert {n: float(x[k]) for n, x in metrics.items()} == pytest.approx(expected, abs=1e-6)
 
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[object, str, str]:
-    """(exit status, stdout, stderr)"""
+    """Run the command: (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "argv", ["sweep", *flags])
     with pytest.raises(SystemExit) as stop:
         cli.run(sweep.Config, sweep.main, sweep.parse)
@@ -155,24 +182,21 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint
 
 
 def test_the_flags_are_read_without_torch():
-    code = "import sys, experiments.sweep; sys.exit('torch' in sys.modules or 'fn' in sys.modules)"
+    code = "import sys, experiments.sweep.__main__; sys.exit('torch' in sys.modules or 'fn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def shortened(monkeypatch) -> None:
-    monkeypatch.setattr(sweeping, "DESCENT_STEPS", (0, 1, 2))
-    monkeypatch.setattr(sweeping, "DESCENT_EXAMPLES", 50)
-    monkeypatch.setattr(sweeping, "PROBE", 50)
-
-
-def accuracy(params: tree.Params, split: Split) -> float:
-    return eval_one_epoch(params, {}, [split], apply=mlp_apply)["accuracy"]
+def shorten_curvature(monkeypatch) -> None:
+    """Reduce the steps and the examples of the two looks at curvature."""
+    monkeypatch.setattr(curvature, "DESCENT_STEPS", (0, 1, 2))
+    monkeypatch.setattr(curvature, "DESCENT_EXAMPLES", 50)
+    monkeypatch.setattr(curvature, "PROBE", 50)
 
 
 @pytest.mark.slow
 def test_a_sweep_draws_checks_and_saves_the_best_by_validation(monkeypatch, capsys, tmp_path):
-    """What is loaded back has the accuracies that were printed, and is the model that its rate and seed make."""
-    shortened(monkeypatch)
+    """The saved model has the printed accuracies, and a run with its learning rate and seed ends in the same model."""
+    shorten_curvature(monkeypatch)
     flags = ["--rates", "1e-3", "1e-2", "1e30", "--seeds", "2", "--epochs", "3", "--hidden", "16"]
     status, out, _ = launch(monkeypatch, capsys, *flags, "--out", str(tmp_path))
     assert status == 0
@@ -186,26 +210,29 @@ def test_a_sweep_draws_checks_and_saves_the_best_by_validation(monkeypatch, caps
     rows = {
         row[0]: row[1:] for row in re.findall(r"(?m)^ (1e\+30|0\.\d+) +(.*?) ± (.*?)%? +(\S+)% +(\S+)% +(\d*)", out)
     }
-    assert rows["1e+30"] == ("10.00%", "0.00", "10.00", "10.00", "2"), "chance, and said to have diverged"
-    data = setup.split_data(train.Config(validation=0.2), cli.load("digits"))
+    assert rows["1e+30"] == ("10.00%", "0.00", "10.00", "10.00", "2"), "the accuracy of chance, and two diverged"
+    data = split_data(TrainerConfig(validation=0.2), cli.load("digits"))
     file = tmp_path / "best.safetensors"
     params = tree.unflatten(load_file(file))
     with safe_open(file, framework="pt") as opened:
-        about = opened.metadata()
-    most = max(float(row[3]) for row in rows.values())
-    assert f"{accuracy(params, data['validation']):.2%}" == f"{most:.2f}%"
-    assert f"on the test set {accuracy(params, data['test']):.2%}" in out
-    assert f"best on validation: rate {about['rate']}, seed {about['seed']}, {most:.2f}%" in out
-
+        metadata = opened.metadata()
+    highest = max(float(row[3]) for row in rows.values())
     model = mlp((1, 8, 8), 10, hidden=(16,))
-    step = classifier_step(model, partial(adamw, lr=float(about["rate"])))
-    again = fit(model, data["train"], step=step, epochs=3, batch_size=64, seed=int(about["seed"]))
+    validation, test = (
+        eval_one_epoch(params, {}, [data[part]], apply=model.apply)["accuracy"] for part in ("validation", "test")
+    )
+    assert f"{validation:.2%}" == f"{highest:.2f}%"
+    assert f"on the test set {test:.2%}" in out
+    assert f"best on validation: rate {metadata['rate']}, seed {metadata['seed']}, {highest:.2f}%" in out
+
+    options = {"lr": float(metadata["rate"]), "seed": int(metadata["seed"])}
+    again, _ = train_alone(model, data["train"], **options, epochs=3, batch_size=64)
     tree.map(partial(torch.testing.assert_close, rtol=0, atol=1e-5), params, again.params)
 
 
 @pytest.mark.slow
 def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, tmp_path):
-    shortened(monkeypatch)
+    shorten_curvature(monkeypatch)
     flags = ["--seeds", "1", "--epochs", "1", "--hidden", "4", "--out", str(tmp_path)]
     status, out, _ = launch(monkeypatch, capsys, "--rates", "1e-2", *flags)
     assert status == 0
@@ -217,42 +244,45 @@ def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, 
 
 
 def test_a_wrong_ensemble_fails_the_check(tmp_path):
-    """Members that see one another's batches, rates that are off by a thousandth, a member that has become NaN."""
+    """With batches of other members, learning rates off by a thousandth, and a member that has become NaN."""
     config = sweep.Config(out=tmp_path, batch_size=BATCH)
-    model, grid = MODELS["mlp"], sweeping.Grid(list(RATES), list(SEEDS))
-    compare = partial(sweeping.compare_with_separate_runs, config, model, take(examples(), 30), grid)
-    right = step_of(model)
-    assert compare(right).ok
-    assert not compare(lambda ts, x, y, index, lr, key: right(ts, x, y, index.roll(1, 0), lr, key)).ok
-    assert not compare(lambda ts, x, y, index, lr, key: right(ts, x, y, index, lr * 1.001, key)).ok
-    assert not compare(lambda ts, x, y, index, lr, key: right(broken(ts), x, y, index, lr, key)).ok
+    model, grid = MODELS["mlp"], sweep.Grid(list(LRS), list(SEEDS))
+    compare = partial(compare_with_separate_runs, config, model, take(examples(), 30), grid)
+    step = step_of(model)
+    assert compare(step).ok
+    assert not compare(lambda ts, x, y, index, lr, key: step(ts, x, y, index.roll(1, 0), lr, key)).ok
+    assert not compare(lambda ts, x, y, index, lr, key: step(ts, x, y, index, lr * 1.001, key)).ok
+    assert not compare(lambda ts, x, y, index, lr, key: step(with_nan(ts), x, y, index, lr, key)).ok
 
 
-def broken(ts: TrainState) -> TrainState:
-    """With a NaN in the last member alone."""
+def with_nan(ts: TrainState) -> TrainState:
+    """The ensemble with the last member's parameters replaced by NaN."""
     return ts._replace(params=tree.map(lambda x: torch.cat([x[:-1], x[-1:] * torch.nan]), ts.params))
 
 
 @pytest.mark.slow
-def test_the_race_is_against_the_fastest(monkeypatch):
+def test_the_speed_is_compared_with_the_fastest_of_torch(monkeypatch):
     seconds = {"at once": [1.0] * 3, "torch.nn": [9.0] * 3, "compiled": [4.0, 5.0, 6.0], "product": [1.0] * 3}
-    monkeypatch.setattr(sweep_speed, "in_turns", lambda ways, device: dict(seconds))
-    _, (agreement, sooner) = sweep_speed._race(examples(), 32, times=6.0)
+    monkeypatch.setattr(speed, "in_turns", lambda ways, device: dict(seconds))
+    _, (agreement, sooner) = speed._race(examples(), 32, times=6.0)
     assert agreement.ok
     assert sooner.value == 5
     assert not sooner.ok
 
 
-def test_the_operations_counted_are_those_of_the_products():
-    sizes = (36, 9, 8, CLASSES)
-    params, _ = mlp(SHAPE, CLASSES, hidden=sizes[1:-1]).init(generator(0))
-    module, counter = sweep_speed._module(params), FlopCounterMode(display=False)
-    with counter:
-        module(torch.zeros(sweep_speed.BATCH, *SHAPE)).sum().backward()
-    assert sweep_speed._flops(sizes) == sweep_speed.MODELS * counter.get_total_flops()
+def test_the_operations_of_an_ensemble_are_those_of_its_products():
+    """By hand: forward, by the weights, and by every layer's input but the first; and as counted for torch.nn."""
+    model, sizes = mlp(SHAPE, CLASSES, hidden=(9, 8)), (36, 9, 8, CLASSES)
+    products = [d_in * d_out for d_in, d_out in pairwise(sizes)]
+    counted = speed.flop(step_of(model), model, examples())
+    assert counted == speed.MODELS * 2 * speed.BATCH * (3 * sum(products) - products[0])
+    module = speed._module(model.init(generator(0))[0])
+    with FlopCounterMode(display=False) as counter:
+        module(torch.zeros(speed.BATCH, *SHAPE)).sum().backward()
+    assert counted == speed.MODELS * counter.get_total_flops()
 
 
-def test_the_module_of_the_race_is_our_perceptron():
+def test_the_module_of_the_comparison_is_our_perceptron():
     model, x = MODELS["mlp"], examples().images
     params, _ = model.init(generator(0))
-    torch.testing.assert_close(sweep_speed._module(params)(x), mlp_apply(params, {}, x, train=False)[0])
+    torch.testing.assert_close(speed._module(params)(x), model.apply(params, {}, x, train=False)[0])

@@ -16,18 +16,15 @@ from fn.data.datasets import Split, take
 from fn.data.loader import batches
 from fn.metrics import accuracy
 from fn.models.cnn import cnn
-from fn.models.mlp import mlp, two_layer_grads
+from fn.models.mlp import mlp
 from fn.optim import Optimizer, adam_init, adamw, sgd, sgd_init
 from fn.rng import fold_in, generator, key
 from fn.train import (
     TrainState,
     classification_loss,
-    eval_one_epoch,
     mixed_precision,
     run_key,
     several_steps,
-    train_one_epoch,
-    train_step,
 )
 
 SHAPE, CLASSES = (2, 8, 8), 5
@@ -54,9 +51,11 @@ def copy(ts: TrainState) -> TrainState:
     return TrainState(*(tree.map(torch.clone, part) for part in ts))
 
 
-def step_of(name: str):
-    objective = partial(classification_loss, apply=MODELS[name].apply)
-    return partial(train_step, objective=objective, optimizer=adamw(lr=1e-2))
+@pytest.fixture(scope="module")
+def step_of(train_step):
+    """step_of(name) is the step of that model under AdamW."""
+    objective = lambda name: partial(classification_loss, apply=MODELS[name].apply)  # noqa: E731
+    return lambda name: partial(train_step, objective=objective(name), optimizer=adamw(lr=1e-2))
 
 
 def classic(name: str) -> nn.Module:
@@ -81,7 +80,7 @@ def classic(name: str) -> nn.Module:
 
 
 @each_model
-def test_a_step_is_the_classic_loops(name):
+def test_a_step_is_the_classic_loops(step_of, name):
     """Seven steps of AdamW: loss, accuracy, gradient norm, parameters and batch-norm statistics."""
     ts, module, split = start(name), classic(name), examples(60)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
@@ -100,7 +99,7 @@ def test_a_step_is_the_classic_loops(name):
 
 
 @each_model
-def test_a_step_changes_nothing_that_it_was_given(name):
+def test_a_step_changes_nothing_that_it_was_given(step_of, name):
     ts = start(name)
     before = copy(ts)
     step_of(name)(ts, *examples(6), key=key(0))
@@ -108,7 +107,7 @@ def test_a_step_changes_nothing_that_it_was_given(name):
 
 
 @each_model
-def test_an_ensemble_is_vmap_of_the_step(name):
+def test_an_ensemble_is_vmap_of_the_step(step_of, name):
     members, keys = [start(name, seed) for seed in range(3)], torch.stack([key(seed) for seed in range(3)])
     stacked = TrainState(*(tree.stack(*parts) for parts in zip(*members, strict=True)))
     for x, y in batches(examples(18), 6):
@@ -119,22 +118,27 @@ def test_an_ensemble_is_vmap_of_the_step(name):
     assert_close(stacked._asdict(), tree.stack(*(ts._asdict() for ts in members)))
 
 
-def epoch(
-    ts: TrainState,
-    some: Iterable[tuple[Tensor, Tensor]],
-    objective: Callable,
-    optimizer: Optimizer | None = None,
-    **options: Any,
-):
-    """(state, metrics) after each step, and what the epoch returns."""
-    steps: list[Any] = []
-    on_step = lambda *step: steps.append(step)  # noqa: E731
-    settings: dict[str, Any] = {"seed": 5, "on_step": on_step} | options
-    step = partial(train_step, objective=objective, optimizer=optimizer or adamw(lr=1e-2))
-    return steps, train_one_epoch(ts, some, step=step, **settings)
+@pytest.fixture(scope="module")
+def epoch(train_step, train_one_epoch):
+    """epoch(ts, batches, objective) is (state, metrics) after each step, and what train_one_epoch returns."""
+
+    def run(
+        ts: TrainState,
+        some: Iterable[tuple[Tensor, Tensor]],
+        objective: Callable,
+        optimizer: Optimizer | None = None,
+        **options: Any,
+    ):
+        steps: list[Any] = []
+        on_step = lambda *step: steps.append(step)  # noqa: E731
+        settings: dict[str, Any] = {"seed": 5, "on_step": on_step} | options
+        step = partial(train_step, objective=objective, optimizer=optimizer or adamw(lr=1e-2))
+        return steps, train_one_epoch(ts, some, step=step, **settings)
+
+    return run
 
 
-def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
+def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed(step_of, epoch):
     split, ts, keys = examples(20), start("mlp"), []
 
     def objective(*args, key):
@@ -150,7 +154,7 @@ def test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed():
     assert keys == [int(fold_in(run_key(5), i)) for i in range(3)]
 
 
-def test_several_steps_are_the_step_repeated():
+def test_several_steps_are_the_step_repeated(step_of, epoch):
     model_step, ts, (x, y) = step_of("mlp"), start("mlp"), examples(18)
     whole, metrics = several_steps(ts, x.unflatten(0, (3, 6)), y.unflatten(0, (3, 6)), step=model_step, key=run_key(5))
     _, (end, _) = epoch(ts, batches(Split(x, y), 6), partial(classification_loss, apply=MODELS["mlp"].apply))
@@ -166,7 +170,7 @@ def test_steps_and_epochs_never_draw_under_one_key(seed):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])
-def test_the_metrics_of_an_epoch_are_means_over_examples(batch_size):
+def test_the_metrics_of_an_epoch_are_means_over_examples(epoch, batch_size):
     """With a rate of 0 the model stays as it is, so that they are those of the whole set, whatever the batches."""
     split, ts = examples(20), start("mlp")
     objective = partial(classification_loss, apply=MODELS["mlp"].apply)
@@ -178,7 +182,7 @@ def test_the_metrics_of_an_epoch_are_means_over_examples(batch_size):
 
 
 @pytest.mark.parametrize(("name", "leaf"), [("mlp", "fc1.weight"), ("cnn", "conv1.weight")])
-def test_bad_input_stops_training_before_the_update(name, leaf):
+def test_bad_input_stops_training_before_the_update(epoch, name, leaf):
     """The third batch holds a NaN: two states come out, the second as if the third had never been."""
     split, seen = examples(20), []
     split.images[11] = torch.nan
@@ -192,7 +196,7 @@ def test_bad_input_stops_training_before_the_update(name, leaf):
     assert_close(seen[-1]._asdict(), clean._asdict())
 
 
-def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is():
+def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
     """√0 is 0, but its slope is infinite."""
 
     def objective(params, state, x, y, *, key):
@@ -205,19 +209,26 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is():
         epoch(ts, [examples(1)], objective, optimizer=sgd(lr=1.0))
 
 
+@pytest.fixture
+def accumulating(monkeypatch, train_step, accumulated):
+    """`train_step`, whose gradients of parts come from the function under test."""
+    monkeypatch.setattr("fn.train.accumulated", accumulated)
+    return train_step
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 11])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_accumulated_gradients_are_those_of_the_large_batch(parts, label_smoothing):
+def test_accumulated_gradients_are_those_of_the_large_batch(accumulating, parts, label_smoothing):
     """In parts of unequal sizes: gradients, loss, accuracy, gradient norm and the updated parameters."""
     ts, (x, y) = start("mlp"), examples(11)
     objective = partial(classification_loss, apply=MODELS["mlp"].apply, label_smoothing=label_smoothing)
-    step = partial(train_step, objective=objective, optimizer=adamw(lr=1e-2), key=key(0))
+    step = partial(accumulating, objective=objective, optimizer=adamw(lr=1e-2), key=key(0))
     (whole, metrics), (in_parts, metrics_) = step(ts, x, y), step(ts, x, y, accumulate=parts)
     assert_close(in_parts._asdict(), whole._asdict())
     torch.testing.assert_close(metrics_, metrics, rtol=1e-6, atol=0.0)  # the accuracy is a float32
 
 
-def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part():
+def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part(accumulating):
     keys, (x, y) = [], examples(8)
 
     def objective(params, state, x, y, *, key):
@@ -225,17 +236,17 @@ def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part():
         return classification_loss(params, state, x, y, apply=MODELS["cnn"].apply, key=key)
 
     ts = start("cnn")
-    after, _ = train_step(ts, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
+    after, _ = accumulating(ts, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
     state = ts.state
     for half in x.chunk(2):
         _, state = MODELS["cnn"].apply(ts.params, state, half, train=True)
     assert_close(after.state, state)
-    train_step(after, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
+    accumulating(after, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
     assert keys == [int(fold_in(fold_in(key(3), step), part)) for step in (0, 1) for part in (0, 1)]
 
 
 @each_model
-def test_mixed_precision_multiplies_in_bf16_and_keeps_the_rest_in_float32(name):
+def test_mixed_precision_multiplies_in_bf16_and_keeps_the_rest_in_float32(train_step, name):
     params, state = MODELS[name].init(generator(0))
     ts, (x, y), seen = TrainState(params, state, sgd_init(params)), examples(64), []
     x = x.float()
@@ -287,7 +298,7 @@ def test_the_layers_of_a_perceptron_drop_different_units():
 
 @each_model
 @pytest.mark.parametrize("batch_size", [1, 10, 23, 100])
-def test_evaluation_weights_a_short_last_batch_and_changes_nothing(name, batch_size):
+def test_evaluation_weights_a_short_last_batch_and_changes_nothing(step_of, eval_one_epoch, name, batch_size):
     ts, split = step_of(name)(start(name), *examples(6), key=key(0))[0], examples(23, seed=1)
     before = copy(ts)
     metrics = eval_one_epoch(
@@ -300,7 +311,7 @@ def test_evaluation_weights_a_short_last_batch_and_changes_nothing(name, batch_s
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was(mode):
+def test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was(eval_one_epoch, mode):
     seen, ts = [], start("mlp")
 
     def apply(*args, **options):
@@ -321,7 +332,7 @@ def test_batch_norm_learns_its_statistics_in_training_only():
     assert not any(map(torch.equal, tree.leaves(trained), tree.leaves(ts.state)))
 
 
-def test_backward_by_hand():
+def test_backward_by_hand(two_layer_grads):
     split = examples(9)
     params, x = start("mlp").params, split.images.flatten(1)
     loss = lambda p: classification_loss(p, {}, x, split.labels, apply=MODELS["mlp"].apply)[0]  # noqa: E731

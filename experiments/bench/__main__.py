@@ -1,7 +1,7 @@
 """Time and memory of one training step: ours, eager and compiled, beside nn.Module, jax.jit and Equinox.
 
-It draws steps.png, and bench.json holds the numbers. benching/workloads.py says what is trained, torch_steps.py and
-jax_steps.py each way to write the step.
+Draws steps.png and writes the numbers to bench.json. workloads.py lists what is trained; torch_steps.py and
+jax_steps.py hold the ways to write the step.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES, GROWTH_ROUNDS = (16, 64, 256, 1024), 9
-OPS: dict[TaskName, TaskName] = {  # each beside what it is compared with
+OPS: dict[TaskName, TaskName] = {  # each task, and the one that it is compared with
     ("convolution", "native"): ("convolution", "native"),
     ("convolution", "unfold"): ("convolution", "native"),
     ("NMS", "torchvision"): ("NMS", "torchvision"),
@@ -41,9 +41,9 @@ class Config(cli.Config):
     out: Path = Path("runs/bench")
     """the folder for steps.png, bench.json and summary.json"""
     workloads: tuple[WorkloadName, ...] = tuple(WORKLOADS)
-    """what is trained"""
+    """the models to train"""
     rounds: int = 15
-    """how often every way takes its turn"""
+    """turns of every way"""
     growth: bool = False
     """draw growth.png too: time against batch and width, which compiles for minutes"""
 
@@ -63,11 +63,11 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     report.save(config, results, ops, load)
     if config.growth:
         report.draw_growth(results, [grow(result, flags) for result in results], config.out / "growth.png")
-    return [check for result in results for check in judge(result)] + checks
+    return [check for result in results for check in evaluate(result)] + checks
 
 
 def time_steps(name: str, rounds: int, flags: Sequence[str]) -> Result:
-    """Every way to train a workload, and a table of them."""
+    """Time every way to train a workload, and print a table."""
     # here, not above: torch takes seconds, which --help need not wait for
     from experiments.bench import torch_steps, worker
 
@@ -102,19 +102,19 @@ def _figures(result: Result, timing: Timing) -> tuple[str, ...]:
     )
 
 
-def judge(result: Result) -> list[cli.Check]:
-    """What is claimed of a workload; what could not be measured is left out."""
+def evaluate(result: Result) -> list[cli.Check]:
+    """Check the claims about a workload; a claim about what could not be measured is left out."""
     name, _, _, ways = result
-    jit, row, fastest = ways["jit"], WORKLOADS[name], ways[result.fastest_module]
+    jit, workload, fastest = ways["jit"], WORKLOADS[name], ways[result.fastest_module]
     checks = [
-        cli.check(f"{name}: fastest nn.Module / jit", fastest.over(jit), ">=", row.module_target),
+        cli.check(f"{name}: fastest nn.Module / jit", fastest.over(jit), ">=", workload.module_target),
         cli.check(f"{name}: nn.Module / jit", ways["nn.Module"].over(jit), ">=", 1.3),
     ]
     if "jit, unchecked" in ways:
         unchecked = ways["jit, unchecked"]
         checks.append(cli.check(f"{name}: jit with checks / without", jit.over(unchecked), "<=", 1.02))
     if "jax.jit" in ways:
-        checks.append(cli.check(f"{name}: jax.jit / jit", ways["jax.jit"].over(jit), ">=", row.jax_target))
+        checks.append(cli.check(f"{name}: jax.jit / jit", ways["jax.jit"].over(jit), ">=", workload.jax_target))
     donated = ways.get("jit, donated", jit)
     if donated.peak_bytes and fastest.peak_bytes:
         memory = donated.peak_bytes / fastest.peak_bytes
@@ -123,7 +123,7 @@ def judge(result: Result) -> list[cli.Check]:
 
 
 def time_ops(rounds: int, flags: Sequence[str]) -> tuple[Timings, list[cli.Check]]:
-    """What is written out here beside torch's own, in a table."""
+    """Time our operations beside torch's, print a table, and check the bounds."""
     timings = measure(list(OPS), rounds, *flags)
     ratios = {task: timings[task].over(timings[OPS[task]]) for task in timings if OPS[task] in timings}
     show.table(
@@ -140,7 +140,7 @@ def time_ops(rounds: int, flags: Sequence[str]) -> tuple[Timings, list[cli.Check
 
 
 def grow(result: Result, flags: Sequence[str]) -> Growth:
-    """Ours and the fastest nn.Module; all sizes take turns, so that a line shows the size and not the hour."""
+    """Time ours and the fastest nn.Module at several sizes; all take turns, so that no size meets a busier machine."""
     workload = WORKLOADS[result.name]
     sizes = {
         "batch": {n: ("--batch", str(n)) for n in BATCHES},
@@ -149,7 +149,7 @@ def grow(result: Result, flags: Sequence[str]) -> Growth:
     grown: Growth = {}
     for what, row in sizes.items():
         tasks = {
-            (way, n): (result.name, way, *more) for way in ("jit", result.fastest_module) for n, more in row.items()
+            (way, n): (result.name, way, *flag) for way in ("jit", result.fastest_module) for n, flag in row.items()
         }
         timings = measure(list(tasks.values()), GROWTH_ROUNDS, *flags)
         grown[what] = {key: timings[task] for key, task in tasks.items() if task in timings}

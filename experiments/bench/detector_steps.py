@@ -15,6 +15,7 @@ from fn.tree import Params
 
 
 def canvases(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A batch of images with digits on them, and their objects."""
     images, objects = digits(batch, 1, seed=seed).train
     return images, objects
 
@@ -63,7 +64,7 @@ class SSD(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine, coarse = self.pyramid(x)
         heads = (("class0", fine), ("class1", coarse)), (("offset0", fine), ("offset1", coarse))
-        logits, offsets = (torch.cat([self._rows(self.get_submodule(n)(x)) for n, x in some], 1) for some in heads)
+        logits, offsets = (torch.cat([self._rows(self.get_submodule(n)(x)) for n, x in maps], 1) for maps in heads)
         return logits, offsets
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def _anchors(image: int, maps: Sequence[int]) -> Tensor:
 
 
 def ssd_module_loss(output: tuple[Tensor, Tensor], objects: Tensor) -> Tensor:
-    """All images at once; one object after the other takes its best anchor."""
+    """SSD's loss on all images at once; one object after the other takes its best anchor."""
     (logits, offsets), anchors = output, _anchors(64, (16, 8)).to(objects)
     boxes, labels, present = objects[..., :4], objects[..., 4].long(), objects[..., 4] >= 0
     overlap = ops.box_iou(boxes, ops.box_convert(anchors, "cxcywh", "xyxy").expand(len(boxes), -1, 4))
@@ -101,9 +102,9 @@ def ssd_module_loss(output: tuple[Tensor, Tensor], objects: Tensor) -> Tensor:
     loss = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
     rank = loss.detach().masked_fill(positive, -1).argsort(dim=1, descending=True, stable=True).argsort(1)
     mined = (rank < 3 * positive.sum(1, keepdim=True).clamp(min=1)) & ~positive
-    theirs = ops.box_convert(boxes.gather(1, index.unsqueeze(2).expand(-1, -1, 4))[positive], "xyxy", "cxcywh")
+    matched = ops.box_convert(boxes.gather(1, index.unsqueeze(2).expand(-1, -1, 4))[positive], "xyxy", "cxcywh")
     of = anchors.expand(len(boxes), -1, 4)[positive]
-    wanted = torch.cat([(theirs[:, :2] - of[:, :2]) / of[:, 2:] / 0.1, (theirs[:, 2:] / of[:, 2:]).log() / 0.2], 1)
+    wanted = torch.cat([(matched[:, :2] - of[:, :2]) / of[:, 2:] / 0.1, (matched[:, 2:] / of[:, 2:]).log() / 0.2], 1)
     in_box = F.smooth_l1_loss(offsets[positive], wanted, reduction="sum")
     return (loss[positive | mined].sum() + in_box) / positive.sum().clamp(min=1)
 

@@ -100,7 +100,7 @@ def _jax_norm(x: Any, params: dict) -> Any:
 
 
 def _jax_attention(projected: Any) -> Any:
-    """Of queries, keys and values side by side; with or without a batch."""
+    """Causal attention of queries, keys and values side by side; with or without a batch."""
     import jax
     import jax.numpy as jnp
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench.jax_steps import jax_conv, jax_norm, jax_pool
+from experiments.bench.jax_models import jax_conv, jax_norm, jax_pool
 from fn.detection.anchors import VARIANCES, anchor_grid
 from fn.models.centernet import SIZE_WEIGHT
 from fn.models.pyramid import BLOCKS, LEVELS
@@ -18,7 +18,7 @@ SIDE, CELL = 64, 4  # pixels of an image, and of a cell of the finest map
 
 
 def _maps(params: dict, state: dict, x: Any, levels: int) -> tuple[list[Any], dict]:
-    """The `levels` finest of the pyramid, the finest first"""
+    """(the `levels` finest maps of the pyramid, the finest first; the new state)"""
     import jax
     import jax.numpy as jnp
 
@@ -45,15 +45,15 @@ def jax_ssd(params: dict, state: dict, x: Any) -> tuple[tuple[Any, ...], dict]:
     maps, new_state = _maps(params["pyramid"], state["pyramid"], x, levels=2)
     kinds = params["offset0"]["bias"].size // 4
     heads = ([jax_conv(y, params[f"{head}{i}"]) for i, y in enumerate(maps)] for head in ("class", "offset"))
-    rows = ([y.reshape(len(x), -1, y.shape[-1] // kinds) for y in some] for some in heads)
-    return tuple(jnp.concatenate(some, axis=1) for some in rows), {"pyramid": new_state}
+    rows = ([y.reshape(len(x), -1, y.shape[-1] // kinds) for y in outputs] for outputs in heads)
+    return tuple(jnp.concatenate(levels, axis=1) for levels in rows), {"pyramid": new_state}
 
 
 def jax_ssd_loss(output: tuple[Any, Any], objects: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    grids = [anchor_grid((SIDE, SIDE), (n, n), some, RATIOS) for n, some in zip((16, 8), ANCHOR_SIZES, strict=True)]
+    grids = [anchor_grid((SIDE, SIDE), (n, n), sizes, RATIOS) for n, sizes in zip((16, 8), ANCHOR_SIZES, strict=True)]
     anchors = jnp.asarray(torch.cat(grids).numpy(), output[0].dtype)
     sums = jax.vmap(_ssd_image_loss, in_axes=(0, 0, 0, None))(*output, objects, anchors)
     in_class, in_box, matched = (part.sum() for part in sums)
@@ -71,8 +71,8 @@ def _ssd_image_loss(logits: Any, offsets: Any, objects: Any, anchors: Any) -> tu
     overlap = shared / ((boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None] + anchors[:, 2:].prod(-1) - shared)
     overlap = jnp.where(present[:, None], overlap, -1)
     match = jnp.where(overlap.max(0) >= 0.5, overlap.argmax(0), -1)
-    theirs = (overlap.argmax(1)[:, None] == jnp.arange(len(anchors))) & (overlap > 0)
-    last = jnp.where(theirs, jnp.arange(len(boxes))[:, None], -1).max(0)
+    best_of_object = (overlap.argmax(1)[:, None] == jnp.arange(len(anchors))) & (overlap > 0)
+    last = jnp.where(best_of_object, jnp.arange(len(boxes))[:, None], -1).max(0)
     match = jnp.where(last >= 0, last, match)
 
     positive, index = match >= 0, jnp.maximum(match, 0)
@@ -120,13 +120,13 @@ def _centernet_image_loss(heat: Any, size: Any, offset: Any, objects: Any) -> tu
     target = jnp.where(own[:, None, None, :], bumps[..., None], 0).max(0)
     p = jax.nn.sigmoid(heat)
     at, away = (1 - p) ** 2 * jax.nn.softplus(-heat), (1 - target) ** 4 * p**2 * jax.nn.softplus(heat)
-    there = cell[:, 1], cell[:, 0]
-    in_box = SIZE_WEIGHT * jnp.abs(size[there] - extent) + jnp.abs(offset[there] - (centre - cell))
+    at_cell = cell[:, 1], cell[:, 0]
+    in_box = SIZE_WEIGHT * jnp.abs(size[at_cell] - extent) + jnp.abs(offset[at_cell] - (centre - cell))
     return jnp.where(target == 1, at, away).sum() + jnp.where(present, in_box.sum(1), 0).sum(), present.sum()
 
 
 def _radius(extent: Any, t: float = 0.7) -> Any:
-    """CornerNet's: see fn.detection.heatmaps.gaussian_radius"""
+    """CornerNet's radius; see fn.detection.heatmaps.gaussian_radius."""
     import jax.numpy as jnp
 
     half, area = extent.sum(-1), extent.prod(-1)

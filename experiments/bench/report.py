@@ -1,4 +1,4 @@
-"""steps.png, growth.png and bench.json."""
+"""Write steps.png, growth.png and bench.json."""
 
 import json
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw_steps(results: Sequence[Result], path: Path) -> None:
-    """A bar per way and a panel per workload; ours are blue."""
+    """Draw a bar per way and a panel per workload; ours are blue."""
     from matplotlib.figure import Figure
 
     from fn import draw
@@ -44,7 +44,7 @@ def _bars(axes: "Axes", result: Result) -> None:
 
 
 def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) -> None:
-    """Time against batch and width, a line per way; a row of panels per workload."""
+    """Draw time against batch and width: a line per way, a row of panels per workload."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -69,6 +69,7 @@ def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) 
 
 
 def save(config: cli.Config, results: Sequence[Result], ops: Timings, load: float) -> None:
+    """Write every number and the machine to bench.json."""
     from fn.files import write_atomic
 
     versions = [timing.versions for result in results for timing in result.ways.values()]
@@ -102,6 +103,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
+    """The model of the processor as Linux names it, or else the platform."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

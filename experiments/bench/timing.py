@@ -1,6 +1,6 @@
-"""Every way in a process of its own, the clock on one after the other in short bursts, so that all meet one machine.
+"""Time every task in a process of its own, in turns of short bursts, so that all meet the same state of the machine.
 
-Ratios are medians over the rounds of what stood side by side in a round.
+A ratio is the median over the rounds of the ratios within a round.
 """
 
 import json
@@ -20,11 +20,11 @@ from experiments.shared import show
 
 BURST = 0.15  # seconds
 Timings = dict[TaskName, "Timing"]
-Growth = dict[str, dict[tuple[str, int], "Timing"]]  # what grows; the way, how large it is
+Growth = dict[str, dict[tuple[str, int], "Timing"]]  # {what grows: {(variant, its size): timing}}
 
 
 class Lost(Exception):
-    """A worker that died, with its last words."""
+    """A worker died; the message is the last line of its stderr."""
 
 
 class Worker(NamedTuple):
@@ -34,7 +34,7 @@ class Worker(NamedTuple):
     stderr: IO[str]
 
     def ask(self, question: str = "") -> Any:
-        """Its answer, or what it says of itself once it is ready; Lost if there is none."""
+        """The answer to the question; without one, the message that the worker is ready. Lost if none comes."""
         try:
             if question:
                 print(question, file=self.process.stdin, flush=True)
@@ -47,6 +47,7 @@ class Worker(NamedTuple):
 
 @contextmanager
 def worker(task: TaskName, flags: Sequence[str]) -> Iterator[Worker]:
+    """Start the process that times a task, and kill it at the end."""
     command = [sys.executable, "-m", "experiments.bench.worker", *task, *flags]
     environment = os.environ | ({"JAXTYPING_DISABLE": "1"} if "unchecked" in task[1] else {})
     with (
@@ -57,18 +58,19 @@ def worker(task: TaskName, flags: Sequence[str]) -> Iterator[Worker]:
             yield Worker(process, stderr)
         finally:
             process.kill()
-            with suppress(BrokenPipeError):  # what it was asked in vain
+            with suppress(BrokenPipeError):  # a question that was never read
                 process.stdin.close()  # pyright: ignore
 
 
 @dataclass
 class Timing:
-    """What was measured of one way; a time per round, in seconds per step."""
+    """The measurements of one task."""
 
     seconds: list[float]
+    """per step, an entry per round"""
     peak_bytes: int | None
     ready: float
-    """seconds until it had been compiled, or found in the compiler's cache, and done its first steps"""
+    """seconds to compile, or to load from the compiler's cache, and to take the first steps"""
     versions: dict[str, str]
 
     @property
@@ -77,29 +79,29 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """What half of the rounds lie between"""
+        """The first and the third quartile of the rounds."""
         once = self.seconds * 2 if len(self.seconds) == 1 else self.seconds  # it takes two to have quartiles
         first, _, third = quantiles(once, n=4, method="inclusive")
         return first, third
 
     def over(self, base: "Timing") -> float:
-        """How many times longer than `base`: the median over the rounds of their ratios"""
-        return median(mine / its for mine, its in zip(self.seconds, base.seconds, strict=True))
+        """The time as a multiple of that of `base`: the median over the rounds of their ratios."""
+        return median(own / other for own, other in zip(self.seconds, base.seconds, strict=True))
 
 
 class Result(NamedTuple):
-    """Of one workload."""
+    """The measurements of one workload."""
 
     name: str
     flop: int
-    """of the products in a step"""
+    """operations of the products in a step"""
     peak: Timing
     """of a product of two matrices of SIDE × SIDE"""
     ways: dict[str, Timing]
 
     @property
     def floor(self) -> float:
-        """The seconds that the step's products would take at the rate of one large one"""
+        """The seconds of the step's products at the rate of one large product."""
         return self.flop / (2 * SIDE**3 / self.peak.median)
 
     @property
@@ -108,7 +110,7 @@ class Result(NamedTuple):
 
 
 def measure(tasks: Sequence[TaskName], rounds: int, *flags: str) -> Timings:
-    """Every task's times, taken in turns; a task whose worker dies is left out."""
+    """Time the tasks in turns; a task whose worker dies is left out."""
     workers, timings = {}, {}
     with ExitStack() as stack:
         for task in tasks:
@@ -131,10 +133,12 @@ def measure(tasks: Sequence[TaskName], rounds: int, *flags: str) -> Timings:
 
 
 def take_turn(worker: Worker, timing: Timing, *, last: bool) -> None:
+    """Add a round's time to the timing, and in the last round the memory."""
     timing.seconds.append(worker.ask(f"time {BURST}"))
     if last:
         timing.peak_bytes = worker.ask("memory") or None
 
 
 def leave_out(task: TaskName, error: Lost) -> None:
+    """Say on stderr that a task is left out, and why."""
     show.log.print(f"{': '.join(task)}: left out ({error})", markup=False, soft_wrap=True)

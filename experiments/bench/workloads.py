@@ -1,45 +1,46 @@
-"""What `just bench` trains: a row per workload, which names where its parts live. No torch is needed to read it."""
+"""The workloads of `just bench`: a row each, which names where its parts live. This file needs no torch."""
 
 from typing import NamedTuple
 
 
 class Workload(NamedTuple):
-    """What is trained, and on what. Text as in experiments.shared.registry: where a function lives."""
+    """A model and its data. Text says where a function lives, as in experiments.shared.registry."""
 
     model: str
     """f(shape, classes, *, option=sizes) -> Model"""
     module: str
-    """f(params) -> the same as an nn.Module, its parameters named alike"""
+    """f(params) -> an nn.Module of the same sizes and parameter names"""
     jax: str
-    """f(params, state, x) -> (what its loss takes, state)"""
+    """f(params, state, x) -> (the input of jax_loss, state)"""
     equinox: str
-    """f(params) -> the layers of an equinox.nn.Sequential; empty where there are none"""
+    """f(params) -> the layers of an equinox.nn.Sequential; empty for a workload without"""
     data: str
     """f(batch, seed) -> (x, y)"""
     batch: int
     option: str
-    """of the model, which takes the sizes"""
+    """the name of the model's argument that takes the sizes"""
     sizes: tuple[int, ...]
     scales: tuple[float, ...]
-    """times the sizes, for --growth"""
+    """factors of the sizes, for --growth"""
     images: bool
-    """whether it makes a difference that channels come last"""
+    """whether the input has channels, which may come last"""
     module_target: float
     """the least time of the fastest nn.Module, as a multiple of ours"""
     jax_target: float
     """the least time of jax.jit, as a multiple of ours"""
     classes: int = 10
     short: bool = False
-    """whether a step is so short that the call itself counts, and several are made at once"""
+    """whether a step is so short that several in one call are worth a row"""
     step: str = "fn.train:classifier_step"
     """f(model, optimizer) -> step"""
     loss: str = "torch.nn.functional:cross_entropy"
-    """f(what the module returns, y)"""
+    """f(the module's output, y)"""
     jax_loss: str = "experiments.bench.jax_steps:jax_cross_entropy"
-    """likewise"""
+    """f(the output of `jax`, y)"""
 
 
-TORCH, JAX = "experiments.bench.torch_steps", "experiments.bench.jax_steps"
+DATA, TORCH, JAX = "experiments.bench.torch_steps", "experiments.bench.torch_models", "experiments.bench.jax_models"
+EQUINOX = "experiments.bench.equinox_models"
 GPT, DETECTORS = "experiments.bench.gpt", "experiments.bench.detector_steps"
 JAX_DETECTORS = "experiments.bench.jax_detectors"
 WORKLOADS = {
@@ -47,8 +48,8 @@ WORKLOADS = {
         "fn.models.mlp:mlp",
         f"{TORCH}:mlp_module",
         f"{JAX}:jax_mlp",
-        f"{JAX}:equinox_mlp",
-        f"{TORCH}:digits_batch",
+        f"{EQUINOX}:equinox_mlp",
+        f"{DATA}:digits_batch",
         batch=64,
         option="hidden",
         sizes=(128,),
@@ -77,8 +78,8 @@ WORKLOADS = {
         "fn.models.cnn:cnn",
         f"{TORCH}:cnn_module",
         f"{JAX}:jax_cnn",
-        f"{JAX}:equinox_cnn",
-        f"{TORCH}:random_mnist",
+        f"{EQUINOX}:equinox_cnn",
+        f"{DATA}:random_mnist",
         batch=128,
         option="widths",
         sizes=(32, 64, 64),
@@ -91,8 +92,8 @@ WORKLOADS = {
         "fn.models.resnet:resnet20",
         f"{TORCH}:resnet_module",
         f"{JAX}:jax_resnet",
-        f"{JAX}:equinox_resnet",
-        f"{TORCH}:random_cifar",
+        f"{EQUINOX}:equinox_resnet",
+        f"{DATA}:random_cifar",
         batch=128,
         option="widths",
         sizes=(16, 32, 64),
@@ -122,6 +123,6 @@ WORKLOADS |= {
     )
     for name in ("ssd", "centernet")
 }
-SIDE = 2048  # of the matrices whose product is the peak
+SIDE = 2048  # of the square matrices whose product is the peak
 PEAK = ("matrix product", "float32")
-TaskName = tuple[str, ...]  # what is trained, how, and further flags
+TaskName = tuple[str, ...]  # workload, variant, further flags

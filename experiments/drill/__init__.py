@@ -1,1 +1,1 @@
-"""Drills: what one writes from memory, the graders that judge it, and what they say."""
+"""Drills: functions of ours to write from memory, graded by the tests that hold ours; see README.md."""

@@ -1,7 +1,7 @@
-"""Write it from memory: python -m experiments.drill [NAME], then --check.
+"""Write functions from memory: python -m experiments.drill [NAME], then --check.
 
-Without a name, the list. With one, drills/NAME.py: imports, signature, docstring, and the body is yours to write. The
-tests that hold our function grade it. `next` is what is due, or what you have not yet passed.
+Without a name, list the drills. With one, write drills/NAME.py: imports, signature, docstring; the body is yours. The
+tests that hold our function grade it. `next` is a drill that is due, or one that you have not yet passed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments.drill import cut, progress
+from experiments.drill import cut, launch, progress, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.progress import Standing
 from experiments.shared import cli
@@ -37,25 +37,21 @@ class Config:
     show: Flag = False
     """ours beside yours, once yours has passed"""
     reset: Flag = False
-    """start over; what is there is kept as NAME.py.old"""
+    """start over; the file so far is kept as NAME.py.old"""
     prove: Flag = False
     """grade the wrong and right answers that the graders are tested with, and count"""
 
 
 def main(config: Config) -> int:
     if config.prove:
-        from experiments.drill import prove  # here, not above: it may grade, which imports torch
-
         return prove.main([find(config.name)] if config.name else [])
+    flags = [flag for flag in ("check", "hint", "show", "blank", "reset") if getattr(config, flag)]
     if not config.name:
-        if config.check or config.blank or config.hint or config.show or config.reset:
+        if flags:
             raise cli.UsageError("which drill? say its name first: just drill NAME --check; just drill lists them")
-        list_drills()
-        return 0
-    asked = [flag for flag in ("check", "hint", "show") if getattr(config, flag)]
-    begins = [flag for flag in ("blank", "reset") if getattr(config, flag)]
-    if len(asked) > 1 or (asked and begins):
-        raise cli.UsageError(f"{' '.join(f'--{flag}' for flag in asked + begins)}: one at a time")
+        return list_drills()
+    if len(flags) > 1 and flags != ["blank", "reset"]:
+        raise cli.UsageError(f"{' '.join(f'--{flag}' for flag in flags)}: one at a time")
     name = find(config.name)
     if config.check:
         return check(name)
@@ -67,7 +63,7 @@ def main(config: Config) -> int:
 
 
 def find(name: str) -> str:
-    """The drill of that name; UsageError with the nearest ones if there is none."""
+    """The drill of that name, or the next one; UsageError with the nearest names if there is none."""
     if name == "next":
         return progress.next_drill(list(DRILLS), {n: d.difficulty for n, d in DRILLS.items()}, time.time())
     if name in DRILLS:
@@ -78,18 +74,19 @@ def find(name: str) -> str:
     raise cli.UsageError(f"there is no drill {name!r}; the nearest are {', '.join(near[:3])}")
 
 
-def list_drills() -> None:
-    known, now = progress.standings(), time.time()
-    rows = []
+def list_drills() -> int:
+    standings, now, rows = progress.standings(), time.time(), []
     for name, drill in DRILLS.items():
-        s = known.get(name, Standing())
-        topic = drill.topic.removeprefix("Lab ")
+        s, topic = standings.get(name, Standing()), drill.topic.removeprefix("Lab ")
         rows.append((name, topic, "●" * drill.difficulty, minutes(s.best), str(s.attempts or "-"), due(s, now)))
-    passed = sum(s.passes > 0 for name, s in known.items() if name in DRILLS)
+    passed = sum(s.passes > 0 for name, s in standings.items() if name in DRILLS)
     table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
-    console.print(
-        f"\n{passed} of {len(DRILLS)} passed; just drill NAME begins one, just drill next picks it", markup=False
-    )
+    say(f"\n{passed} of {len(DRILLS)} passed; just drill NAME begins one, just drill next picks it")
+    return 0
+
+
+def say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def minutes(seconds: float | None) -> str:
@@ -109,73 +106,64 @@ def place(name: str) -> Path:
     return FOLDER / f"{name}.py"
 
 
+def shown(file: Path) -> str:
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
 def begin(name: str, *, blank: bool, reset: bool) -> int:
-    """Write the file, unless there is one that is under way."""
+    """Write the drill's file, unless one is under way."""
     file, standing = place(name), progress.standings().get(name, Standing())
     again = not standing.open and standing.due is not None and standing.due <= time.time()
     if file.exists() and not (reset or again):
-        console.print(
-            f"{shown(file)} is there already: --check grades it, --reset starts over", markup=False, soft_wrap=True
-        )
+        say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
     file.write_text("" if blank else cut.cut(name))
     progress.record(name, "start", blank=blank)
-    console.print(f"{shown(file)} is yours to write; then: just check-drill {name}", markup=False, soft_wrap=True)
+    say(f"{shown(file)} is yours to write; then: just check-drill {name}")
     return 0
 
 
-def shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
-
-
 def check(name: str) -> int:
+    """Grade the drill's file and record the attempt; 0 if it passes."""
     file = place(name)
     if not file.exists():
         raise cli.UsageError(f"{shown(file)} is not there: just drill {name} begins it")
-    from experiments.drill.launch import graded
-
-    with (
-        console.status("the tests that hold ours are run on yours") if console.is_terminal else contextlib.nullcontext()
-    ):
-        verdict = graded(name, file)
-    was = progress.standings().get(name, Standing())
+    waiting = console.status("the tests that hold ours are run on yours")
+    with waiting if console.is_terminal else contextlib.nullcontext():
+        verdict = launch.graded(name, file)
+    before = progress.standings().get(name, Standing())
     progress.record(name, "check", passed=verdict.passed)
     for line in verdict.lines:
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     if not verdict.passed:
-        left = len(DRILLS[name].hints) - was.hints
-        console.print(f"\nnot yet{'; --hint says more' if left > 0 else ''}", markup=False, soft_wrap=True)
+        say("\nnot yet; --hint says more" if before.hints < len(DRILLS[name].hints) else "\nnot yet")
         return 1
     now = progress.standings()[name]
     if now.begun is None:
-        console.print(f"\npassed, but not counted: just drill {name} --reset begins it", markup=False, soft_wrap=True)
+        say(f"\npassed, but not counted: just drill {name} --reset begins it")
         return 0
-    took = f" in {minutes(time.time() - was.begun)}" if was.open and was.begun else ""
-    console.print(
-        f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours",
-        markup=False,
-        soft_wrap=True,
-    )
+    took = f" in {minutes(time.time() - before.begun)}" if before.open and before.begun else ""
+    say(f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours")
     return 0
 
 
 def hint(name: str) -> int:
-    standing, hints = progress.standings().get(name, Standing()), DRILLS[name].hints
-    if standing.hints < len(hints):
+    """Print the hints so far and one more."""
+    shown_before, hints = progress.standings().get(name, Standing()).hints, DRILLS[name].hints
+    if shown_before < len(hints):
         progress.record(name, "hint")
-    told = min(standing.hints + 1, len(hints))
-    for i, text in enumerate(hints[:told], start=1):
-        console.print(f"{i} of {len(hints)}: {text}", markup=False, soft_wrap=True)
-    if standing.hints >= len(hints):
-        console.print("there are no more", markup=False, soft_wrap=True)
+    for i, text in enumerate(hints[: shown_before + 1], start=1):
+        say(f"{i} of {len(hints)}: {text}")
+    if shown_before >= len(hints):
+        say("there are no more")
     return 0
 
 
 def show(name: str) -> int:
-    """Side by side where there is room, else one under the other."""
+    """Print ours and yours, side by side where there is room."""
     file, standing = place(name), progress.standings().get(name, Standing())
     if standing.open or not standing.passes:
         print(f"not before yours has passed: just check-drill {name}", file=sys.stderr)
@@ -183,9 +171,9 @@ def show(name: str) -> int:
     from rich.syntax import Syntax
     from rich.table import Table
 
-    ours, wanted = cut.source(name), DRILLS[name].of
     yours = file.read_text() if file.exists() else ""
-    texts = {f"ours, {wanted.replace(':', '.')}": ours.text, f"yours, {shown(file)}": yours}
+    title = f"ours, {DRILLS[name].of.replace(':', '.')}"
+    texts = {title: cut.source(name).text, f"yours, {shown(file)}": yours}
     code = {
         title: Syntax(text, "python", theme="ansi_light", background_color="default", word_wrap=True)
         for title, text in texts.items()

@@ -1,4 +1,4 @@
-"""The reader's function, from the file that it was written in; or, in words, why there is none."""
+"""Load the reader's function from its file, or say in words why that fails."""
 
 import ast
 import importlib.util
@@ -12,93 +12,82 @@ from typing import Any
 
 from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
-from experiments.drill.door import ANSWER
-from experiments.drill.limits import OutOfTime, timed
-
-ELSEWHERE = ("exec", "eval", "compile", "getsource", "exec_module", "run_path", "reload", "__code__", "__file__")
-"""names by which an answer could run a text that it does not hold: ours, say"""
+from experiments.drill.forbidden import find_forbidden
+from experiments.drill.limits import ANSWER, OutOfTime, timed
 
 
 class Wrong(Exception):
-    """What is said of an answer that never came to a test."""
+    """Says in words why a file is refused before any test runs."""
 
 
-def answer(name: str, file: Path, seconds: float) -> Any:
-    """The reader's function; Wrong says in words what keeps the file from having one."""
-    wanted = DRILLS[name].of.partition(":")[2]
+def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) -> Any:
+    """The function or class that the drill asks for; Wrong if the file has none, or leaves the work to another."""
+    wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
+    tree = _parse(file)
+    if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
+        line, function = forbidden
+        text = file.read_text().splitlines()[line - 1].strip()
+        raise Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
+    _require_written(tree, wanted, file)
+    yours = getattr(_import(file, seconds), wanted, None)
+    if not callable(yours):
+        raise Wrong(f"{file.name} has no function `{wanted}`")
+    if not (inspect.isfunction(yours) or inspect.isclass(ours)):
+        raise Wrong(f"`{wanted}` is a {type(yours).__name__}, no function of Python's: write `def {wanted}(…)`")
+    for own, model in _functions(yours, ours):
+        _compare_signatures(own, model)
+    return yours
+
+
+def _parse(file: Path) -> ast.Module:
     try:
-        text = file.read_text()
-        tree = ast.parse(text, str(file))
+        return ast.parse(file.read_text(), str(file))
     except SyntaxError as error:
-        marked = (error.text or "").rstrip()
-        raise Wrong(f"{file.name}, line {error.lineno}: {error.msg}\n    {marked.strip()}") from None
+        raise Wrong(f"{file.name}, line {error.lineno}: {error.msg}\n    {(error.text or '').strip()}") from None
     except (OSError, ValueError) as error:
         raise Wrong(f"{file} cannot be read: {error}") from None
-    if not text.strip():
+
+
+def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
+    if not tree.body:
         raise Wrong(f"{file.name} is empty: write `{wanted}` from memory, its signature too")
     try:
         if cut.is_empty(cut.definition_of(tree, wanted)):
             raise Wrong(f"nothing is written yet below the signature of `{wanted}`")
     except LookupError:
-        others = [node.name for node in tree.body if isinstance(node, cut.Definition)]
-        there = f"it defines {', '.join(f'`{other}`' for other in others)}" if others else "it defines no function"
-        if wanted not in text:
-            raise Wrong(f"{file.name} has no `{wanted}`: {there}") from None
-    _refuse_texts_from_elsewhere(tree, file)
-    with timed(seconds):
-        try:
-            module = _loaded(file)
-        except OutOfTime:
-            raise Wrong(f"{file.name} does not end when it is imported") from None
-        except BaseException as error:
-            raise Wrong(
-                "\n".join([f"{file.name} fails when it is imported: {named(error)}", *where(error, file)])
-            ) from None
-    yours = getattr(module, wanted, None)
-    if not callable(yours):
-        raise Wrong(f"{file.name} has no function `{wanted}`")
-    ours = resolve_name(DRILLS[name].of)
-    if not (inspect.isfunction(yours) or inspect.isclass(ours)):
-        raise Wrong(f"`{wanted}` is a {type(yours).__name__}, no function of Python's: write `def {wanted}(…)`")
-    for mine, theirs in _pairs(yours, ours):
-        _compare_signatures(mine, theirs)
-    return yours
+        others = ", ".join(f"`{node.name}`" for node in tree.body if isinstance(node, cut.Definition))
+        if not any(isinstance(node, ast.Name) and node.id == wanted for node in ast.walk(tree)):
+            raise Wrong(f"{file.name} has no `{wanted}`: it defines {others or 'no function'}") from None
 
 
-def _refuse_texts_from_elsewhere(tree: ast.Module, file: Path) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            name = node.id
-        elif isinstance(node, ast.Attribute) and node.attr not in ("eval", "compile"):  # model.eval(), torch.compile
-            name = node.attr
-        else:
-            continue
-        if name in ELSEWHERE:
-            raise Wrong(f"{file.name}, line {node.lineno}: `{name}` can run what is written elsewhere: write it here")
-
-
-def _loaded(file: Path) -> ModuleType:
+def _import(file: Path, seconds: float) -> ModuleType:
     spec = importlib.util.spec_from_file_location(ANSWER, file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[ANSWER] = module
-    spec.loader.exec_module(module)
+    module = sys.modules[ANSWER] = importlib.util.module_from_spec(spec)
+    with timed(seconds):
+        try:
+            spec.loader.exec_module(module)
+        except OutOfTime:
+            raise Wrong(f"{file.name} does not end when it is imported") from None
+        except BaseException as error:
+            lines = [f"{file.name} fails when it is imported: {first_line(error)}", *line_of(error, file)]
+            raise Wrong("\n".join(lines)) from None
     return module
 
 
-def _pairs(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
+def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
+    """(yours, ours) of the function, or of each method of the class."""
     if not inspect.isclass(ours):
         return [(yours, ours)]
     methods = [name for name, value in vars(ours).items() if inspect.isfunction(value)]
-    missing = [name for name in methods if name not in vars(yours)]
-    if missing:
+    if missing := [name for name in methods if name not in vars(yours)]:
         raise Wrong(f"`{ours.__name__}` has no method `{missing[0]}`")
     return [(vars(yours)[name], vars(ours)[name]) for name in methods]
 
 
 def _compare_signatures(yours: Any, ours: Any) -> None:
-    """The names, their order, which are keywords, and the defaults; Wrong names the first difference."""
+    """Wrong for the first difference in names, their order, their kinds and their defaults."""
     own, wanted = (inspect.signature(inspect.unwrap(f)).parameters for f in (yours, ours))
     if list(own) != list(wanted):
         raise Wrong(
@@ -107,21 +96,21 @@ def _compare_signatures(yours: Any, ours: Any) -> None:
         )
     for name, parameter in wanted.items():
         if own[name].kind != parameter.kind:
-            raise Wrong(
-                f"the parameter `{name}` is to be {parameter.kind.description}, not {own[name].kind.description}"
-            )
+            kinds = own[name].kind.description, parameter.kind.description
+            raise Wrong(f"the parameter `{name}` is to be {kinds[1]}, not {kinds[0]}")
         defaults = [p.default for p in (own[name], parameter)]
         if defaults[0] is not defaults[1] and repr(defaults[0]) != repr(defaults[1]):
-            said = ["missing" if d is inspect.Parameter.empty else repr(d) for d in defaults]
-            raise Wrong(f"the default of `{name}` is {said[0]}, expected {said[1]}")
+            given, expected = ("missing" if d is inspect.Parameter.empty else repr(d) for d in defaults)
+            raise Wrong(f"the default of `{name}` is {given}, expected {expected}")
 
 
-def named(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """The type of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def where(error: BaseException, file: Path) -> list[str]:
-    """The line of the answer that was running"""
+def line_of(error: BaseException, file: Path) -> list[str]:
+    """The line of the answer that raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     return [f"  line {frames[-1].lineno}: {frames[-1].line}"] if frames else []

@@ -1,4 +1,4 @@
-"""Two tensors of one shape that differ: by a factor, a term, an axis, a mask, at an end?"""
+"""Name the difference between two tensors of one shape: a factor, a term, an axis, a mask, an end."""
 
 import inspect
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def compare(
     names: list[str] | None,
     signature: inspect.Signature,
 ) -> Iterator[Said]:
-    """Each way in which the one could have become the other, (kind, text), then how far apart they are."""
+    """Yield (kind, text) of each difference that explains all of it, then how far apart the values are."""
     names = names or [f"axis {i}" for i in range(ours.ndim)]
     if not ours.is_floating_point() or not yours.is_floating_point():
         yield from _kept(yours, where, given)
@@ -73,7 +73,7 @@ def whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
 
 
 def _kept(yours: Tensor, where: str, given: dict[str, Any]) -> Iterator[Said]:
-    """Of a count: does it stay?"""
+    """A counter that stays as it was."""
     for name, x in leaves(given, ""):
         same_place = name.rpartition(".")[2] == where.rpartition(".")[2] and "." in name
         if same_place and isinstance(x, Tensor) and x.dtype == yours.dtype and torch.equal(x, yours):
@@ -90,7 +90,7 @@ def _not_finite(a: Tensor, b: Tensor) -> Iterator[Said]:
 
 
 def _arrangement(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
-    """The right numbers in the wrong places"""
+    """The right numbers in the wrong places: transposed, flipped, shifted, rearranged."""
     for i, j in combinations(range(b.ndim), 2):
         if b.shape[i] == b.shape[j] > 1 and same(a, b.transpose(i, j)):
             yield "transposed", f"transposed: the axes {names[i]} and {names[j]} are swapped"
@@ -111,6 +111,8 @@ def _axis(name: str) -> str:
 
 
 def _sums(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
+    """Sums to one along another axis than ours."""
+
     def unit(x: Tensor) -> list[int]:
         return [i for i in range(x.ndim) if x.shape[i] > 1 and is_close(float((x.sum(i) - 1).abs().max()), 0)]
 
@@ -120,6 +122,7 @@ def _sums(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
 
 
 def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
+    """One factor for all entries, a sign, or a factor per index of one axis."""
     fine = a.isfinite() & b.isfinite() & (b.abs() > 1e-9)
     if not fine.any():
         return
@@ -153,6 +156,7 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
 
 
 def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+    """An argument that is missing in the sum, in it twice, of the wrong sign, or returned unchanged."""
     difference = a - b
     for name, x in leaves(given, ""):
         if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
@@ -178,7 +182,7 @@ def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 
 def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
-    """Of an update: how far it moves what it was given"""
+    """An update whose step is a multiple of ours."""
     first = next(iter(signature.parameters), "")
     for name, x in leaves(given, ""):
         head, _, tail = name.partition(".")
@@ -203,6 +207,7 @@ def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: in
 
 
 def _masked(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+    """Entries that are wrong where a boolean argument is True, or False."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
     for name, mask in leaves(given, ""):
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.numel() > 1:
@@ -216,6 +221,7 @@ def _masked(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 
 def _negative(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+    """Entries that are wrong where an argument is negative, positive or 0."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
     for name, x in leaves(given, ""):
         if isinstance(x, Tensor) and x.shape == a.shape and x.is_floating_point() and 2 < wrong.sum() < wrong.numel():
@@ -225,7 +231,7 @@ def _negative(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 
 def _places(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
-    """Along which axis right and wrong entries lie apart"""
+    """The indices of one axis, or the side of the diagonal, where the wrong entries are."""
     wrong = ~torch.isclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=True)
     share = f"{int(wrong.sum())} of {wrong.numel()} entries are wrong"
     if wrong.all() or not wrong.any():
@@ -233,9 +239,9 @@ def _places(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
     for i in range(wrong.ndim):
         n = wrong.shape[i]
         lines = wrong.movedim(i, 0).reshape(n, -1)
-        some = lines.any(dim=1)
-        if n > 1 and not some.all():
-            bad, good = some.nonzero().flatten().tolist(), (~some).nonzero().flatten().tolist()
+        has_wrong = lines.any(dim=1)
+        if n > 1 and not has_wrong.all():
+            bad, good = has_wrong.nonzero().flatten().tolist(), (~has_wrong).nonzero().flatten().tolist()
             if good == [0]:
                 yield "first", f"only index 0 of {_axis(names[i])} is right; {share}"
             elif len(bad) == 1:

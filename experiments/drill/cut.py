@@ -1,6 +1,6 @@
-"""A drill is cut from our own function: its imports, signature and docstring, with the body taken out.
+"""Cut a drill from our own function: its imports, signature and docstring, without the body.
 
-Read with `ast`, so that nothing is imported: no torch, no second.
+The source is read with `ast` and never imported, so that the list of drills needs no torch.
 """
 
 import ast
@@ -18,7 +18,7 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Source:
-    """Where ours stands."""
+    """The definition of our function, and the file around it."""
 
     module: str
     lines: list[str]
@@ -39,7 +39,7 @@ def source(name: str) -> Source:
 
 
 def definition_of(tree: ast.Module, name: str) -> Definition:
-    """The last function or class of that name at the top; LookupError if there is none."""
+    """The last function or class of that name at the top level; LookupError if there is none."""
     found = [node for node in tree.body if isinstance(node, Definition) and node.name == name]
     if not found:
         raise LookupError(name)
@@ -47,14 +47,14 @@ def definition_of(tree: ast.Module, name: str) -> Definition:
 
 
 def cut(name: str) -> str:
-    """The file that a drill begins with"""
+    """The file that a drill begins with."""
     ours = source(name)
     imports = "\n".join(_imports(ours, _needed(ours, DRILLS[name].given)))
     return f"{imports}\n\n\n{_emptied(ours, ours.node)}".lstrip()
 
 
 def is_empty(definition: Definition) -> bool:
-    """Whether nothing has been written below the signature: docstrings, `pass`, `...` or the raise of `cut`."""
+    """Whether the body is only a docstring, `pass`, `...` or the raise that `cut` leaves."""
     return all(
         is_empty(part)
         if isinstance(part, Definition)
@@ -66,7 +66,7 @@ def is_empty(definition: Definition) -> bool:
 
 
 def helpers(name: str) -> list[str]:
-    """Functions beside ours that it calls and the reader is to write: all of its module's but those given"""
+    """Functions of its module that ours calls and an answer must not: all but those given."""
     ours = source(name)
     beside = {node.name for node in ours.tree.body if isinstance(node, ast.FunctionDef)} - {ours.node.name}
     return sorted(beside & set(_names(ours.node)) - set(DRILLS[name].given) - set(_signature_names(ours.node)))
@@ -100,14 +100,14 @@ def _signature_names(node: Definition) -> Iterator[str]:
 
 
 def _needed(ours: Source, given: tuple[str, ...]) -> list[str]:
-    """Names that the signature uses, names that our body has from elsewhere, and those given"""
+    """Names in the signature, imported names in our body, and the functions given."""
     signature = list(_signature_names(ours.node))
     imported = {bound for statement in ours.tree.body for bound in _bound(statement)}
     return [*signature, *(name for name in _names(ours.node) if name in imported), *given]
 
 
 def _bound(statement: ast.stmt) -> dict[str, str]:
-    """What an import statement binds, and the statement that binds this alone."""
+    """Each name that an import statement binds, and a statement that binds this name alone."""
     if isinstance(statement, ast.Import):
         return {(a.asname or a.name).partition(".")[0]: f"import {ast.unparse(a)}" for a in statement.names}
     if isinstance(statement, ast.ImportFrom):

@@ -1,10 +1,11 @@
-"""What a teacher says of a wrong result: which part of it, which axis, which factor or term, and when.
+"""Say what is wrong with an answer's results: which part, axis, factor, term or option, and in which calls.
 
-Each finding is a guess at the mistake that explains the numbers. That which explains most of the wrong calls is told,
-with the smallest of them as the example.
+A finding is a mistake that would explain the numbers of one call. The kind that explains most of the wrong calls is
+told, with a small call as the example.
 """
 
 import inspect
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,18 +14,20 @@ import torch
 from torch import Tensor
 
 from experiments.drill.compare import compare, whole_numbers
-from experiments.drill.door import Call
 from experiments.drill.guess import asked_for
+from experiments.drill.recorder import Call
 from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
 from experiments.drill.when import when
 
+CALLS = 100
+"""that are looked at first: a loop of an optimizer makes hundreds, which go wrong alike"""
 GUESSES = 8
-"""wrong calls, of different shapes if there are, that are tried with other arguments"""
+"""wrong calls, of different shapes if possible, that are tried with other arguments"""
 
 
 class Finding(NamedTuple):
     kind: str
-    """alike for calls that show the same mistake"""
+    """the same for calls that show the same mistake"""
     text: str
 
 
@@ -34,7 +37,9 @@ class Case(NamedTuple):
 
 
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
-    """Lines about the calls that went wrong; none if no call did."""
+    """Say what is wrong with the calls that went wrong; no lines if none did."""
+    if len(seen) > CALLS and (lines := explain(_sample(seen), signature, ours)):
+        return lines
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
     _guess([case for case in cases if case.findings], ours, signature)
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
@@ -59,13 +64,18 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     return [*lines, "", *example(case.call)]
 
 
+def _sample(seen: Sequence[Call]) -> list[Call]:
+    """`CALLS` of them in order, drawn evenly."""
+    return [seen[i] for i in sorted(random.Random(0).sample(range(len(seen)), CALLS))]
+
+
 def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
-    """Put first, in cases that went wrong, what ours would have to be asked for to go wrong alike."""
+    """Put first, in each wrong case, the change of an argument with which ours gives the same wrong result."""
     tried = _varied(wrong)[:GUESSES]
     guesses = [asked_for(case.call, ours, signature) for case in tried]
-    often = Counter(said for some in guesses for said in some)
-    for case, some in zip(tried, guesses, strict=True):
-        said = max(some, key=lambda said: often[said], default="")
+    often = Counter(said for guess in guesses for said in guess)
+    for case, guess in zip(tried, guesses, strict=True):
+        said = max(guess, key=lambda said: often[said], default="")
         if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
             case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
 
@@ -75,19 +85,20 @@ VAGUE = {"values", "places", "constant", "first", "factors"}
 
 
 def _weight(kind: str) -> int:
-    """What a value has wrong explains its gradient too."""
+    """How much a kind explains: a mistake in a value explains its gradient too."""
     if kind in VAGUE:
         return 1
     return 2 if "gradient" in kind else 4 if kind.startswith("parts") else 30 if kind.startswith("as if") else 8
 
 
 def example(call: Call) -> list[str]:
+    """The arguments of a call, its result and the expected one."""
     given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
     return ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
 
 
 def show(x: Any, room: int = 400) -> str:
-    """A value as one reads it, in whole if there is room."""
+    """A value as text: a tensor by dtype, shape and numbers, of a large one the first six."""
     if isinstance(x, Tensor):
         kind = str(x.dtype).removeprefix("torch.")
         head = f"{kind}{list(x.shape)}"
@@ -125,7 +136,7 @@ def _size(call: Call) -> int:
 
 
 def _varied(cases: list[Case]) -> list[Case]:
-    """One of each set of shapes first"""
+    """The cases in another order: one of each set of shapes first."""
     firsts = {_shapes(case.call): i for i, case in reversed(list(enumerate(cases)))}
     return [cases[i] for i in firsts.values()] + [case for i, case in enumerate(cases) if i not in firsts.values()]
 
@@ -149,7 +160,7 @@ def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _vector(x: Any) -> Any:
-    """A list of numbers is looked at as a whole: losses, say."""
+    """A list of numbers, such as losses, as one tensor."""
     numbers = isinstance(x, list) and len(x) > 1 and all(isinstance(n, float | int) for n in x)
     return torch.tensor(x, dtype=torch.float64) if numbers else x
 
@@ -182,25 +193,25 @@ def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _parts(yours: Any, ours: Any) -> Iterator[Finding]:
-    """Of several results, which are right"""
+    """Which parts of a result are right, and which are not."""
     parts = list(_judged(yours, ours, "result"))
     right, wrong = ([where for where, ok in parts if ok is kind] for kind in (True, False))
     if right and wrong:
         yield Finding(f"parts {wrong}", f"{', '.join(right)} {_are(right)} right; {', '.join(wrong)} {_are(wrong)} not")
 
 
-def _are(some: Sequence[str]) -> str:
-    return "is" if len(some) == 1 else "are"
+def _are(parts: Sequence[str]) -> str:
+    return "is" if len(parts) == 1 else "are"
 
 
 def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
-    """(where, whether it is right) of the largest parts of which one can say it; a None as expected says nothing"""
+    """Yield (where, whether right) of the largest parts that are right or wrong whole; an expected None is neither."""
     if alike(yours, ours):
         if ours is not None:
             yield where, True
         return
-    there = dict(children(yours))
-    parts = [part for name, x in children(ours) for part in _judged(there.get(name), x, where + name)]
+    own = dict(children(yours))
+    parts = [part for name, x in children(ours) for part in _judged(own.get(name), x, where + name)]
     if any(ok for _, ok in parts):
         yield from parts
     else:
@@ -259,7 +270,7 @@ def _reshaped(yours: Tensor, ours: Tensor) -> str:
 
 
 def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
-    """The result is right: is its gradient?"""
+    """Of a right result: a gradient that is missing, too much or wrong."""
     parts = zip(*([x for _, x in leaves(r) if isinstance(x, Tensor)] for r in (call.yours, call.ours)), strict=True)
     live = [(y.requires_grad, z.requires_grad) for y, z in parts]
     if (True, False) in live:
@@ -287,6 +298,6 @@ def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
-    """The names of the arguments that gradients were taken of"""
+    """The names of the arguments that require a gradient."""
     names = [name for name, x in leaves(call.arguments, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
     return names if len(names) == len(gradients) else list(gradients)

@@ -1,4 +1,4 @@
-"""What would ours have to be asked for, to give what yours gave? An option that is ignored shows itself so."""
+"""Find arguments with which ours gives what yours gave: so an option that the answer ignores shows itself."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.drill.door import Call, copied, gradients_of, outcome
+from experiments.drill.recorder import Call, copied, gradients_of, outcome
 from experiments.drill.values import alike, axes
 
 Change = tuple[str, dict[str, Any]]
 
 
 def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
-    """The changes of one argument, or exchanges of two, with which ours gives what yours gave"""
+    """The changes of one argument, or exchanges of two, with which ours gives what yours gave."""
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if isinstance(call.yours, Exception) or isinstance(call.ours, Exception):
         return []

@@ -2,19 +2,16 @@
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-CPU_SECONDS = 30.0
-"""of computing, for the tests of one drill: a right answer takes a few"""
+ROOT = Path(__file__).parents[2]
 WALL_SECONDS = 300.0
-"""of waiting"""
-MEMORY = 2 << 30
-"""bytes, beyond what torch takes"""
+"""of waiting; `limits` ends an answer that computes for longer than its seconds"""
 
 
 class Verdict(NamedTuple):
@@ -22,48 +19,32 @@ class Verdict(NamedTuple):
     lines: list[str]
     """what is said"""
     tests: int = 0
-    """how many passed and went through the answer"""
+    """how many passed and called the answer"""
 
 
 def graded(name: str, file: Path, wall_seconds: float = WALL_SECONDS) -> Verdict:
-    """The verdict of a grader that is started for this answer, and told where and under which seal to write it."""
-    reader, writer = os.pipe()
-    seal = secrets.token_hex()
-    command = [sys.executable, "-m", "experiments.drill.grade", name, str(file.resolve())]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        command, cwd=root, env=environment, pass_fds=[writer], stdin=subprocess.PIPE, start_new_session=True
-    )
-    os.close(writer)
-    try:
-        process.communicate(f"{writer} {seal}\n".encode(), wall_seconds)
-    except subprocess.TimeoutExpired:
-        return Verdict(False, [f"not done after {wall_seconds:g} s: does it wait for something?"])
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        said = read(reader) if process.poll() == 0 else ""
-    return verdict(said, seal, process.returncode)
+    """The verdict of `python -m experiments.drill.grade` on the answer in `file`."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "verdict.json"
+        command = [sys.executable, "-m", "experiments.drill.grade", name, str(file.resolve()), str(out)]
+        try:
+            status = subprocess.run(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, timeout=wall_seconds
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return Verdict(False, [f"not done after {wall_seconds:g} s: does it wait for something?"])
+        return read_verdict(out, status)
 
 
-def read(descriptor: int) -> str:
-    with os.fdopen(descriptor, errors="replace") as pipe:
-        return pipe.read()
+def write_verdict(verdict: Verdict, out: Path) -> None:
+    out.write_text(json.dumps(verdict._asdict()))
 
 
-def sealed(verdict: Verdict, seal: str) -> bytes:
-    """A line that only who knows the seal can write: the answer may find the descriptor, and write there too."""
-    return f"\n{seal} {json.dumps(verdict._asdict())}\n".encode()
-
-
-def verdict(said: str, seal: str, status: int) -> Verdict:
-    """What a grader wrote, or what became of it."""
-    for line in said.splitlines():
-        head, _, text = line.partition(" ")
-        if head == seal:
-            return Verdict(**json.loads(text))
+def read_verdict(out: Path, status: int | None) -> Verdict:
+    """The verdict that a grader wrote, or one on how its process ended without any."""
+    if out.exists():
+        return Verdict(**json.loads(out.read_text()))
     if status == -signal.SIGKILL:
         return Verdict(False, ["the process was killed: out of memory?"])
     return Verdict(

@@ -1,40 +1,28 @@
-"""Limits on the time and the memory of an answer, and where it was when it met one."""
+"""Limits on the time and the memory of an answer."""
 
 import contextlib
-import linecache
 import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.drill.door import ANSWER
-from experiments.drill.launch import MEMORY
+ANSWER = "drill_answer"
+"""the name of the module that an answer is imported as"""
+CPU_SECONDS = 30.0
+"""of computing, for the tests of one drill: a right answer takes a few"""
+MEMORY = 2 << 30
+"""bytes, beyond what torch takes"""
 
 
 class OutOfTime(BaseException):
-    """Past `except Exception`, so that an answer cannot swallow it."""
-
-
-STOPPED: list[int] = []
-
-
-def stopped_at(file: Path) -> list[str]:
-    return [f"  it was at line {line}: {linecache.getline(str(file), line).strip()}" for line in STOPPED[-1:] if line]
+    """OutOfTime(line of the answer, or 0). Past `except Exception`, so that an answer does not swallow it."""
 
 
 @contextlib.contextmanager
-def timed(seconds: float) -> Any:
-    """OutOfTime after so many seconds of computing; waiting is for `launch` to end."""
-
-    def stop(_: int, frame: Any) -> None:
-        while frame is not None:
-            if frame.f_globals.get("__name__") == ANSWER:
-                STOPPED.append(frame.f_lineno)
-                break
-            frame = frame.f_back
-        raise OutOfTime
-
-    signal.signal(signal.SIGPROF, stop)
+def timed(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime after so many seconds of computing; a process that only waits is ended by `launch`."""
+    signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
@@ -42,9 +30,15 @@ def timed(seconds: float) -> Any:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+def _stop(_: int, frame: Any) -> None:
+    while frame is not None and frame.f_globals.get("__name__") != ANSWER:
+        frame = frame.f_back
+    raise OutOfTime(frame.f_lineno if frame else 0)
+
+
 def limit_memory() -> None:
-    """`MEMORY` more than what is mapped now: torch maps gigabytes that it never touches."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages:
-        most = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    """Allow `MEMORY` more than is mapped now: torch maps gigabytes that it never touches."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -1,7 +1,7 @@
-"""What you have done, a line of JSON per event, in a file of your own: everything else is computed from it.
+"""The reader's attempts, a line of JSON per event, in a file of the user; everything else is computed from it.
 
-A line is appended whole or, in a crash, cut off; what cannot be read is passed over, and so are fields and events of a
-later version. Nothing is ever rewritten, so that no version loses what another wrote.
+A line is appended whole or, in a crash, cut off. Lines that cannot be read are passed over, and so are fields and
+events of a later version. Nothing is ever rewritten, so that no version loses what another wrote.
 """
 
 import json
@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 VERSION = 1
 DAY = 86_400.0
 GROWTH = 2.5
-"""how much longer after each pass until a drill is due again"""
+"""factor of the days until a drill is due again, per pass"""
 
 
 class Standing(NamedTuple):
-    """Of one drill"""
+    """The reader's standing in one drill."""
 
     attempts: int = 0
-    """times it was checked"""
+    """how often it was checked"""
     passes: int = 0
-    """times it was begun and then passed"""
+    """how often it was begun and then passed"""
     best: float | None = None
-    """seconds from its beginning to a pass, the least"""
+    """the fewest seconds from its beginning to a pass"""
     begun: float | None = None
     """when the answer that is under way was begun"""
     hints: int = 0
-    """that were shown since"""
+    """shown since then"""
     open: bool = False
     """whether an answer is under way that has not passed"""
     interval: float = 0.0
@@ -45,7 +45,7 @@ def file() -> Path:
 
 
 def record(drill: str, event: str, **details: Any) -> None:
-    """Append "start", "check" or "hint". On a line of its own even where the last one was cut off."""
+    """Append "start", "check" or "hint", on a new line even if the last one was cut off."""
     path = file()
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"v": VERSION, "at": round(time.time(), 1), "drill": drill, "event": event, **details})
@@ -59,7 +59,7 @@ def record(drill: str, event: str, **details: Any) -> None:
 
 
 def standings() -> dict[str, Standing]:
-    """Where each drill stands that was ever begun"""
+    """The standing in each drill that was ever begun."""
     found: dict[str, Standing] = {}
     for event in _events():
         found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
@@ -82,7 +82,7 @@ def _events() -> Iterator[dict[str, Any]]:
 
 
 def _after(was: Standing, event: dict[str, Any]) -> Standing:
-    """A pass counts once per beginning; with hints, or after a failure, the drill is due again tomorrow."""
+    """The standing after an event. A pass counts once per beginning; with hints the drill is due again tomorrow."""
     at = event["at"]
     match event["event"]:
         case "start":
@@ -105,7 +105,7 @@ def _after(was: Standing, event: dict[str, Any]) -> Standing:
 
 
 def next_drill(names: list[str], difficulty: dict[str, int], now: float) -> str:
-    """What is under way; else what is most overdue; else the easiest never passed; else what is due soonest."""
+    """The drill under way; else the most overdue; else the easiest never passed; else the one due soonest."""
     known = standings()
     by_name = {name: known.get(name, Standing()) for name in names}
     if under_way := [name for name in names if by_name[name].open]:

@@ -1,36 +1,33 @@
-"""The proof of the graders: every wrong answer of tests/drills is refused in fitting words, every right one passes.
+"""Prove the graders: every wrong answer of tests/drills is refused in fitting words, every right one passes.
 
     python -m experiments.drill.prove [NAME…]
 
-An answer is graded in a fork of one process that has torch and our functions in memory. Each file there is an answer in
-another style than ours; `torchs`, where there is one, is torch's own function; WRONG lists what people write instead:
-what stands in the answer, what they write, and what they must be told.
+Each file there is an answer in another style than ours. `torchs`, if there is one, calls torch's own function. WRONG
+lists mistakes that people make: what stands in the answer, what they write instead, and what they must be told. An
+answer is graded in a fork of one process that has torch and our functions in memory.
 """
 
 import ast
+import contextlib
 import gc
 import importlib
-import os
-import secrets
-import signal
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
-from experiments.drill.launch import CPU_SECONDS, Verdict, read, sealed, verdict
+from experiments.drill.launch import ROOT, Verdict, read_verdict, write_verdict
+from experiments.drill.limits import CPU_SECONDS
 
 IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
-"""here, so that no fork has to"""
-
-
+"""before the forks, so that no fork has to"""
 BARRED = "this calls"
-"""how a refusal begins of an answer that has another function do the work"""
+"""how the refusal begins of an answer that leaves the work to another function"""
 
 
 class Answer(NamedTuple):
@@ -54,36 +51,41 @@ class Outcome(NamedTuple):
     @property
     def ok(self) -> bool:
         """Passed if right; refused in fitting words if wrong."""
-        said = self.answer.phrase in "\n".join(self.verdict.lines)
-        return self.verdict.passed == self.answer.right and (self.answer.right or said)
+        told = self.answer.phrase in "\n".join(self.verdict.lines)
+        return self.verdict.passed == self.answer.right and (self.answer.right or told)
 
 
 def answers(name: str) -> Iterator[Answer]:
-    """The right answer, torch's own, and each wrong one; ValueError for one whose text is not to be found."""
-    text = (cut.ROOT / "tests" / "drills" / f"{name}.py").read_text()
-    head = text.partition("\nWRONG")[0]
-    space: dict = {}
-    exec(compile(text, f"tests/drills/{name}.py", "exec"), space)
-    defined = DRILLS[name].of.partition(":")[2]
-    yield Answer(name, "in another style", head, True)
-    if "torchs" in space:
-        yield Answer(name, "torch's own", f"{head}\n\n{defined} = torchs\n", True, allow_torch=True)
-        yield Answer(
-            name, "torch's own, where it is not allowed", f"{head}\n\n{defined} = torchs\n", False, phrase=BARRED
-        )
-    if not isinstance(cut.source(name).node, ast.ClassDef):
+    """The right answer, torch's own, one that calls ours, the wrong ones; ValueError for an edit without a place."""
+    head, wrong = (ROOT / "tests" / "drills" / f"{name}.py").read_text().split("\nWRONG = ")
+    right, torchs = _cut_out(head, "torchs")
+    yield Answer(name, "in another style", right, True)
+    if torchs:
+        renamed = f"{right}\n\n{torchs}\n\n{DRILLS[name].of.partition(':')[2]} = torchs\n"
+        yield Answer(name, "torch's own", renamed, True, allow_torch=True)
+        yield Answer(name, "torch's own, where it is not allowed", renamed, False, phrase=BARRED)
+    if isinstance(cut.source(name).node, ast.FunctionDef):
         yield Answer(name, "calls ours", _calls_ours(name), False, phrase=f"{BARRED} our own")
-    for label, (*edits, phrase) in space["WRONG"].items():
-        wrong = head
+    for label, (*edits, phrase) in ast.literal_eval(wrong).items():
+        text = right
         for old, new in zip(edits[::2], edits[1::2], strict=True):
-            if wrong.count(old) != 1:
-                raise ValueError(f"{name}, {label}: {old!r} is there {wrong.count(old)} times")
-            wrong = wrong.replace(old, new)
-        yield Answer(name, label, wrong, False, phrase=phrase)
+            if text.count(old) != 1:
+                raise ValueError(f"{name}, {label}: {old!r} is in the answer {text.count(old)} times")
+            text = text.replace(old, new)
+        yield Answer(name, label, text, False, phrase=phrase)
+
+
+def _cut_out(text: str, function: str) -> tuple[str, str]:
+    """(the file without this function, the function)"""
+    with contextlib.suppress(LookupError):
+        node, lines = cut.definition_of(ast.parse(text), function), text.splitlines()
+        first, end = node.lineno - 1, node.end_lineno
+        return "\n".join(lines[:first] + lines[end:]), "\n".join(lines[first:end])
+    return text, ""
 
 
 def _calls_ours(name: str) -> str:
-    """The file that a drill begins with, and our function called below its signature."""
+    """The file that a drill begins with, and below its signature a call of our function."""
     module, _, defined = DRILLS[name].of.partition(":")
     node = cut.source(name).node
     assert isinstance(node, ast.FunctionDef)
@@ -93,66 +95,58 @@ def _calls_ours(name: str) -> str:
     return f"from {module} import {defined} as ours\n" + cut.cut(name).replace(cut.EMPTY, body)
 
 
-def prove(names: Sequence[str]) -> Iterator[Outcome]:
-    """Each answer of each drill and its verdict, one after the other."""
-    return grade_all([answer for name in names for answer in answers(name)])
-
-
-def grade_all(some: Sequence[Answer], seconds: float = CPU_SECONDS) -> Iterator[Outcome]:
-    from experiments.drill import grade
-
-    for module in IMPORTED_BY_TESTS:
-        importlib.import_module(module)
-    grade.warm_up(sorted({answer.drill for answer in some}))
+def grade_all(answers: Sequence[Answer], seconds: float = CPU_SECONDS) -> Iterator[Outcome]:
+    """Grade one answer after the other, each in a fork."""
+    _import_all({answer.drill for answer in answers})
     with tempfile.TemporaryDirectory() as folder:
-        for answer in some:
-            file = Path(folder) / f"{answer.drill}.py"
+        for i, answer in enumerate(answers):
+            file, out = Path(folder) / f"{answer.drill}.py", Path(folder) / f"{i}.json"
             file.write_text(answer.text)
-            yield Outcome(answer, _in_a_fork(answer, file, seconds))
+            process = multiprocessing.get_context("fork").Process(target=_grade, args=(answer, file, out, seconds))
+            process.start()
+            process.join()
+            yield Outcome(answer, read_verdict(out, process.exitcode))
     gc.unfreeze()
 
 
-def _in_a_fork(answer: Answer, file: Path, seconds: float) -> Verdict:
+def _grade(answer: Answer, file: Path, out: Path, seconds: float) -> None:
     from experiments.drill import grade, limits
 
-    reader, writer = os.pipe()
-    seal = secrets.token_hex()
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        status = 1
-        with suppress(BaseException):
-            os.close(reader)
-            limits.limit_memory()
-            result = grade.grade(answer.drill, file, allow_torch=answer.allow_torch, seconds=seconds)
-            os.write(writer, sealed(result, seal))
-            status = 0
-        os._exit(status)
-    os.close(writer)
-    said = read(reader)
-    _, status = os.waitpid(child, 0)
-    return verdict(said, seal, -signal.SIGKILL if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status))
+    limits.limit_memory()
+    write_verdict(grade.grade(answer.drill, file, allow_torch=answer.allow_torch, seconds=seconds), out)
+
+
+def _import_all(names: set[str]) -> None:
+    """Import and use once what each fork would have to: torch, torch.func, Hypothesis and our functions."""
+    import torch
+    from hypothesis import given, strategies
+    from torch.func import grad, vmap
+
+    torch.set_num_threads(1)
+    grad(lambda x: vmap(lambda y: y * y)(x).sum())(torch.ones(2))
+    given(strategies.integers())(lambda _: None)()
+    for module in (*IMPORTED_BY_TESTS, "experiments.drill.grade", *(DRILLS[n].of.partition(":")[0] for n in names)):
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else each fork would go through all that was loaded, and copy it
 
 
 def main(names: Sequence[str]) -> int:
+    """Print a line per answer and the counts; 1 if a grader is wrong."""
     began, outcomes = time.perf_counter(), []
-    for outcome in prove(names or list(DRILLS)):
+    for outcome in grade_all([answer for name in names or DRILLS for answer in answers(name)]):
         outcomes.append(outcome)
-        answer = outcome.answer
-        told = "passed" if outcome.verdict.passed else outcome.verdict.lines[0]
+        answer, verdict = outcome
+        told = "passed" if verdict.passed else verdict.lines[0]
         print(f"{'ok    ' if outcome.ok else 'WRONG '} {answer.drill}: {answer.label}: {told}", flush=True)
         if not outcome.ok:
-            print(
-                *(f"           {line}" for line in outcome.verdict.lines),
-                f"           to be said: {answer.phrase!r}",
-                sep="\n",
-            )
+            print(*(f"           {line}" for line in verdict.lines), sep="\n")
+            print(f"           to be said: {answer.phrase!r}")
     wrong, barred, right = ([o.ok for o in outcomes if o.answer.kind == kind] for kind in ("wrong", "barred", "right"))
-    drills = len({o.answer.drill for o in outcomes})
     print(
         f"{sum(wrong)} of {len(wrong)} wrong answers are refused in fitting words, and so are {sum(barred)} of "
-        f"{len(barred)} that call ours or torch's; {sum(right)} of {len(right)} right ones pass: {drills} drills, "
-        f"{time.perf_counter() - began:.0f} s"
+        f"{len(barred)} that call ours or torch's; {sum(right)} of {len(right)} right ones pass: "
+        f"{len({o.answer.drill for o in outcomes})} drills, {time.perf_counter() - began:.0f} s"
     )
     return 0 if all(o.ok for o in outcomes) else 1
 

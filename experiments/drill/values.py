@@ -1,4 +1,4 @@
-"""What is in a result, whether two tensors are the same, and what a number or an axis is called."""
+"""The parts of a result, their equality up to rounding, and names for axes and numbers."""
 
 import inspect
 import math
@@ -12,7 +12,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
 def children(x: Any) -> list[tuple[str, Any]]:
-    """(how it is reached, part) of a dict, a tuple or a list"""
+    """(path, part) of each part of a dict, a tuple or a list."""
     if isinstance(x, dict):
         return [(f".{name}", part) for name, part in x.items()]
     if isinstance(x, tuple) and hasattr(x, "_fields"):
@@ -21,7 +21,7 @@ def children(x: Any) -> list[tuple[str, Any]]:
 
 
 def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
-    """(where, leaf) of everything in a result"""
+    """Yield (path, leaf) of everything in a result."""
     if not isinstance(x, dict | tuple | list):
         yield path, x
     for name, part in children(x):
@@ -29,7 +29,8 @@ def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    if a.is_meta or b.is_meta:  # of which there are no numbers
+    """Whether two tensors of one shape are equal up to rounding."""
+    if a.is_meta or b.is_meta:  # they have no numbers
         return a.device == b.device
     if not (a.is_floating_point() or b.is_floating_point()):
         return torch.equal(a, b)
@@ -38,7 +39,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two results are the same, up to rounding"""
+    """Whether two results are equal up to rounding, part by part."""
     xs, ys = dict(leaves(a)), dict(leaves(b))
     return xs.keys() == ys.keys() and all(_alike_leaves(xs[where], ys[where]) for where in xs)
 
@@ -51,7 +52,7 @@ def _alike_leaves(x: Any, y: Any) -> bool:
 
 
 def as_tensors(x: Any, y: Any) -> tuple[Any, Any]:
-    """Two numbers as tensors, for which rounding is allowed; anything else as it is"""
+    """Two numbers as tensors, which are compared up to rounding; anything else as it is."""
     if isinstance(x, float | int) and isinstance(y, float | int):
         return torch.tensor(float(x), dtype=torch.float64), torch.tensor(float(y), dtype=torch.float64)
     return x, y
@@ -65,7 +66,7 @@ def equal(x: Any, y: Any) -> bool:
 
 
 def axes(annotation: Any, x: Tensor) -> list[str]:
-    """The name of each axis, from a jaxtyping annotation; axes of a `*name` are called by it."""
+    """The name of each axis, from a jaxtyping annotation."""
     names = str(getattr(annotation, "dim_str", "")).split()
     starred = [i for i, name in enumerate(names) if name.startswith(("*", "..."))]
     if starred:
@@ -83,7 +84,7 @@ def is_close(a: float, b: float) -> bool:
 
 
 def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
-    """What number of the problem it is: a size, a root of one, an option"""
+    """The name of a number of the problem, "" if it has none: a size, a root of one, an option."""
     if is_close(value, 100):
         return "that of a percentage"
     known: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Under which arguments is an answer wrong, and under which right?"""
+"""Say under which arguments an answer is wrong, and under which it is right."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.drill.door import Call
+from experiments.drill.recorder import Call
 
 Property = tuple[str, Callable[[dict[str, Any]], bool]]
 
 
 def when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
-    """The property of the arguments that nearly all wrong calls have, and of the right ones the fewest"""
+    """The property of the arguments that nearly all wrong calls have, and the fewest of the right ones."""
     if not right:
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
     found = []
@@ -33,7 +33,7 @@ def when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signat
 
 
 def _properties(signature: inspect.Signature) -> Iterator[Property]:
-    """(in words, whether it holds of what a call was given)"""
+    """Yield (words, whether it holds of the arguments of a call)."""
     for name, parameter in signature.parameters.items():
         for said, holds in _properties_of_one(parameter.default):
             yield said.format(name), lambda given, name=name, holds=holds: holds(given.get(name))
@@ -45,7 +45,7 @@ def _properties(signature: inspect.Signature) -> Iterator[Property]:
 
 
 def _not_below(a: Any, b: Any) -> bool:
-    """Of two counts, as steps are; a rate and an epsilon are not compared."""
+    """Whether a ≥ b, of two counts such as steps; a rate and an epsilon are not compared."""
     return _is_count(a) and _is_count(b) and int(a) >= int(b)
 
 

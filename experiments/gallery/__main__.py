@@ -1,6 +1,6 @@
 """The gallery of failures: a mistake, what you expect of it, what it does, its cause, and the fix, live.
 
-Without a name, the list.
+Without a name, prints the list.
 """
 
 import difflib
@@ -37,6 +37,7 @@ class Config(cli.Config):
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
+    """The config from the flags; prints the list or the table and exits where that is asked for."""
     config = cli.parse(config_type, argv)
     if sum(map(bool, (config.name, config.all, config.quiz, config.table))) > 1:
         raise cli.UsageError("one thing at a time: a name, --all, --quiz or --table")
@@ -60,6 +61,7 @@ def _by_kind() -> list[tuple[str, list[Failure]]]:
 
 
 def list_gallery() -> None:
+    """Print the name and the title of every failure."""
     widest = max(map(len, gallery())) + 2
     for kind, failures in _by_kind():
         console.print(f"\n{kind}", style="bold")
@@ -71,27 +73,26 @@ def list_gallery() -> None:
 
 
 def markdown() -> list[str]:
-    """The table of the README: a row per failure."""
+    """The table of the README, a row per failure."""
     rows = ["| | `just break …` | what is wrong | shape checks |", "|---|---|---|---|"]
     for kind, failures in _by_kind():
         for i, failure in enumerate(failures):
-            said = f"`{failure.catcher.rpartition('.')[2]}` refuses it" if failure.catcher else "blind"
-            rows.append(f"| {'' if i else kind} | `{failure.name}` | {failure.title} | {said} |")
+            answer = f"`{failure.catcher.rpartition('.')[2]}` refuses it" if failure.catcher else "blind"
+            rows.append(f"| {'' if i else kind} | `{failure.name}` | {failure.title} | {answer} |")
     return rows
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
-    from experiments.gallery import breaking
-    from experiments.gallery import (
-        quiz as quizzing,  # here, not above: torch takes seconds, which the list need not wait for
-    )
+    # here, not above: torch takes seconds, which the list need not wait for
+    from experiments.gallery.breaking import in_one, present
+    from experiments.gallery.quiz import quiz
 
     if config.quiz:
-        quizzing.quiz(config.seed, device)
+        quiz(config.seed, device)
         return []
     if config.name:
-        return breaking.present(gallery()[config.name], config, device, ask=sys.stdin.isatty())
-    return [breaking.in_one(breaking.present(failure, config, device)) for failure in gallery().values()]
+        return present(gallery()[config.name], config, device, ask=sys.stdin.isatty())
+    return [in_one(present(failure, config, device)) for failure in gallery().values()]
 
 
 if __name__ == "__main__":

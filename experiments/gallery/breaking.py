@@ -1,4 +1,4 @@
-"""One failure, from the question to the fix: what `just break NAME` shows and checks."""
+"""Show and check one failure, from the question to the fix: `just break NAME`."""
 
 import ast
 import difflib
@@ -22,17 +22,17 @@ from fn import draw
 
 
 class Refusal(NamedTuple):
-    """What fn answered to the mistake."""
+    """The error of fn's shape checks."""
 
     by: str
-    """the function that refused it"""
+    """the function that refused the mistake"""
     text: str
 
 
 def refusal(run: Runnable, seed: int) -> Refusal | None:
-    """Which of fn's checks of shape and dtype refused the mistake, or None.
+    """The error of the check of fn, of shape or dtype, that refused the mistake; None if none did.
 
-    `broken` has run through already: where it is itself what the checks judge, they have let it pass.
+    Where `checked` is `broken` itself, the checks have let it pass, as it has run already.
     """
     if run.checked is run.broken:
         return None
@@ -42,34 +42,34 @@ def refusal(run: Runnable, seed: int) -> Refusal | None:
         said = str(error).partition("\n---")[0]
         by = re.search(r"whilst checking the \w+(?: \w+)? of (fn\.[\w.]*\w)", said)
         return Refusal(by[1], said) if by else None
-    except (RuntimeError, ValueError):  # another's error, or fn's own of another kind: no check
+    except (RuntimeError, ValueError):  # an error of torch, or one of fn that is no shape check
         return None
     return None
 
 
 def on(device: torch.device, f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` with its other device, if it has one, an accelerator rather than meta."""
-    away = device.type != "cpu" and "elsewhere" in inspect.signature(f).parameters
-    return partial(f, elsewhere=str(device)) if away else f
+    """`f` with this accelerator as its `elsewhere`, if it takes one; on a CPU that stays the device "meta"."""
+    takes_device = device.type != "cpu" and "elsewhere" in inspect.signature(f).parameters
+    return partial(f, elsewhere=str(device)) if takes_device else f
 
 
-def judge(failure: Failure, run: Runnable, broken: Seen, fixed: Seen, refused: Refusal | None) -> list[cli.Check]:
-    """Its three statements."""
-    as_said = (refused and refused.by) == failure.catcher
+def evaluate(failure: Failure, run: Runnable, broken: Seen, fixed: Seen, refused: Refusal | None) -> list[cli.Check]:
+    """Check the three statements of a failure."""
+    as_stated = (refused and refused.by) == failure.catcher
     return [
         cli.check(f"{failure.name}: broken shows the symptom", run.shows(broken), "==", 1),
         cli.check(f"{failure.name}: fixed shows it still", run.shows(fixed), "==", 0),
-        cli.check(f"{failure.name}: shape checks answer as it says", as_said, "==", 1),
+        cli.check(f"{failure.name}: shape checks answer as it says", as_stated, "==", 1),
     ]
 
 
 def in_one(checks: Sequence[cli.Check]) -> cli.Check:
-    """Of a failure's statements, how many hold."""
+    """One check of a failure: how many of its statements hold."""
     return cli.check(checks[0].name.partition(":")[0] + ": statements that hold", sum(c.ok for c in checks), "==", 3)
 
 
 def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: bool = False) -> list[cli.Check]:
-    """Show it all, in the order in which one finds out; the checks of its three statements."""
+    """Show a failure in the order in which one finds it out; return the checks of its three statements."""
     run = failure.load()
     before, after = source(run.broken), source(run.fixed)
     console.print(f"\n{failure.name}, a failure of {failure.kind}\n", style="bold")
@@ -106,10 +106,11 @@ def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: 
             wrapped("          ", line)
     if picture := draw_curves(failure, broken, fixed, config.out):
         console.print(f"\nBoth curves: {picture}", markup=False, soft_wrap=True)
-    return judge(failure, run, broken, fixed, refused)
+    return evaluate(failure, run, broken, fixed, refused)
 
 
 def wait(prompt: str) -> None:
+    """Ask for Enter; the end of the input counts as one."""
     try:
         input(prompt)
     except EOFError:
@@ -117,7 +118,7 @@ def wait(prompt: str) -> None:
 
 
 def source(f: Callable[..., Any]) -> str:
-    """The very code that runs: the function, after what it uses of its own file; under the name of `broken`."""
+    """The source of a function, after the definitions of its own file that it uses; named `broken` in any case."""
     text = inspect.getsource(sys.modules[f.__module__])
     top = {name: node for node in ast.parse(text).body for name in _names(node)}
     wanted, todo = set(), [f.__name__]
@@ -131,14 +132,14 @@ def source(f: Callable[..., Any]) -> str:
 
 
 def _names(node: ast.stmt) -> list[str]:
-    """What a definition at the top of a file defines."""
+    """The names that a statement at the top of a file defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     return [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
 
 
 def show_code(lines: Sequence[str]) -> None:
-    """Indented; a line that the terminal is too narrow for goes on below, further in."""
+    """Print code indented; a line wider than the terminal goes on below, indented further."""
     for line in lines:
         changed = {"- ": "red", "+ ": "green"}.get(line[:2])
         inset = " " * (len(line) - len(line.lstrip()) + 8)
@@ -152,7 +153,7 @@ def show_code(lines: Sequence[str]) -> None:
 
 
 def show_seen(seen: Seen) -> None:
-    """A line per number, text or curve."""
+    """Print a line per number, text or curve."""
     label = max(map(len, seen)) + 4
     for name, value in seen.items():
         if isinstance(value, list):
@@ -164,13 +165,13 @@ def show_seen(seen: Seen) -> None:
 
 
 def landmarks(curve: Sequence[float]) -> list[str]:
-    """Its first and its last value, and between them the greatest where it is neither."""
+    """The first and the last value, and between them the greatest if it is neither."""
     first, greatest, last = (f"{v:.3g}" for v in (curve[0], max(curve), curve[-1]))
     return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 
 def draw_curves(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:
-    """A picture of the curves that both have; None if they have none."""
+    """Draw the curves of both runs in one picture; None if they have none."""
     panels = {name: {"broken": broken[name], "fixed": fixed[name]} for name in broken if isinstance(broken[name], list)}
     if not panels:
         return None

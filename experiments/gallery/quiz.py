@@ -1,4 +1,4 @@
-"""The quiz of the gallery: a symptom, live, and four causes; the score is kept in a file of yours."""
+"""The quiz of the gallery: a symptom, live, and four causes. The score is kept in a file of the user."""
 
 import json
 import os
@@ -20,13 +20,13 @@ Score = dict[str, dict[str, int]]
 
 
 def score_file() -> Path:
-    """Where a user's data belongs; no run, and no git, touches it."""
+    """The path of the score, in the user's folder for data, which no run writes to."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "functional-torch" / "quiz.json"
 
 
 def load_score() -> Score:
-    """UsageError for a file that is damaged."""
+    """Read the score; UsageError for a damaged file."""
     try:
         kept: Any = json.loads(score_file().read_text())
         return {name: {"asked": int(n["asked"]), "right": int(n["right"])} for name, n in kept["failures"].items()}
@@ -37,7 +37,7 @@ def load_score() -> Score:
 
 
 def choices(failure: Failure, rng: random.Random) -> list[Failure]:
-    """It and three others in random order, of its kind as far as there are any."""
+    """The failure and three others in random order; the others are of the same kind as far as possible."""
     others = [other for name, other in gallery().items() if name not in failure.akin | {failure.name}]
     rng.shuffle(others)
     others.sort(key=lambda other: other.kind != failure.kind)
@@ -47,13 +47,13 @@ def choices(failure: Failure, rng: random.Random) -> list[Failure]:
 
 
 def order(score: Score, rng: random.Random) -> list[Failure]:
-    """Every failure once: those never asked first, then those most often missed; drawn among equals."""
+    """Every failure once: first those never asked, then those most often missed; equals in random order."""
     failures = rng.sample(list(gallery().values()), len(gallery()))
     return sorted(failures, key=lambda f: score[f.name]["right"] / score[f.name]["asked"] if f.name in score else -1.0)
 
 
 def quiz(seed: int, device: torch.device) -> None:
-    """Every failure once, in an order drawn from the seed; the end of the answers, or Ctrl-C, ends it."""
+    """Ask about every failure once, in an order drawn from the seed, until the input ends or Ctrl-C."""
     rng, score, right, missed = random.Random(seed), load_score(), 0, []
     failures = order(score, rng)
     console.print(f"Which cause has the symptom? 1 to 4; q ends. Seed {seed}.")
@@ -78,15 +78,15 @@ def quiz(seed: int, device: torch.device) -> None:
 
 
 def pose(failure: Failure, four: Sequence[Failure], seed: int, device: torch.device) -> None:
-    """The symptom in words, then live, and four titles."""
+    """Print the symptom in words, the run, and four titles."""
     wrapped("", failure.symptom)
     show_seen(on(device, failure.load().broken)(seed))
-    for number, each in enumerate(four, start=1):
-        wrapped(f"  {number}  ", each.title)
+    for number, option in enumerate(four, start=1):
+        wrapped(f"  {number}  ", option.title)
 
 
 def tell(failure: Failure, hit: bool, number: int) -> None:
-    """Whether it was right, and if not, what is."""
+    """Print whether the answer was right, and if not, the right one and its cause."""
     if hit:
         console.print(f"right: just break {failure.name}", style="green")
         return
@@ -95,7 +95,7 @@ def tell(failure: Failure, hit: bool, number: int) -> None:
 
 
 def ask() -> int | None:
-    """1 to 4, or None for the end."""
+    """Read an answer: 1 to 4, or None for the end."""
     while True:
         try:
             answer = input("? ").strip().lower()
@@ -110,7 +110,7 @@ def ask() -> int | None:
 
 
 def keep(score: Score, name: str, hit: bool) -> None:
-    """Note an answer at once: Ctrl-C loses none."""
+    """Write an answer to the score at once, so that Ctrl-C loses none."""
     count = score.setdefault(name, {"asked": 0, "right": 0})
     count["asked"], count["right"] = count["asked"] + 1, count["right"] + hit
     write_atomic(score_file(), json.dumps({"version": 1, "failures": score}, indent=2) + "\n")

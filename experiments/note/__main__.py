@@ -17,6 +17,8 @@ JOURNAL = Path(__file__).parents[2] / "LEARNING.md"
 
 
 class OneLine(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
     def error(self, message: str) -> NoReturn:
         fail(2, message)
 
@@ -26,13 +28,13 @@ def main() -> None:
     parser.add_argument("text", help="what was observed, with the number")
     parser.add_argument("--run", type=Path, metavar="DIR", help="a run, whose figures and command are added")
     parser.add_argument("--file", type=Path, default=JOURNAL, help="another journal than LEARNING.md")
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        figures = run_figures(given.run) if given.run else ""
-        insert(given.file, entry(given.text, figures, date.today()))
+        figures = run_figures(args.run) if args.run else ""
+        insert(args.file, entry(args.text, figures, date.today()))
     except UsageError as error:
         fail(2, str(error))
-    print(f"noted in {given.file}")
+    print(f"noted in {args.file}")
 
 
 ABBREVIATIONS = ("e.g.", "i.e.", "vs.", "cf.", "etc.", "approx.", "resp.", "fig.", "sec.", "eq.")
@@ -51,9 +53,9 @@ def split_heading(text: str) -> tuple[str, str]:
 
 
 def entry(text: str, figures: str, day: date) -> str:
-    """ "## 2026-11-25 · Heading", the rest as a paragraph, the figures; UsageError if there is no text.
+    """The entry: "## 2026-11-25 · Heading", the rest as a paragraph, the figures; UsageError if there is no text.
 
-    A line that would begin another entry begins none.
+    A # at the start of a line is escaped, so that it begins no other entry.
     """
     heading, rest = split_heading(text)
     if not heading:
@@ -63,7 +65,7 @@ def entry(text: str, figures: str, day: date) -> str:
 
 
 def run_figures(run: Path) -> str:
-    """The run's checks as a table, and the command that made them; UsageError for a folder that holds none."""
+    """The checks of a run as a table, and its command; UsageError for a folder without a summary.json."""
     try:
         summary: Any = json.loads((run / "summary.json").read_text())
         rows = [f"| {_cell(c['name'])} | {_cell(_value(c))} | {_cell(c['target'])} |" for c in summary["checks"]]
@@ -84,12 +86,12 @@ def _value(check: dict[str, Any]) -> str:
 
 
 def _cell(text: Any) -> str:
-    """A pipe does not end it."""
+    """The text of a cell; a pipe in it is escaped, so that it does not end the cell."""
     return str(text).replace("|", r"\|")
 
 
 def insert(journal: Path, entry: str) -> None:
-    """Before the newest entry, as the newest stands first; a journal that is not there yet is begun."""
+    """Insert the entry above the newest one; begin a journal that does not exist yet."""
     from fn.files import write_atomic  # here, not above: what it imports would hold up --help
 
     try:

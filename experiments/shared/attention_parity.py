@@ -1,4 +1,4 @@
-"""Lab 3's first steps: one query worked through by hand, and each part of the transformer beside torch's own."""
+"""Lab 3's first steps: one query worked through by hand, and each part of the transformer compared with torch's."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ TILE = 64
 
 
 def one_query() -> None:
-    """What one query takes from four values, number by number."""
+    """Show the attention of one query to four keys, number by number."""
     query, keys = torch.tensor([[1.0, 2.0]]), torch.tensor(list(KEYS.values()))
     values = torch.arange(1.0, 5.0)[:, None]
     products, weights = (query @ keys.T)[0], attention_weights(query, keys)
@@ -40,8 +40,8 @@ def one_query() -> None:
     )
 
 
-def beside_torch(config: cli.Config, device: torch.device) -> list[cli.Check]:
-    """Ours and torch's on the same tensors: output and gradients."""
+def compare_with_torch(config: cli.Config, device: torch.device) -> list[cli.Check]:
+    """Compare outputs and gradients of our functions with those of torch on the same tensors."""
     ours_and_torchs = _attention(config) | _modules(config)
     rows, gaps = [], []
     for name, (ours, torchs, inputs) in ours_and_torchs.items():
@@ -59,7 +59,7 @@ def beside_torch(config: cli.Config, device: torch.device) -> list[cli.Check]:
 
 
 def _weighted(f: Callable, inputs: Params) -> tuple[Tensor, Tensor]:
-    """A sum whose terms weigh differently, as a plain one has the same gradient for many a wrong output."""
+    """Return (a scalar to differentiate, the output): a weighted sum, as a plain one hides some wrong gradients."""
     y = f(inputs)
     return (y * torch.linspace(-1, 1, y.numel(), device=y.device).reshape(y.shape)).sum(), y
 

@@ -1,4 +1,4 @@
-"""What a transformer looks at, drawn and in the terminal; and how positions are told to it."""
+"""Attention weights, drawn and in the terminal; and pictures of the positional encodings."""
 
 from pathlib import Path
 
@@ -16,18 +16,20 @@ WIDTH = 64  # of the encodings that are drawn
 
 
 def label(characters: str) -> list[str]:
-    """What stands on an axis: a space or a line's end would not be seen."""
+    """Return the labels of an axis, with signs for a space and a line break, which would not be seen."""
     return [{" ": "·", "\n": "↵"}.get(character, character) for character in characters]
 
 
-def draw_attention(weights: Tensor, characters: str, title: str, path: Path) -> None:
+def show_attention(weights: Tensor, characters: str, title: str, path: Path, *, first_row: int = 0) -> None:
+    """Draw all heads (layers, heads, queries, keys) into a picture; print one of them, see `print_attention`."""
     names = label(characters)
     draw.save(draw.attention_maps(weights, names, names, title=title), path)
+    print_attention(weights, characters, first_row=first_row)
 
 
-def print_attention(weights: Tensor, characters: str, *, first: int = 0) -> None:
-    """In the terminal, the head whose rows from `first` on are surest of where to look."""
-    names, sureness = label(characters), weights[:, :, first:].amax(dim=-1).mean(dim=-1)
+def print_attention(weights: Tensor, characters: str, *, first_row: int = 0) -> None:
+    """Print the head whose rows from `first_row` on have the largest weights, in shades of grey."""
+    names, sureness = label(characters), weights[:, :, first_row:].amax(dim=-1).mean(dim=-1)
     layer, head = divmod(int(sureness.argmax()), weights.shape[1])
     lines = [f"\nLayer {layer}, head {head}: how much each row takes from each column, from 5 % ░ to all █", ""]
     lines.append("  " + " ".join(names))
@@ -41,7 +43,7 @@ def _shade(weight: float) -> str:
 
 
 def draw_positions(params: Params, seq: int, path: Path) -> None:
-    """The encodings as tables, and how alike they make two positions; what was learned, if it was."""
+    """Draw the encodings as tables, the product of any two positions, and the learned encoding if there is one."""
     table = sinusoidal_encoding(seq, WIDTH)
     turned = rotary_encoding(torch.ones(1, seq, WIDTH))
     pair = ("position", "position")

@@ -1,4 +1,4 @@
-"""What a person sees while an experiment runs: tables on stdout, progress on stderr."""
+"""Tables on stdout and progress on stderr, for a person who watches an experiment."""
 
 import math
 import textwrap
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -20,7 +19,7 @@ log = Console(stderr=True, highlight=False)
 
 @contextmanager
 def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A function to call after each step, advance(loss, examples): a bar on a terminal, five lines elsewhere."""
+    """Yield advance(loss, examples), to be called after each step: a bar on a terminal, five lines elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done)
@@ -37,21 +36,8 @@ def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[...,
         yield advance
 
 
-def follow(
-    run: Callable[..., Any], total: int, title: str, *, keep: Callable[..., Any] = lambda ts, metrics: metrics
-) -> tuple[Any, list[Any]]:
-    """run(each=…) to its end while its progress is shown: what it returns, and what `keep` makes of every step."""
-    history = []
-    with progress(total, title) as advance:
-
-        def each(ts: Any, metrics: dict[str, float], totals: dict[str, float]) -> None:
-            history.append(keep(ts, metrics))
-            advance(metrics["loss"])
-
-        return run(each=each), history
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table as wide as the terminal allows; long words are folded."""
     drawn = Table(
         title=title,
         title_justify="left",
@@ -70,7 +56,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def wrapped(label: str, text: str, *, style: str = "bold") -> None:
-    """The label, and beside it the text, folded at the width of the terminal below its own beginning."""
+    """Print the label and beside it the text, folded at the width of the terminal, each line below the first."""
     width = min(console.width, 100)
     below = " " * len(label)
     lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
@@ -81,9 +67,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def spark(values: Sequence[float], width: int = 40) -> str:
-    """A curve in one line, from 0, or the least value below it, to the greatest; × is not finite.
+    """Return a curve in one line, from 0, or the least value below it, to the greatest; × is not finite.
 
-    Several values in one place are shown by the greatest, so that no leap is missed. Where positive values range over
+    Of several values in one place the greatest is shown, so that no leap is missed. Where positive values range over
     a factor of more than 1,000, the logarithm is drawn, and the line says so.
     """
     columns = min(width, len(values))
@@ -99,10 +85,10 @@ def spark(values: Sequence[float], width: int = 40) -> str:
 
 
 def _rank(value: float) -> float:
-    """A NaN above all"""
+    """Return a key to compare by, a NaN above all."""
     return math.inf if math.isnan(value) else value
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Whether values of one sign range over a factor of more than 1,000."""
+    """Return whether all values are positive and range over a factor of more than 1,000."""
     return bool(values) and min(values) > 0 and max(values) > 1000 * min(values)

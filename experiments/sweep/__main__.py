@@ -1,14 +1,14 @@
 """Train a perceptron at every learning rate from every seed, all of them at once: `vmap(train_step)`.
 
 Draws accuracy against learning rate, keeps the best model, and looks at the gradient's noise and the curvature on the
-way. Every model ends where it would have ended alone, which is checked; `--bench` also checks how much sooner.
+way. Checks that every model ends where it would have ended alone; `--bench` also checks how much sooner.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.shared import cli
 from experiments.shared.registry import DatasetName
@@ -44,15 +44,29 @@ class Config(cli.Compiled):
         return self.dataset not in ("digits", "folder") or self.epochs >= 200
 
 
+class Grid(NamedTuple):
+    """The learning rate and the seed of every member of the ensemble."""
+
+    lrs: list[float]
+    seeds: list[int]
+
+
+def make_grid(config: Config) -> Grid:
+    """Every learning rate with every seed."""
+    pairs = [(lr, seed) for lr in config.rates for seed in cli.seeds(config, config.seeds)]
+    return Grid([lr for lr, _ in pairs], [seed for _, seed in pairs])
+
+
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
+    """The config from the flags; UsageError for flags or values that are refused."""
     config = cli.parse(config_type, argv)
     require_sense(config)
     return config
 
 
 def require_sense(config: Config) -> None:
-    """UsageError for a value out of range."""
-    if not config.rates or not all(0 < rate < math.inf for rate in config.rates):
+    """Raise UsageError for a value out of range."""
+    if not config.rates or not all(0 < lr < math.inf for lr in config.rates):
         raise cli.UsageError("--rates takes one learning rate or more, each above 0 and finite")
     if list(config.rates) != sorted(set(config.rates)):
         raise cli.UsageError("--rates must rise: each differs from the others, the smallest comes first")

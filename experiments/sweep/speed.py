@@ -1,34 +1,34 @@
-"""How much sooner are K models trained at once than one after the other? `just sweep --bench`
+"""Time K models trained at once against K trained one after the other: `just sweep --bench`.
 
-Beside them stands the fastest that torch.nn has for models this small: a module and a fused AdamW, compiled or not.
-The clock is on every way in turn, round after round; a ratio is the median of those of the rounds.
+The comparison is with the fastest that torch.nn has for models this small: a module and a fused AdamW, compiled or not.
+Each way is timed in turn, round after round; a ratio is the median of the ratios of the rounds.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench.torch_steps import mlp_module
+from experiments.bench.torch_models import mlp_module
 from experiments.shared import cli, show
-from experiments.sweep.run import in_dtype
+from experiments.sweep.compare import in_dtype
 from fn import tree
 from fn.data.datasets import Split
-from fn.ensemble import ensemble_init, ensemble_step, member
+from fn.ensemble import ensemble_init, ensemble_key, ensemble_step, member
 from fn.gradcheck import relative_error
 from fn.jit import jit
 from fn.models import Model
 from fn.models.mlp import mlp
-from fn.optim import adam_init, adamw
+from fn.optim import adamw
 from fn.rng import generator
-from fn.train import TrainState, classification_loss, run_key
+from fn.train import TrainState, classification_loss
 from fn.tree import Params
 
-MODELS, BATCH, STEPS, ROUNDS, RATE = 32, 64, 20, 7, 1e-3
+MODELS, BATCH, STEPS, ROUNDS, LR = 32, 64, 20, 7, 1e-3
 TIMES_SOONER = {32: 6.0, 128: 3.5}
 """width of the hidden layer: how many times sooner at least"""
 PRODUCT = 2048
@@ -36,6 +36,7 @@ PRODUCT = 2048
 
 
 def compare_speed(split: Split) -> list[cli.Check]:
+    """Time every width in TIMES_SOONER, print a table, and return the checks."""
     rows, checks = [], []
     for width, times in TIMES_SOONER.items():
         show.log.print(f"timing {MODELS} models of width {width}")
@@ -50,16 +51,9 @@ def compare_speed(split: Split) -> list[cli.Check]:
 
 def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.Check]]:
     """(the row of the table, the checks) of one width."""
-    sizes = (split.images[0].numel(), width, int(split.labels.max()) + 1)
-    model = mlp(split.images.shape[1:], sizes[-1], hidden=(width,))
-    step = jit(partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), update=adamw))
-    # in float64: of a gradient near 0, rounded in two ways in float32, AdamW makes steps that differ
-    in_double, modules, in_turn = _contestants(step, model, split._replace(images=split.images.double()))
-    in_turn(modules)
-    theirs = tree.stack(*(tree.unflatten(module.state_dict()) for module in modules))
-    gap = relative_error(in_double(), theirs)
-
-    at_once, modules, in_turn = _contestants(step, model, split)
+    model = mlp(split.images.shape[1:], int(split.labels.max()) + 1, hidden=(width,))
+    step = partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), optimizer=adamw)
+    at_once, modules, in_turn = _contestants(jit(step), model, split)
     compiled = torch.compile(modules[0])  # one in the place of all: each would be compiled anew
     square = torch.ones(PRODUCT, PRODUCT, device=split.images.device)
     ways = {
@@ -68,9 +62,10 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
         "compiled": partial(in_turn, [compiled] * MODELS),
         "product": lambda: square @ square,
     }
+    gap = _gap_to_modules(step, model, split)
     seconds = in_turns(ways, split.images.device)
     ratios = {name: _median_ratio(seconds[name], seconds["at once"]) for name in ("torch.nn", "compiled")}
-    share = _flops(sizes) * STEPS / (2 * PRODUCT**3)
+    share = flop(step, model, split) * STEPS / (2 * PRODUCT**3)
     seconds["floor"] = [s * share for s in seconds["product"]]
     to_floor = _median_ratio(seconds["at once"], seconds["floor"])
     notes = {"at once": "", **{name: f" ({r:.1f}×)" for name, r in ratios.items()}, "floor": f" (1/{to_floor:.1f})"}
@@ -81,44 +76,62 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
     ]
 
 
+def _gap_to_modules(step: Callable, model: Model, split: Split) -> float:
+    """The relative error of the ensemble's weights beside those of the modules after the same steps.
+
+    In float64: of a gradient near 0, rounded in two ways in float32, AdamW makes steps that differ.
+    """
+    at_once, modules, in_turn = _contestants(jit(step), model, split._replace(images=split.images.double()))
+    in_turn(modules)
+    return relative_error(at_once(), tree.stack(*(tree.unflatten(module.state_dict()) for module in modules)))
+
+
+def flop(step: Callable, model: Model, split: Split) -> int:
+    """The operations of the matrix products in a step of all models, a multiply-add being two."""
+    at_once, _, _ = _contestants(step, model, split, steps=1)
+    with FlopCounterMode(display=False) as counter:
+        at_once()
+    return counter.get_total_flops()
+
+
 def _contestants(
-    step: Callable, model: Model, split: Split
+    step: Callable, model: Model, split: Split, steps: int = STEPS
 ) -> tuple[Callable[[], Params], list[nn.Module], Callable[[Sequence[Callable]], None]]:
-    """(all at once, the same as modules, one after the other if given these), in the dtype of the images"""
+    """(a function that trains all at once, the same models as modules, a function that trains modules in turn)"""
     seeds, device, dtype = range(MODELS), split.images.device, split.images.dtype
-    start = in_dtype(ensemble_init(model, adam_init, seeds=seeds, device=device), dtype)
-    index = torch.randint(len(split.labels), (STEPS, MODELS, BATCH), generator=generator(0)).to(device)
-    lr, keys = torch.full((MODELS,), RATE, dtype=dtype), torch.stack([run_key(seed) for seed in seeds])
-    at_once = partial(_at_once, step, start, split, index, lr.to(device), keys.to(device))
+    start = in_dtype(ensemble_init(model, adamw, seeds=seeds, device=device), dtype)
+    index = torch.randint(len(split.labels), (steps, MODELS, BATCH), generator=generator(0)).to(device)
+    lr = torch.full((MODELS,), LR, dtype=dtype, device=device)
+    at_once = partial(_at_once, step, start, split, index, lr, ensemble_key(seeds, device))
     modules = [_module(member(start, k).params) for k in range(MODELS)]
     return at_once, modules, partial(_one_after_the_other, split=split, index=index)
 
 
 def _module(params: Params) -> nn.Module:
-    """The same perceptron, its parameters set as ours are."""
+    """The perceptron of torch.nn with these parameters."""
     module = mlp_module(params).to(tree.leaves(params)[0])
     module.load_state_dict(tree.flatten(params))
     return module
 
 
 def _at_once(step: Callable, ts: TrainState, split: Split, index: Tensor, lr: Tensor, key: Tensor) -> Params:
-    for rows in index:
-        ts, _ = step(ts, *split, rows, lr, key)
+    for batch in index:
+        ts, _ = step(ts, *split, batch, lr, key)
     return ts.params
 
 
 def _one_after_the_other(modules: Sequence[Callable], split: Split, index: Tensor) -> None:
-    """The classic loop over each, written as one writes it for speed; the weights stay in the modules."""
+    """Train each module in the classic loop, written for speed; the weights stay in the modules."""
     for k, module in enumerate(modules):
-        optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, fused=True)  # pyright: ignore
-        for rows in index[:, k]:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=LR, fused=True)  # pyright: ignore
+        for batch in index[:, k]:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(module(split.images[rows]), split.labels[rows]).backward()
+            nn.functional.cross_entropy(module(split.images[batch]), split.labels[batch]).backward()
             optimizer.step()
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, list[float]]:
-    """The seconds of each in every round, after two that do not count."""
+    """The seconds of each way in every round, after two rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 2):
         for name, way in ways.items():
@@ -132,9 +145,3 @@ def in_turns(ways: Mapping[str, Callable[[], object]], device: torch.device) -> 
 
 def _median_ratio(one: Sequence[float], other: Sequence[float]) -> float:
     return median(a / b for a, b in zip(one, other, strict=True))
-
-
-def _flops(sizes: Sequence[int]) -> int:
-    """Of the matrix products in a step of all models: forward, by the weights, and by the input but for the first."""
-    products = [d_in * d_out for d_in, d_out in pairwise(sizes)]
-    return MODELS * 2 * BATCH * (3 * sum(products) - products[0])

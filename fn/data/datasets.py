@@ -2,6 +2,7 @@
 
 `digits` comes with scikit-learn, so it needs no network. `folder` is any directory of photographs. The others are
 files below the data root, in torchvision's layout; missing ones are downloaded there and verified.
+A new set is one function here and one row in the registry of the scripts.
 """
 
 import os

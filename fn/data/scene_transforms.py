@@ -1,4 +1,4 @@
-"""Images varied together with the boxes in them, as in fn.data.transforms; the random ones are f(x, objects, key)."""
+"""Transforms of images together with their boxes, as in fn.data.transforms; random ones are f(x, objects, key)."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from fn.rng import fold_in, uniform
 
 
 def flip_boxes(objects: Float[Tensor, "*batch 5"], width: int) -> Float[Tensor, "*batch 5"]:
-    """What a mirrored image of that width has of them: left becomes right"""
+    """Return the objects of the image mirrored left to right."""
     x1, y1, x2, y2, label = objects.unbind(-1)
     return torch.stack([width - x2, y1, width - x1, y2, label], dim=-1)
 
@@ -26,9 +26,9 @@ def zoom(
     *,
     visible: float = 0.3,
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
-    """Each image scaled about its centre and moved (right, down) by pixels: above 1 the scale crops, below it pads.
+    """Scale each image about its centre and move it (right, down) by pixels: a scale above 1 crops, below 1 pads.
 
-    Boxes are cut off at the border; an object of which less than `visible` is left is none any more.
+    Boxes are clipped at the border; an object is dropped where less than `visible` of its area is left.
     """
     *_, height, width = x.shape
     middle = torch.tensor([width, height], dtype=x.dtype, device=x.device) / 2
@@ -44,10 +44,10 @@ def _with_boxes(
     boxes: Float[Tensor, "batch objects 4"],
     gone: Bool[Tensor, "batch objects"],
 ) -> Float[Tensor, "batch objects 5"]:
-    """Padding, all of it zeros but for the class of -1, where an object is gone or was none."""
+    """Put the boxes into the objects; where one is gone, or was padding, padding: (0, 0, 0, 0, -1)."""
     padding = torch.tensor([0, 0, 0, 0, -1], dtype=objects.dtype, device=objects.device)
-    none = (gone | (objects[..., 4] < 0)).unsqueeze(-1)
-    return torch.where(none, padding, torch.cat([boxes, objects[..., 4:]], dim=-1))
+    absent = (gone | (objects[..., 4] < 0)).unsqueeze(-1)
+    return torch.where(absent, padding, torch.cat([boxes, objects[..., 4:]], dim=-1))
 
 
 def random_flip(
@@ -55,7 +55,7 @@ def random_flip(
     objects: Float[Tensor, "batch objects 5"],
     key: Int64[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
-    """Each image, with its boxes, mirrored as often as not."""
+    """Mirror each image and its boxes with probability 1/2."""
     flipped = rearrange(uniform(key, ()) < 0.5, "batch -> batch 1 1 1")
     mirrored = _with_boxes(objects, flip_boxes(objects, x.shape[-1])[..., :4], objects[..., 4] < 0)
     return torch.where(flipped, horizontal_flip(x), x), torch.where(flipped.squeeze(1), mirrored, objects)
@@ -69,7 +69,7 @@ def random_zoom(
     scale: tuple[float, float] = (0.8, 1.25),
     translate: float = 0.15,
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
-    """Scaled by a factor within `scale`, and moved by up to ±`translate` of either side."""
+    """Scale each image by a factor from the range `scale` and move it by up to ±`translate` of its width and height."""
     right, down, size = uniform(key, (3,)).to(x.dtype).unbind(1)
     *_, height, width = x.shape
     moves = torch.stack([(2 * right - 1) * translate * width, (2 * down - 1) * translate * height], dim=1)
@@ -83,7 +83,7 @@ def compose(
     *,
     transforms: Sequence[Callable],
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
-    """One after the other, each under keys of its own."""
+    """Apply the transforms one after the other, each with keys of its own."""
     for i, transform in enumerate(transforms):
         x, objects = transform(x, objects, fold_in(key, i))
     return x, objects

@@ -1,7 +1,7 @@
 """Images with several objects each, for detection.
 
-The objects of an image are rows (x1, y1, x2, y2, class), in pixels; rows of class -1 are padding, so that every image
-has as many. `digits` comes with scikit-learn, fn.data.voc reads folders of photographs.
+The objects of an image are rows (x1, y1, x2, y2, class), in pixels; rows of class -1 are padding, so that all images
+have the same number of rows. `digits` comes with scikit-learn, fn.data.voc reads folders of photographs.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,15 @@ class SceneSet(NamedTuple):
 
 
 def take_scenes(scenes: Scenes, n: int) -> Scenes:
-    """The first `n` examples."""
+    """Return the first `n` examples."""
     return Scenes(scenes.images[:n], scenes.objects[:n])
 
 
-def require_sound(scenes: Scenes, classes: int) -> None:
-    """ValueError, naming the first of them, for objects that no detector can learn.
+def require_valid(scenes: Scenes, classes: int) -> None:
+    """Raise ValueError, naming the first, for objects that no detector can learn.
 
-    A box has an area, its corners in order and, but for a thousandth of a pixel, in the image; its class is one of so
-    many. The losses rely on it: a step under `vmap` or `jit` cannot look.
+    A valid box has an area, its corners in order and, to a thousandth of a pixel, inside the image; its class is below
+    `classes`. The losses rely on it: a step under `vmap` or `jit` cannot check values.
     """
     boxes, labels, present = unpack_objects(scenes.objects)
     x1, y1, x2, y2 = boxes.unbind(-1)
@@ -69,8 +69,10 @@ def require_sound(scenes: Scenes, classes: int) -> None:
 
 
 def digits(train: int = 4000, test: int = 500, *, size: int = 64, seed: int = 0) -> SceneSet:
-    """Up to five of scikit-learn's handwritten digits on each canvas of `size` pixels; held-out canvases hold held-out
-    digits. See `canvas`."""
+    """Return canvases of `size` pixels with up to five of scikit-learn's handwritten digits each, see `canvas`.
+
+    Held-out canvases hold held-out digits.
+    """
     parameters = {"made by": "fn.data.scenes.digits, 1", "train": train, "test": test, "size": size, "seed": seed}
     tensors = cached(lambda: _digit_canvases(train, test, size, seed), parameters)
     mean, std = channel_stats(tensors["train"].float())
@@ -96,12 +98,12 @@ def canvas(
     *,
     rng: torch.Generator,
     size: int,
-    most: int = 5,
-) -> tuple[Tensor, Float32[Tensor, "{most} 5"]]:
-    """(bytes (1, size, size), objects): none to `most` digits, 12 to 28 pixels high, over noise and scraps of digits.
+    max_objects: int = 5,
+) -> tuple[Tensor, Float32[Tensor, "{max_objects} 5"]]:
+    """Draw (bytes (1, size, size), objects): 0 to `max_objects` digits, 12 to 28 pixels high, over noise and scraps.
 
-    A box is drawn tight around the ink. Two of them overlap by an IoU of at most 0.2; where ink meets ink, the darker
-    counts. A scrap is a quarter of a digit, as large as in a digit.
+    A box is tight around the ink. Two boxes overlap by an IoU of at most 0.2; where two digits meet, the darker ink
+    counts. A scrap is a quarter of a digit.
     """
     uniform = lambda low, high: low + (high - low) * float(torch.rand((), generator=rng))  # noqa: E731
     pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
@@ -111,8 +113,8 @@ def canvas(
         scrap = digits[pick(len(digits)), :, row : row + 4, column : column + 4]
         scrap = _resized(scrap, uniform(6, 14), uniform(6, 14)) * uniform(0.4, 1)
         _paste(image, scrap, pick(size - scrap.shape[2] + 1), pick(size - scrap.shape[1] + 1))
-    objects = torch.tensor([[0.0, 0, 0, 0, -1]]).repeat(most, 1)
-    for i in range(pick(most + 1)):
+    objects = torch.tensor([[0.0, 0, 0, 0, -1]]).repeat(max_objects, 1)
+    for i in range(pick(max_objects + 1)):
         which, height = pick(len(digits)), uniform(12, 28)
         digit = _resized(digits[which], height, height * uniform(0.8, 1.2))
         rows, columns = ((digit[0] > 0.3).any(dim=d).nonzero().squeeze(1) for d in (1, 0))
@@ -132,6 +134,6 @@ def _resized(image: Float[Tensor, "1 height width"], height: float, width: float
 
 
 def _paste(image: Float[Tensor, "1 height width"], patch: Float[Tensor, "1 tall wide"], left: int, top: int) -> None:
-    """The larger of both, written into `image`."""
+    """Write the maximum of both into `image`."""
     window = image[:, top : top + patch.shape[1], left : left + patch.shape[2]]
     torch.maximum(window, patch, out=window)

@@ -1,4 +1,4 @@
-"""Sequences of tokens: four toy tasks, of which any number of problems can be had, and text, character by character.
+"""Sequences of tokens: the problems of four toy tasks, and text, character by character.
 
 An example is (inputs, targets): the target at a position is the token that follows it.
 """
@@ -34,7 +34,7 @@ class Toy(NamedTuple):
 
 
 def _sum(digits: str) -> str:
-    """47 and 58 are 501, the ones first, as one adds on paper."""
+    """Return the sum of two numbers of two digits, the ones first, as one adds on paper: "4758" -> "501"."""
     return f"{int(digits[:2]) + int(digits[2:]):03d}"[::-1]
 
 
@@ -47,9 +47,15 @@ TOYS = {
 
 
 def toy_examples(toy: Toy, examples: int, *, seed: int) -> Sequences:
-    """So many different problems, in random order: question and answer as inputs, the answer alone as targets.
+    """Return `examples` different problems in random order: question and answer as inputs, the answer alone as targets.
 
-    ValueError if there are not so many.
+    ValueError if the task has fewer.
+
+    >>> inputs, targets = toy_examples(TOYS["add"], 2, seed=0)
+    >>> decode(inputs[0], TOY_VOCABULARY)
+    '63+11=47'
+    >>> targets[0].tolist()
+    [-100, -100, -100, -100, -100, 4, 7, 0]
     """
     possible = 10**toy.digits
     if examples > possible:
@@ -64,7 +70,11 @@ def toy_examples(toy: Toy, examples: int, *, seed: int) -> Sequences:
 
 
 def encode(text: str, vocabulary: str) -> Int64[Tensor, " seq"]:
-    """A token per character, its place in the vocabulary; ValueError names those that are not in it."""
+    """Return a token per character, its place in the vocabulary; ValueError names the characters that are not in it.
+
+    >>> encode("12+3=", TOY_VOCABULARY)
+    tensor([ 1,  2, 10,  3, 11])
+    """
     place = {character: i for i, character in enumerate(vocabulary)}
     if strangers := sorted(set(text) - set(vocabulary)):
         raise ValueError(f"not in the vocabulary: {' '.join(map(repr, strangers))}")
@@ -72,14 +82,14 @@ def encode(text: str, vocabulary: str) -> Int64[Tensor, " seq"]:
 
 
 def decode(tokens: Int[Tensor, " seq"], vocabulary: str) -> str:
-    """The inverse of `encode`"""
+    """Return the text of tokens: the inverse of `encode`."""
     return "".join(vocabulary[token] for token in tokens.tolist())
 
 
 def read_text(path: Path | None = None) -> str:
-    """A text file in UTF-8; or, without one, a text that comes with every CPython: the topics of its `help()`.
+    """Return the text of a file in UTF-8; without a path, a text that comes with CPython: the topics of its `help()`.
 
-    ValueError, in one line, for a file that is missing, empty, or no text.
+    ValueError, in one line, for a file that is missing, empty, or not in UTF-8.
     """
     if path is None:
         from pydoc_data.topics import topics
@@ -97,9 +107,14 @@ def read_text(path: Path | None = None) -> str:
 
 
 def next_characters(tokens: Int64[Tensor, " length"], seq: int) -> Sequences:
-    """Every stretch of `seq` tokens with what follows each of them, as views of the text.
+    """Return every stretch of `seq` tokens, and as targets the token after each; both are views of the text.
 
-    ValueError for a text that has none.
+    ValueError for a text of fewer than `seq` + 1 tokens.
+
+    >>> next_characters(torch.arange(4), 2)
+    Sequences(inputs=tensor([[0, 1],
+            [1, 2]]), targets=tensor([[1, 2],
+            [2, 3]]))
     """
     if len(tokens) <= seq:
         raise ValueError(f"a text of {len(tokens)} characters has no stretch of {seq} and one that follows")

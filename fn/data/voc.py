@@ -20,15 +20,15 @@ from fn.detection.boxes import clip_boxes_to_image, remove_small_boxes
 def voc(
     root: Path, *, classes: Sequence[str] | None = None, image_size: int = 160, stats: Stats | None = None
 ) -> SceneSet:
-    """Photographs in `root`/images and a VOC XML for each in `root`/annotations, squeezed to squares of `image_size`.
+    """Load the photographs in `root`/images, each with a VOC XML in `root`/annotations, squeezed to squares.
 
-    Every fifth is held out, and with a photograph its copies, see `first_copies`. VOC counts pixels from 1 and both
-    ends in, so that xmin 1 is an edge at 0. Boxes are cut off at the image's border; those of which nothing is left,
-    because they lie outside, have no area or reversed corners, are dropped and counted. An XML without objects is an
-    image of background. Of the classes all that occur are taken, unless they are declared. Decoded once. `stats` as
-    for fn.data.datasets.folder. DatasetUnavailable for what cannot be read or was not declared, for a split without an
-    object, and for an XML of another size than its photograph, turned as its camera says: its boxes are then of another
-    picture.
+    Every fifth photograph is held out together with its copies, see `first_copies`. VOC counts pixels from 1 and
+    includes both ends, so xmin 1 is an edge at 0. Boxes are clipped at the border; a box without an area inside the
+    image, or with reversed corners, is dropped and counted. An XML without objects is an image of background. `classes`
+    are all that occur unless given. Photographs are decoded once, then cached. `stats` as for fn.data.datasets.folder.
+
+    DatasetUnavailable for a file that cannot be read, a class that is not among `classes`, a split without an object,
+    and an XML whose size is not that of its photograph, turned upright: its boxes then belong to another picture.
     """
     files = sorted((root / "annotations").glob("*.xml"), key=lambda path: (len(path.name), path.name))
     if not (root / "annotations").is_dir():
@@ -54,8 +54,8 @@ def voc(
             raise DatasetUnavailable(f"voc: {file} is of {height}×{width} pixels, but {photograph} of {tall}×{wide}")
     objects, dropped = _as_objects(parsed, list(classes), image_size)
     held_out = first_copies(images) % 5 == 4
-    for kind, some in (("training", ~held_out), ("held-out", held_out)):
-        if not (objects[some][..., 4] >= 0).any():
+    for kind, split in (("training", ~held_out), ("held-out", held_out)):
+        if not (objects[split][..., 4] >= 0).any():
             raise DatasetUnavailable(
                 f"voc: no {kind} photograph of {root / 'images'} has an object; every fifth is held out, and its copies"
             )
@@ -67,10 +67,10 @@ def voc(
 
 
 def first_copies(images: Integer[Tensor, "examples channels height width"]) -> Int64[Tensor, " examples"]:
-    """For each image the number of the first one like it, mostly its own.
+    """Return for each image the index of the first image like it: its own, unless it is a copy.
 
-    Alike are those whose thumbnails of 16×16 differ by less than 4 of 255, root mean square: the same picture, scaled
-    or saved once more. Among the photographs of raccoons copies differ by at most 1.1, others by 16 and more.
+    Two images are alike if their thumbnails of 16×16 differ by less than 4 of 255, root mean square: the same picture,
+    scaled or saved again. Among the photographs of raccoons copies differ by at most 1.1, others by 16 and more.
     """
     thumbnails = F.interpolate(images.float(), (16, 16), mode="area").flatten(1)
     first = torch.arange(len(images))
@@ -91,7 +91,7 @@ class Annotation(NamedTuple):
 
 
 def read_voc(file: Path) -> Annotation:
-    """DatasetUnavailable, in one line, for what is no VOC annotation."""
+    """Read a VOC annotation; DatasetUnavailable, in one line, for a file that is not one."""
     try:
         root = ElementTree.parse(file).getroot()
         objects = root.findall("object")
@@ -123,7 +123,7 @@ def _number(element: ElementTree.Element, path: str) -> float:
 
 
 def _as_objects(parsed: Sequence[Annotation], classes: list[str], image_size: int) -> tuple[Tensor, int]:
-    """(objects, padded to the largest number; how many boxes were dropped)"""
+    """Return (objects, padded to the largest number; the number of dropped boxes)."""
     rows, dropped = [], 0
     for _, size, boxes, names in parsed:
         scale = torch.tensor([image_size / size[1], image_size / size[0]]).repeat(2)
@@ -132,13 +132,13 @@ def _as_objects(parsed: Sequence[Annotation], classes: list[str], image_size: in
         kept = remove_small_boxes(clipped, 1e-3)
         rows.append(torch.cat([clipped * scale, labels], dim=1)[kept])
         dropped += len(boxes) - len(kept)
-    most = max(1, *(len(some) for some in rows))
+    largest = max(1, *map(len, rows))
     padding = torch.tensor([[0.0, 0, 0, 0, -1]])
-    return torch.stack([torch.cat([some, padding.repeat(most - len(some), 1)]) for some in rows]), dropped
+    return torch.stack([torch.cat([kept, padding.repeat(largest - len(kept), 1)]) for kept in rows]), dropped
 
 
 def _squares(root: Path, files: Sequence[Path], size: int) -> tuple[Tensor, list[tuple[int, ...]]]:
-    """(bytes (examples, 3, size, size), their sizes before), from the cache where these photographs have been met."""
+    """Return (bytes (examples, 3, size, size), original sizes), from the cache if these photographs are in it."""
     try:
         source = fingerprint(root, files)
     except OSError as error:
@@ -154,7 +154,7 @@ def _decoded(files: Sequence[Path], size: int) -> dict[str, Tensor]:
 
 
 def _square(file: Path, size: int) -> tuple[Tensor, tuple[int, int]]:
-    """(bytes, (height, width) of the photograph as it is shown)"""
+    """Decode a photograph to (bytes, (height, width) of it upright)."""
     from PIL import Image, ImageOps
     from torchvision.transforms.v2.functional import pil_to_tensor
 

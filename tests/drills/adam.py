@@ -1,9 +1,9 @@
-"""adam leaf by leaf, as Kingma and Ba's algorithm 1 has it."""
+"""adam_update leaf by leaf, as Kingma and Ba's algorithm 1 has it."""
 
 from fn import tree
 
 
-def adam(params, grads, state, *, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+def adam_update(params, grads, state, *, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
     b1, b2 = betas
     t = state["step"] + 1
     names = ("p", params), ("g", grads), ("m", state["mean"]), ("s", state["square"])

@@ -1,9 +1,9 @@
-"""sgd leaf by leaf."""
+"""sgd_update leaf by leaf."""
 
 from fn import tree
 
 
-def sgd(params, grads, state, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+def sgd_update(params, grads, state, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
     flat = {name: tree.flatten(part) for name, part in (("p", params), ("g", grads), ("v", state["velocity"]))}
     new, velocity = {}, {}
     for name, p in flat["p"].items():

@@ -1,46 +1,36 @@
-"""train_one_epoch with the sums kept here."""
+"""train_one_epoch with the sums kept in place."""
 
-from fn.train import checked_step, run_key
+from fn.train import check_finite, run_key
 
 
-def train_one_epoch(ts, batches, *, step, seed, totals=None, each=None):
-    sums = dict(totals) if totals else {"examples": 0}
+def train_one_epoch(ts, batches, *, step, seed, on_step=None):
+    sums, examples = {}, 0
+    step = check_finite(step)
     for x, y in batches:
-        ts, metrics = checked_step(ts, x, y, step=step, key=run_key(seed))
+        ts, metrics = step(ts, x, y, key=run_key(seed))
         n = len(y)
-        sums = {"examples": sums["examples"] + n} | {m: sums.get(m, 0.0) + v * n for m, v in metrics.items()}
-        if each is not None:
-            each(ts, metrics, sums)
-    return ts, {m: total / sums["examples"] for m, total in sums.items() if m != "examples"}
+        examples += n
+        sums = {name: sums.get(name, 0.0) + value * n for name, value in metrics.items()}
+        if on_step is not None:
+            on_step(ts, metrics)
+    return ts, {name: total / examples for name, total in sums.items()}
 
 
 WRONG = {
     "the mean of the batches": ("n = len(y)", "n = 1", "result[1]"),
-    "every step from the beginning": (
-        "ts, metrics = checked_step(ts,",
-        "after, metrics = checked_step(ts,",
-        "result[0]",
-    ),
+    "every step from the beginning": ("ts, metrics = step(ts,", "after, metrics = step(ts,", "result[0]"),
     "another key": (
         "key=run_key(seed)",
         "key=run_key(seed + 1)",
         "an epoch is the step repeated under the keys of its seed",
     ),
-    "an interrupted epoch's sums are lost": (
-        'dict(totals) if totals else {"examples": 0}',
-        '{"examples": 0}',
-        "with `totals`",
-    ),
-    "each is never called": (
-        "        if each is not None:\n            each(ts, metrics, sums)\n",
+    "the last batch alone": ("sums.get(name, 0.0) + value * n", "value * examples", "result[1]"),
+    "on_step is never called": (
+        "        if on_step is not None:\n            on_step(ts, metrics)\n",
         "",
         "an epoch is the step repeated",
     ),
-    "the step is not checked": (
-        "checked_step(ts, x, y, step=step, key=run_key(seed))",
-        "step(ts, x, y, key=run_key(seed))",
-        "before the update",
-    ),
-    "sums, not means": ('total / sums["examples"]', "total", "result[1]"),
+    "the step is not checked": ("    step = check_finite(step)\n", "", "before the update"),
+    "sums, not means": ("total / examples", "total", "result[1]"),
     "the first batch is skipped": ("for x, y in batches:", "for x, y in list(batches)[1:]:", "result"),
 }

@@ -14,7 +14,7 @@ def train_step(ts, x, y, *, objective, optimizer, key, accumulate=1):
     else:
         grads, (_, aux) = grad_and_value(lambda p: objective(p, ts.state, x, y, key=key), has_aux=True)(ts.params)
     metrics, state = aux
-    params, opt_state = optimizer(ts.params, grads, ts.opt_state)
+    params, opt_state = optimizer.update(ts.params, grads, ts.opt_state)
     norm = sum((g * g).sum() for g in tree.leaves(grads)) ** 0.5
     return TrainState(params, state, opt_state), {**metrics, "grad_norm": norm}
 
@@ -44,6 +44,10 @@ WRONG = {
         "draws anew",
     ),
     "no root": ("** 0.5", "** 1", "grad_norm"),
-    "up the hill": ("optimizer(ts.params, grads,", "optimizer(ts.params, tree.map(lambda g: -g, grads),", "result[0]"),
+    "up the hill": (
+        "optimizer.update(ts.params, grads,",
+        "optimizer.update(ts.params, tree.map(lambda g: -g, grads),",
+        "result[0]",
+    ),
     "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate=1`"),
 }

@@ -1,7 +1,7 @@
-"""What there is to write from memory. Each row is cut from a function of ours and graded by the tests that hold it.
+"""The drills. Each row is cut from a function of ours and graded by the tests that hold it.
 
-A new drill is one row of its lab's file, and one file of tests/drills: an answer in another style, and what people
-write instead.
+A new drill is one row in the file of its lab, and one file of tests/drills: a right answer in another style, and
+mistakes.
 """
 
 from experiments.drill.catalogue import lab0, lab1, lab2, lab3, lab4, lab5, lab6

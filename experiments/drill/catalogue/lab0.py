@@ -13,11 +13,8 @@ from experiments.drill.catalogue.row import (
     cases,
 )
 
-AUTOGRAD = (
-    *("torch.autograd.grad", "torch.autograd.backward"),
-    *(f"torch.autograd.functional.{f}" for f in ("jacobian", "vjp", "jvp")),
-    *(f"torch.func.{f}" for f in ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd")),
-)
+AUTOGRAD = ("backward", "torch.autograd")
+AUTOGRAD += tuple(f"torch.func.{f}" for f in ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd"))
 
 DRILLS = {
     "linear": Drill(
@@ -101,7 +98,7 @@ DRILLS = {
         ),
     ),
     "sgd": Drill(
-        "fn.optim:sgd",
+        "fn.optim:sgd_update",
         "Lab 0 · optimizers",
         2,
         (
@@ -113,11 +110,11 @@ DRILLS = {
             "Decay is added to the gradient first; then v ← μv + g; then the move is along v.",
             "Nesterov moves along g + μv, with the new v.",
         ),
-        ("torch.optim.Optimizer.__init__", "torch.optim.sgd.sgd"),
+        ("torch.optim",),
         ("sgd_init",),
     ),
     "adam": Drill(
-        "fn.optim:adam",
+        "fn.optim:adam_update",
         "Lab 0 · optimizers",
         2,
         (
@@ -129,7 +126,7 @@ DRILLS = {
             "Both moments start at 0 and are too small at first: divide each by 1 - βᵗ.",
             "ε is added to the root of the corrected square, outside of it.",
         ),
-        ("torch.optim.Optimizer.__init__", "torch.optim.adam.adam", "torch.optim.adamw.adamw"),
+        ("torch.optim",),
         ("adam_init",),
     ),
     "two_layer_grads": Drill(
@@ -142,7 +139,7 @@ DRILLS = {
             "∂L/∂a = (softmax(a) - onehot) / B; a weight's gradient is what came out, transposed, times what went in.",
             "Through relu: the gradient passes where z > 0.",
         ),
-        (*AUTOGRAD, "fn.gradcheck.numerical_grad"),
+        (*AUTOGRAD, "fn.gradcheck"),
     ),
     "numerical_grad": Drill(
         "fn.gradcheck:numerical_grad",
@@ -166,7 +163,7 @@ DRILLS = {
             "SGD with rate 0.1 and momentum 0.9, whose state optim.sgd_init makes; everything is a new value.",
             "logits, _ = mlp_apply(params, {}, x, train=True). Return the list of the losses before each step.",
         ),
-        ("torch.optim.Optimizer.__init__", "torch.Tensor.backward"),
+        ("torch.optim", "backward"),
     ),
     "classic_loop": Drill(
         "experiments.lab0_mlp:classic_loop",

@@ -1,4 +1,4 @@
-"""Lab 2: what a trainer is made of"""
+"""Lab 2: the parts of a trainer"""
 
 from experiments.drill.catalogue.row import CHECKPOINT, LAYERS, OPTIM, TRAIN, Drill, cases
 
@@ -29,7 +29,7 @@ DRILLS = {
             "√ of the sum of all squares; what is returned is the norm before clipping.",
             "The scale is max_norm / (norm + 1e-6), never above 1.",
         ),
-        ("torch.nn.utils.clip_grad_norm_", "torch.nn.utils.get_total_norm"),
+        ("clip_grad_norm", "get_total_norm"),
     ),
     "cosine_schedule": Drill(
         "fn.optim:cosine_schedule",
@@ -96,16 +96,15 @@ DRILLS = {
         (
             f"{TRAIN}test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed",
             *cases(f"{TRAIN}test_the_metrics_of_an_epoch_are_means_over_examples", "7"),
-            f"{TRAIN}test_an_epoch_that_was_interrupted_ends_with_the_means_of_all_of_it",
             *cases(f"{TRAIN}test_bad_input_stops_training_before_the_update", "mlp-fc1.weight"),
         ),
         (
-            "checked_step(ts, x, y, step=step, key=key) is one step, metrics as numbers; the key is run_key(seed).",
+            "check_finite(step) is the step with metrics as numbers; its key is run_key(seed), the same for all steps.",
             "add_examples(totals, metrics, n) sums over examples, mean_per_example divides: a short batch weighs less.",
-            "After every step: each(ts, metrics, totals), if given. totals may be those of an interrupted epoch.",
+            "After every step on_step(ts, metrics), if given, with the new state.",
         ),
         (),
-        ("checked_step", "run_key"),
+        ("check_finite", "run_key"),
     ),
     "eval_one_epoch": Drill(
         "fn.train:eval_one_epoch",

@@ -1,6 +1,6 @@
 """Lab 3: attention and positions"""
 
-from experiments.drill.catalogue.row import ATTENTION, POSITIONS, Drill
+from experiments.drill.catalogue.row import ATTENTION, POSITIONS, Drill, cases
 
 DRILLS = {
     "scaled_dot_product_attention": Drill(
@@ -8,7 +8,7 @@ DRILLS = {
         "Lab 3 · attention",
         2,
         (
-            f"{ATTENTION}test_attention_is_torchs",
+            *cases(f"{ATTENTION}test_attention_is_torchs", "plain"),
             f"{ATTENTION}test_causal_counts_from_the_first_key",
             f"{ATTENTION}test_a_query_that_may_look_nowhere_gets_zeros_and_no_gradient",
             f"{ATTENTION}test_large_scores_do_not_overflow",
@@ -20,7 +20,7 @@ DRILLS = {
             "A boolean mask is True where a query may look; False is -∞ before the softmax. Another mask is added.",
             "A query whose keys are all masked gets zeros: softmax would give it NaN.",
         ),
-        ("scaled_dot_product_attention",),
+        ("scaled_dot_product_attention", "fn.attention.native_attention", "fn.attention_tiled"),
         ("causal_mask",),
     ),
     "multi_head_attention": Drill(
@@ -35,10 +35,10 @@ DRILLS = {
         ),
         (
             "in_proj_weight is three weights, one under the other: of queries, keys, values.",
-            "Project, split the heads, attend, merge the heads, project out.",
+            "Project, split the heads, attention(q, k, v, …), merge the heads, project out.",
             "Rotary turns the queries and the keys of every head, after the split; values are not turned.",
         ),
-        ("multi_head_attention_forward",),
+        ("multi_head_attention",),
         ("scaled_dot_product_attention", "attention_weights", "split_heads", "merge_heads"),
     ),
     "causal_mask": Drill(
@@ -47,7 +47,6 @@ DRILLS = {
         1,
         (
             f"{ATTENTION}test_causal_mask_by_hand",
-            f"{ATTENTION}test_weights_are_shares_that_make_the_output",
             f"{ATTENTION}test_a_causal_mask_is_made_where_it_is_asked_for",
         ),
         ("Which keys may the first query see?", "Its own alone: the diagonal belongs to the past.", "ones, then tril"),

@@ -13,7 +13,7 @@ DRILLS = {
             "What is shared begins at the larger of the lower corners, and ends at the smaller of the upper ones.",
             "A negative width is none: clamp both before they are multiplied, or two of them make an area.",
         ),
-        ("torchvision.ops.boxes.box_iou", "torchvision.ops.boxes._box_inter_union"),
+        ("box_iou", "box_inter_union"),
         ("box_area",),
     ),
     "nms": Drill(

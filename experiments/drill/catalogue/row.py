@@ -19,14 +19,14 @@ FOLLOWS = f"{OPTIM}test_follows_torch_for_100_steps"
 
 class Drill(NamedTuple):
     of: str
-    """where ours stands"""
+    """our function, module:name"""
     topic: str
     difficulty: int
     """1 to 3"""
     tests: tuple[str, ...]
     hints: tuple[str, ...]
     forbidden: tuple[str, ...] = ()
-    """torch's ways to do it: the name of an op, or the dotted path of a function"""
+    """that an answer must not call: a bare name is part of one in torch, a dotted one is a function or a module"""
     given: tuple[str, ...] = ()
     """functions beside ours that the answer may use"""
 

@@ -1,17 +1,18 @@
 """The gallery of failures: a folder per kind, and in it a file each.
 
-All are of one form; a new one is a new file. Its docstring is the cause in
-one line, then a paragraph each: Expect, what is asked before it runs;
-Cause; Find; Fix; and Checks, what the shape checks say, "caught by
-fn.module.function: …" or "blind: …". Akin may follow: other failures that
-could be the cause of the same symptom, which the quiz does not offer
-beside it. Then:
+All files have one form, and a new failure is a new file. The docstring
+is the cause in one line, then a paragraph each: Expect, the question
+before it runs; Cause; Find; Fix; and Checks, the answer of the shape
+checks, "caught by fn.module.function: …" or "blind: …". A last paragraph,
+Akin, may name other failures with the same symptom, which the quiz does
+not offer beside this one. Then:
 
-    broken(seed) -> Seen   the mistake, as people write it; what it shows
-    fixed(seed) -> Seen    the same without it
-    shows(seen) -> bool    whether the symptom that it states is there
-    checked(seed)          the mistake made with fn's functions, for the
-                           checks to judge: `broken`, if it has made it so
+    broken(seed) -> Seen   runs the mistake as people write it
+    fixed(seed) -> Seen    runs the same without the mistake
+    shows(seen) -> bool    tells whether a run has the symptom that the
+                           docstring of `shows` states
+    checked(seed)          makes the mistake with functions of fn, whose
+                           checks may refuse it; without it, `broken`
 
 All texts are read from the source, so that the list needs no torch.
 """
@@ -25,14 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Seen = dict[str, Any]
-"""What a run showed: numbers, texts, and curves as lists of numbers"""
+"""What a run shows: numbers, texts, and curves as lists of numbers"""
 
 KINDS = ("shape", "device", "dtype", "optimisation", "data", "evaluation")
 PARTS = ("Expect", "Cause", "Find", "Fix", "Checks")
 
 
 class Failure(NamedTuple):
-    """An entry as its source has it."""
+    """A failure as its source describes it."""
 
     name: str
     kind: str
@@ -42,16 +43,16 @@ class Failure(NamedTuple):
     parts: dict[str, str]
     """a paragraph for each of PARTS"""
     akin: frozenset[str]
-    """whose symptom could be taken for this one's"""
+    """names of failures with the same symptom"""
 
     @property
     def catcher(self) -> str | None:
-        """What refuses the mistake, or None where the checks are blind."""
+        """The function that refuses the mistake; None if all are blind."""
         caught = re.match(r"caught by (fn[\w.]*\w)", self.parts["Checks"])
         return caught[1] if caught else None
 
     def load(self) -> "Runnable":
-        """Its functions; this imports torch."""
+        """Import the functions of the failure, and torch with them."""
         module = import_module(f"{__name__}.{self.kind}.{self.name}")
         return Runnable(
             module.broken,
@@ -62,6 +63,8 @@ class Failure(NamedTuple):
 
 
 class Runnable(NamedTuple):
+    """The functions of a failure; see the top of this file."""
+
     broken: Callable[..., Seen]
     fixed: Callable[..., Seen]
     shows: Callable[[Seen], bool]
@@ -70,7 +73,7 @@ class Runnable(NamedTuple):
 
 @cache
 def gallery() -> dict[str, Failure]:
-    """Every entry by name, kind after kind."""
+    """Every failure by name, kind after kind."""
     files = [
         file
         for kind in KINDS
@@ -80,7 +83,7 @@ def gallery() -> dict[str, Failure]:
 
 
 def read(file: Path) -> Failure:
-    """ValueError for a file that is not of the form."""
+    """Read a file; ValueError for one that is not of the form."""
     source = ast.parse(file.read_text(encoding="utf-8"))
     title, *paragraphs = re.split(
         r"\n\s*\n", ast.get_docstring(source) or ""

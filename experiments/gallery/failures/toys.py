@@ -1,4 +1,4 @@
-"""What the failures are shown on: digits, a perceptron, a descent."""
+"""Small parts that many failures share: data, a network, a descent."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,12 +22,12 @@ def _digits() -> datasets.Dataset:
 
 
 def digits(n: int = 300) -> tuple[Split, Split]:
-    """(`n` to train on, 359 held out), standardised"""
+    """(`n` digits to train on, 359 held out), standardised"""
     return take(_digits().train, n), _digits().test
 
 
 def perceptron(seed: int, *hidden: int) -> Params:
-    """For digits; one hidden layer of 32 unless given"""
+    """A network for digits; one hidden layer of 32 unless given"""
     return mlp_init(generator(seed), 64, hidden or (32,), 10)[0]
 
 
@@ -48,8 +48,8 @@ def descend(
 
 
 def message(f: Callable[[], object]) -> str:
-    """What the error that `f` raises says, or that there was none; a
-    refusal of the shape checks is not hidden"""
+    """The error that `f` raises, as text, or "no error". A TypeCheckError
+    of the shape checks is not caught."""
     try:
         f()
     except TypeCheckError:

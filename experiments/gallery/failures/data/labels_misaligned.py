@@ -4,7 +4,7 @@ Expect: Images are shuffled, then labels are. Where does the training loss
 go, and where the accuracy on held-out digits?
 
 Cause: Two calls of randperm are two orders. The labels are now no more
-than noise; a large network would learn even these by heart.
+than noise; a large network would memorise even these.
 
 Find: Look at a dozen images with their labels beside them. Training that
 ends at log(classes), or memorises and does not generalise, is the sign.

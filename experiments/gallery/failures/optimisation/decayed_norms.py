@@ -25,7 +25,7 @@ from experiments.gallery.failures.toys import digits, mlp, perceptron
 from fn import tree
 from fn.layers import flatten, layer_norm, layer_norm_init
 from fn.losses import cross_entropy
-from fn.optim import adamw, adamw_init
+from fn.optim import adam_init, adamw_update
 from fn.tree import Params
 from torch.func import grad_and_value
 
@@ -44,22 +44,24 @@ def loss(params: Params) -> torch.Tensor:
 
 def broken(seed: int) -> Seen:
     params, gains = start(seed), []
-    state = adamw_init(params)
+    state = adam_init(params)
     for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
-        params, state = adamw(params, grads, state, lr=0.01, weight_decay=1)
+        params, state = adamw_update(
+            params, grads, state, lr=0.01, weight_decay=1
+        )
         gains.append(params["norm"]["weight"].mean().item())
     return {"mean gain": gains, "loss": loss(params).item()}
 
 
 def fixed(seed: int) -> Seen:
     params, gains = start(seed), []
-    kept, rest = (adamw_init(p) for p in tree.split(params, UNDECAYED))
+    kept, rest = (adam_init(p) for p in tree.split(params, UNDECAYED))
     for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
         (p, q), (g, h) = (tree.split(t, UNDECAYED) for t in (params, grads))
-        p, kept = adamw(p, g, kept, lr=0.01, weight_decay=0)
-        q, rest = adamw(q, h, rest, lr=0.01, weight_decay=1)
+        p, kept = adamw_update(p, g, kept, lr=0.01, weight_decay=0)
+        q, rest = adamw_update(q, h, rest, lr=0.01, weight_decay=1)
         params = tree.merge(p, q)
         gains.append(params["norm"]["weight"].mean().item())
     return {"mean gain": gains, "loss": loss(params).item()}

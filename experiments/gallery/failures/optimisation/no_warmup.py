@@ -23,40 +23,31 @@ from functools import partial
 from experiments.gallery.failures import Seen
 from experiments.gallery.failures.toys import digits, mlp, perceptron
 from fn.losses import cross_entropy
-from fn.optim import (
-    constant_schedule,
-    scheduled,
-    sgd,
-    sgd_init,
-    warmup_schedule,
-)
+from fn.optim import sgd, warmup_schedule
 from torch.func import grad_and_value
 
 
 def broken(seed: int) -> Seen:
     (x, y), params, losses = digits()[0], perceptron(seed, 128), []
-    state, update = sgd_init(params), partial(sgd, momentum=0.9)
-    rate = partial(constant_schedule, lr=2.0, total_steps=100)
+    optimizer = sgd(lr=2.0, momentum=0.9)
+    state = optimizer.init(params)
     step = grad_and_value(lambda p: cross_entropy(mlp(p, x), y))
     for _ in range(100):
         grads, loss = step(params)
-        params, state = scheduled(
-            params, grads, state, update=update, rate=rate
-        )
+        params, state = optimizer.update(params, grads, state)
         losses.append(loss.item())
     return {"loss": losses}
 
 
 def fixed(seed: int) -> Seen:
     (x, y), params, losses = digits()[0], perceptron(seed, 128), []
-    state, update = sgd_init(params), partial(sgd, momentum=0.9)
-    rate = partial(warmup_schedule, lr=2.0, warmup_steps=50)
+    lr = partial(warmup_schedule, lr=2.0, warmup_steps=50)
+    optimizer = sgd(lr=lr, momentum=0.9)
+    state = optimizer.init(params)
     step = grad_and_value(lambda p: cross_entropy(mlp(p, x), y))
     for _ in range(100):
         grads, loss = step(params)
-        params, state = scheduled(
-            params, grads, state, update=update, rate=rate
-        )
+        params, state = optimizer.update(params, grads, state)
         losses.append(loss.item())
     return {"loss": losses}
 

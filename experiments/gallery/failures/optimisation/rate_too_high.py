@@ -15,7 +15,7 @@ Fix: A lower rate, found by a sweep (just sweep). The λ of a network
 changes as it learns, so 2/λ at the start is a hint there, no bound.
 
 Checks: blind: a rate is a number. That the loss is finite is checked by
-fn.train.checked_step, which names the step where it is not.
+fn.train.check_finite, which names the step where it is not.
 
 Akin: dead_relus, no_warmup
 """

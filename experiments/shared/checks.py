@@ -1,0 +1,27 @@
+"""The "done when" checks of an experiment: a claim about a number, and whether it holds."""
+
+import operator
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import NamedTuple
+
+
+class Check(NamedTuple):
+    name: str
+    value: float
+    target: str
+    ok: bool
+    spread: str = ""
+    """standard deviation and number of seeds, of a mean"""
+
+
+def check(name: str, value: float, relation: str, bound: float, *, spread: str = "") -> Check:
+    """Return the check `value relation bound`, as in check("accuracy", 0.98, ">=", 0.97); a NaN never holds."""
+    holds = {"<=": operator.le, "<": operator.lt, ">": operator.gt, ">=": operator.ge, "==": operator.eq}[relation]
+    return Check(name, value, f"{relation} {bound:g}", bool(holds(value, bound)), spread)
+
+
+def check_mean(name: str, values: Sequence[float], relation: str, bound: float) -> Check:
+    """Return the check of the mean over seeds, with its standard deviation."""
+    spread = f"± {stdev(values):.2g}, {len(values)} seeds"
+    return check(name, mean(values), relation, bound, spread=spread)

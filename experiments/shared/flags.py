@@ -1,0 +1,131 @@
+"""The flags of an experiment: the fields of a dataclass, read by tyro, refused in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+
+class UsageError(Exception):
+    """Says in one line what is wrong with the input."""
+
+
+@dataclass(frozen=True)
+class Config:
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where to compute; auto takes an accelerator if there is one"""
+    seed: int = 0
+    """the first seed; all randomness follows from it"""
+    out: Path = Path("runs")
+    """the folder for pictures and summary.json"""
+
+
+@dataclass(frozen=True)
+class Compiled(Config):
+    compile: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: where it pays)")] = False
+    """compile the training step, which takes a while and makes the rest fast"""
+
+    def compile_pays(self) -> bool:
+        """Return whether a run with no compiled step in the cache takes less time with it, from start to end."""
+        return False
+
+
+# None is a default that depends on other flags; the help of the field says which
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+MaybeNames = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
+MaybeSizes = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="")]
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+FlagsT = TypeVar("FlagsT")
+
+
+def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
+    """Return the config that the flags give; UsageError, in one line, for bad flags."""
+    config = parse_flags(config_type, argv)
+    if isinstance(config, Compiled) and not {"--compile", "--no-compile"} & set(argv):
+        config = dataclasses.replace(config, compile=config.compile_pays())
+    if not 0 <= config.seed < 2**62:
+        raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
+    return config
+
+
+def parse_flags(config_type: type[FlagsT], argv: Sequence[str]) -> FlagsT:
+    """Return any dataclass from flags, as `parse` does, for commands without a seed."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                config_type,
+                args=argv,
+                prog=f"python -m {program()}",
+                description=sys.modules[config_type.__module__].__doc__,
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise UsageError(_one_line(complaint.getvalue())) from None
+
+
+def program() -> str:
+    """Return the module that was started: experiments.lab1_cnn, or experiments.train, a package with a __main__."""
+    path = Path(sys.argv[0])
+    return f"experiments.{path.parent.name if path.stem == '__main__' else path.stem}"
+
+
+def _one_line(complaint: str) -> str:
+    """Return the text of tyro's error box in one line, without title and pointers to the help.
+
+    On a plain terminal the box is drawn with - and |.
+    """
+    lines = [line.strip("│| ") for line in complaint.splitlines()]
+    title_and_body = "\n".join(
+        "§" if re.fullmatch("[─-]+", line) else line for line in lines if line[:1] not in ("╭", "╰")
+    )
+    parts = [" ".join(part.split()) for part in title_and_body.split("§")]
+    parts = parts if "╭" in complaint else parts[1:]
+    said = [part for part in parts if part and not part.startswith(("For full helptext", "Argument helptext"))]
+    return ". ".join(part.replace(" .", ".").rstrip(".") for part in said)
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def as_flags(config_type: type[Config], file: Path) -> list[str]:
+    """Return the flags that a config.json stands for; `parse` checks them like any others."""
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is not a readable JSON file ({_first_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{file} is not a JSON object, which a config is")
+    known = [field.name for field in dataclasses.fields(config_type)]
+    flags = []
+    for key, value in values.items():
+        if key not in known:
+            [nearest] = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise UsageError(f"{file}: there is no {key!r}; the nearest is {nearest!r}")
+        flag = key.replace("_", "-")
+        if isinstance(value, str) and value.startswith("-"):
+            raise UsageError(f"{file}: {value!r} is no value for {key!r}")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _first_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or type(error).__name__).splitlines()[0]

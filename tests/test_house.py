@@ -1,0 +1,90 @@
+"""The structure of the house: what may import what, and what a name of a module is."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = sorted(path.stem for path in (ROOT / "fn" / "models").glob("*.py") if path.stem != "__init__")
+
+
+def module_name(path: Path) -> str:
+    """fn/models/cnn.py -> fn.models.cnn, fn/models/__init__.py -> fn.models"""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for folder in ("fn", "experiments") for path in (ROOT / folder).rglob("*.py")}
+
+
+def imports(name: str) -> Iterator[str]:
+    """Return the modules of fn and experiments that a module names in an import, at its top or inside a function."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            found = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (full if full in MODULES else node.module for full in found)
+
+
+GRAPH = {name: set(imports(name)) for name in MODULES}
+
+
+def reached(start: str) -> set[str]:
+    """Return all modules that an import of `start` may load, itself included."""
+    seen, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += GRAPH[name]
+    return seen
+
+
+@pytest.mark.parametrize("folder", ["fn"])
+def test_there_is_no_circle_of_imports(folder):
+    """Imports inside functions included."""
+    graph = {name: others for name, others in GRAPH.items() if f"{name}.".startswith(f"{folder}.")}
+    assert graph
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("fn.models.")))
+def test_models_import_neither_data_nor_training(name):
+    beyond = {"fn.data", "fn.train", "fn.draw", "fn.jit", "fn.transfer", "fn.ensemble", "fn.checkpoint"}
+    assert not {other for other in reached(name) if any(f"{other}.".startswith(f"{b}.") for b in beyond)}
+
+
+OPS = ["tree", "rng", "initializers", "layers", "conv", "losses", "metrics", "optim", "positions", "attention"]
+OPS += ["attention_tiled"]
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_import_ops_alone(name):
+    assert reached(f"fn.{name}") <= {f"fn.{op}" for op in OPS}
+
+
+def test_fn_does_not_know_experiments():
+    assert [str(path) for path in (ROOT / "fn").rglob("*.py") if "experiments" in path.read_text()] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_name_of_a_family_is_a_module(family):
+    import fn.models
+
+    module = importlib.import_module(f"fn.models.{family}")
+    assert inspect.ismodule(module)
+    assert getattr(fn.models, family) is module
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet", "squeezenet", "transformer", "ssd", "centernet"])
+def test_a_family_is_a_file_with_its_factory_of_the_same_name(family):
+    factory = getattr(importlib.import_module(f"fn.models.{family}"), family)
+    assert list(inspect.signature(factory).parameters)[:2] == ["shape", "classes"]
