@@ -322,8 +322,8 @@ def test_workers_change_neither_values_nor_order(batches, workers, options):
 @pytest.mark.slow
 def test_workers_end_when_the_process_that_reads_from_them_is_killed():
     """Its output is at its end only when no process that it started lives."""
-    code = "import torch; from fn.data.loader import batches; split = torch.arange(99), torch.arange(99);"
-    code += "under_way = batches(split, 1, workers=2); next(under_way); print('begun', flush=True); input()"
+    code = "import torch; from fn.data.loader import batches; loader = batches((torch.arange(99),) * 2, 1, workers=2);"
+    code += "[next(loader) for _ in range(98)]; print('begun', flush=True); input()"
     reader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert reader.stdout is not None
     assert reader.stdout.readline() == b"begun\n"
