@@ -20,7 +20,6 @@ from fn.rng import generator
 from fn.train import TrainState, classifier_step, init_train_state, run_key
 from fn.transfer import (
     attach_head,
-    freeze,
     head_apply,
     head_init,
     start_from,
@@ -78,7 +77,7 @@ each_choice = pytest.mark.parametrize("prefixes", PREFIXES, ids=" ".join)
 
 
 @each_choice
-def test_frozen_leaves_stay_and_trained_ones_move(prefixes):
+def test_frozen_leaves_stay_and_trained_ones_move(freeze, prefixes):
     before, after = (leaves(ts) for ts in trained(freeze(TRANSFER, prefixes)))
     assert (
         before.keys()
@@ -95,7 +94,7 @@ def test_frozen_leaves_stay_and_trained_ones_move(prefixes):
         assert torch.equal(old, after[name]) == (unused or not chosen), f"{name} {'stayed' if chosen else 'moved'}"
 
 
-def test_frozen_statistics_move_when_asked_to():
+def test_frozen_statistics_move_when_asked_to(freeze):
     before, after = (leaves(ts) for ts in trained(freeze(TRANSFER, ["head"], keep_statistics=False)))
     for name, old in before.items():
         if not name.startswith("params.head"):
@@ -117,7 +116,7 @@ def test_frozen_batch_norm_normalises_with_its_running_statistics():
 
 
 @each_choice
-def test_the_optimizer_holds_nothing_for_frozen_leaves(prefixes):
+def test_the_optimizer_holds_nothing_for_frozen_leaves(freeze, prefixes):
     _, after = trained(freeze(TRANSFER, prefixes))
     names = tree.flatten(TRANSFER.init(generator(0))[0]).keys()
     wanted = {name for name in names if any(tree.below(name, prefix) for prefix in prefixes)}
@@ -125,7 +124,7 @@ def test_the_optimizer_holds_nothing_for_frozen_leaves(prefixes):
         assert tree.flatten(after.opt_state[moments]).keys() == wanted
 
 
-def test_the_gradient_is_that_of_the_whole_at_the_trained_leaves():
+def test_the_gradient_is_that_of_the_whole_at_the_trained_leaves(freeze):
     model, (x, y) = freeze(TRANSFER, ["head", "backbone.layer2"], keep_statistics=False), examples()
     after, expected = (
         classifier_step(m, sgd(lr=1.0))(init_train_state(m, sgd(lr=1.0), seed=0), x, y, key=run_key(0))[0]
@@ -137,7 +136,7 @@ def test_the_gradient_is_that_of_the_whole_at_the_trained_leaves():
 
 
 @pytest.mark.parametrize("model", [mlp(SHAPE, CLASSES), cnn(SHAPE, CLASSES, widths=(3, 4))], ids=["mlp", "cnn"])
-def test_every_family_can_be_frozen(model):
+def test_every_family_can_be_frozen(freeze, model):
     before, after = trained(freeze(model, [next(iter(model.init(generator(0))[0]))]))
     assert all(
         torch.equal(a, b) for a, b in zip(*(tree.leaves(ts.state["frozen"]) for ts in (before, after)), strict=True)
@@ -146,7 +145,7 @@ def test_every_family_can_be_frozen(model):
 
 
 @pytest.mark.slow
-def test_a_frozen_model_compiles_to_the_same_step():
+def test_a_frozen_model_compiles_to_the_same_step(freeze):
     model, (x, y) = freeze(cnn(SHAPE, CLASSES, widths=(3,)), ["fc"]), examples(8)
     ts, step = init_train_state(model, OPTIMIZER, seed=0), classifier_step(model, OPTIMIZER)
     expected, _ = step(ts, x, y, key=run_key(0))
@@ -155,7 +154,7 @@ def test_a_frozen_model_compiles_to_the_same_step():
         torch.testing.assert_close(leaf, leaves(expected)[name], msg=name)
 
 
-def test_a_prefix_that_matches_nothing_lists_the_nearest():
+def test_a_prefix_that_matches_nothing_lists_the_nearest(freeze):
     with pytest.raises(ValueError, match=r"'backbone\.layer3'; the nearest are 'backbone\.layer[12]'"):
         freeze(TRANSFER, ["head", "backbone.layer3"]).init(generator(0))
 
@@ -195,12 +194,12 @@ def test_a_rate_of_nothing_is_refused():
         lr_by_prefix(sgd, lr=0.1, scales={"backbon": 0.1}).update(params, params, sgd(lr=0.1).init(params))
 
 
-def test_a_prefix_that_matches_nothing_is_refused():
+def test_a_prefix_that_matches_nothing_is_refused(freeze):
     with pytest.raises(ValueError, match="nothing lies at or below 'backbon'"):
         freeze(TRANSFER, ["head", "backbon"]).init(generator(0))
 
 
-def test_the_norm_of_a_projection_is_frozen_by_itself():
+def test_the_norm_of_a_projection_is_frozen_by_itself(freeze):
     """Of a block that has one, only the second norm trains."""
     drawn = resnet_init(generator(0), 2, 5, blocks=(1, 1), widths=(4, 6))
     model = freeze(start_from(Model(resnet_init, partial(resnet_apply, blocks=(1, 1))), *drawn), ["layer2.0.bn2"])
@@ -236,7 +235,7 @@ def test_the_head_is_pool_norm_dropout_linear():
     torch.testing.assert_close(dropped, params["fc"]["bias"].expand(9, CLASSES))
 
 
-def test_cached_features_train_the_same_head():
+def test_cached_features_train_the_same_head(freeze):
     split, whole = examples(), freeze(TRANSFER, ["head"])
     params, state = TRANSFER.init(generator(3))
     features, _ = FEATURES(params["backbone"], state["backbone"], split.images, train=False)

@@ -21,12 +21,16 @@ def torchs(boxes1, boxes2):
 WRONG = {
     "a negative overlap of both axes": (".clamp(min=0)", "", "wrong"),
     "what is shared counts twice": (" - shared", "", "off by a constant factor"),
-    "pair by pair": ("boxes1[:, None, :2], boxes2[None, :, :2]", "boxes1[:1, None, :2], boxes2[None, :, :2]", "differ"),
+    "pair by pair": (
+        "boxes1[:, None, :2], boxes2[None, :, :2]",
+        "boxes1[:1, None, :2], boxes2[None, :, :2]",
+        "wrong in",
+    ),
     "the smaller area for the union": (
         "shared / union",
         "shared / torch.minimum(box_area(boxes1)[:, None], box_area(boxes2)[None, :])",
         "NaN where a number",
     ),
-    "a pixel more": ("(high - low).clamp(min=0)", "(high - low + 1).clamp(min=0)", "a number where NaN"),
+    "a pixel more": ("(high - low).clamp(min=0)", "(high - low + 1).clamp(min=0)", "differ"),
     "the other way round": ("shared / union", "(shared / union).T", "Type-check error"),
 }

@@ -160,7 +160,7 @@ DRILLS = {
         cases(f"{LOOPS}test_a_loop_is_gradient_descent_by_hand", "functional"),
         (
             "An objective is a function of params; grad_and_value makes of it one that returns (grads, loss).",
-            "SGD with rate 0.1 and momentum 0.9, whose state optim.sgd_init makes; everything is a new value.",
+            "SGD of rate 0.1 and momentum 0.9: sgd_update, its first state from sgd_init; all values are new ones.",
             "logits, _ = mlp_apply(params, {}, x, train=True). Return the list of the losses before each step.",
         ),
         ("torch.optim", "backward"),
