@@ -17,6 +17,7 @@ name (tree.split), the decay of one being 0.
 Checks: blind: a decay is a number, and is the same for all shapes.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -29,6 +30,7 @@ from fn.optim import adam_init, adamw_update
 from fn.tree import Params
 from torch.func import grad_and_value
 
+update = partial(adamw_update, lr=0.01)
 UNDECAYED = ("norm", "mlp.fc1.bias", "mlp.fc2.bias")
 
 
@@ -47,9 +49,7 @@ def broken(seed: int) -> Seen:
     state = adam_init(params)
     for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
-        params, state = adamw_update(
-            params, grads, state, lr=0.01, weight_decay=1
-        )
+        params, state = update(params, grads, state, weight_decay=1)
         gains.append(params["norm"]["weight"].mean().item())
     return {"mean gain": gains, "loss": loss(params).item()}
 
@@ -60,8 +60,8 @@ def fixed(seed: int) -> Seen:
     for _ in range(100):
         grads, _ = grad_and_value(loss)(params)
         (p, q), (g, h) = (tree.split(t, UNDECAYED) for t in (params, grads))
-        p, kept = adamw_update(p, g, kept, lr=0.01, weight_decay=0)
-        q, rest = adamw_update(q, h, rest, lr=0.01, weight_decay=1)
+        p, kept = update(p, g, kept, weight_decay=0)
+        q, rest = update(q, h, rest, weight_decay=1)
         params = tree.merge(p, q)
         gains.append(params["norm"]["weight"].mean().item())
     return {"mean gain": gains, "loss": loss(params).item()}
