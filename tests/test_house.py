@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -88,3 +89,27 @@ def test_the_name_of_a_family_is_a_module(family):
 def test_a_family_is_a_file_with_its_factory_of_the_same_name(family):
     factory = getattr(importlib.import_module(f"fn.models.{family}"), family)
     assert list(inspect.signature(factory).parameters)[:2] == ["shape", "classes"]
+
+
+LABS = sorted((ROOT / "experiments").glob("lab[0-9]*.py"))
+TOOLS = sorted(path.parent for path in (ROOT / "experiments").glob("*/__main__.py"))
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
+def test_a_lab_is_a_page_with_its_training_loop_in_sight(lab):
+    text = lab.read_text()
+    assert len(text.splitlines()) <= 210
+    if lab.stem[:4] not in ("lab2", "lab6"):  # these two run the trainer and the loaders
+        assert re.search(r"for x, y in .*:\n +ts, \w+ = step\(ts, x, y, key=key\)\n", text)
+            r"for \w+ in range\(.*\):\n +for x, y in batches\(.*\):\n +ts, \w+ = step\(ts, x, y, key=key\)", text
+        )
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
+def test_a_tool_is_a_package_with_a_readme(tool):
+    assert len((tool / "README.md").read_text().splitlines()) > 15
+
+
+def test_experiments_holds_what_one_runs_alone():
+    files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    assert files == {"__init__", "lab", "labs", "overfit", *(lab.stem for lab in LABS)}
