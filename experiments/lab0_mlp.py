@@ -103,7 +103,7 @@ def check_overfit(config: Config, few: Split, learning: list[Snapshot], frozen: 
 
 
 def mlp_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-    logits, _ = mlp_apply(params, {}, x, train=True)
+    logits, _ = mlp_apply(params, {}, x, train=True, layers=2)
     return cross_entropy(logits, y)
 
 
@@ -140,7 +140,7 @@ def functional_loop(params: Params, x: Tensor, y: Tensor, steps: int) -> list[fl
     """The loss before each step of SGD on all of x, of an MLP; learning rate 0.1, momentum 0.9. Changes nothing."""
 
     def objective(params: Params) -> Tensor:
-        logits, _ = mlp_apply(params, {}, x, train=True)  # forward
+        logits, _ = mlp_apply(params, {}, x, train=True, layers=len(params))  # forward
         return cross_entropy(logits, y)  # loss
 
     state = sgd_init(params)

@@ -51,7 +51,7 @@ PERCEPTRON = mlp_init(generator(0), 3, (5,), 4)[0]
 
 
 def mlp_given(d_in: int) -> Given:
-    return {"params": mlp_init(generator(0), d_in, (5,), 4)[0], "state": {}, "train": True}
+    return {"params": mlp_init(generator(0), d_in, (5,), 4)[0], "state": {}, "train": True, "layers": 2}
 
 
 def cnn_given(channels: int, height: int, width: int) -> Given:
@@ -122,7 +122,7 @@ def transfer_given(channels: int) -> Given:
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
-PERCEPTRON_STEP = partial(train_step, objective=partial(classification_loss, apply=mlp_apply), optimizer=sgd(lr=0.1))
+PERCEPTRON_STEP = partial(train_step, objective=partial(classification_loss, apply=partial(mlp_apply, layers=2)), optimizer=sgd(lr=0.1))
 
 
 def ensemble_given(models: int, d_in: int) -> TrainState:
@@ -186,7 +186,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.ensemble.ensemble_eval": lambda n: {
         "params": ensemble_given(3, prod(n["shape"])).params,
         "state": {},
-        "apply": mlp_apply,
+        "apply": partial(mlp_apply, layers=2),
     },
     "fn.ensemble.ensemble_step": lambda n: {
         "ts": ensemble_given(n["models"], prod(n["shape"])),
@@ -289,7 +289,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.train.classification_loss": lambda n: {
         "params": mlp_given(prod(n["shape"]))["params"],
         "state": {},
-        "apply": mlp_apply,
+        "apply": partial(mlp_apply, layers=2),
     },
     "fn.train._checked_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, step=PERCEPTRON_STEP),
     "fn.train.several_steps": lambda n: {
@@ -577,4 +577,4 @@ def test_a_model_names_the_op_and_the_entry_that_do_not_fit(leaf: str, change: C
 def test_a_transposed_weight_of_a_perceptron_is_refused() -> None:
     params = PERCEPTRON | {"fc2": PERCEPTRON["fc2"] | {"weight": PERCEPTRON["fc2"]["weight"].T}}
     with pytest.raises(TypeCheckError, match=r"(?s)fn\.layers\.linear.*'weight'.*f32\[5,4\].*d_in=5"):
-        mlp_apply(params, {}, torch.ones(2, 3), train=True)
+        mlp_apply(params, {}, torch.ones(2, 3), train=True, layers=2)

@@ -36,13 +36,13 @@ def mlp_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
-    layers: int = 2,
+    layers: int,
     dropout_p: float = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Return (logits, state) of flattened examples: `layers` linear layers, a relu and dropout after all but the last.
 
     >>> params, state = mlp_init(torch.Generator().manual_seed(0), 64, (128,), 10)
-    >>> logits, _ = mlp_apply(params, state, torch.ones(2, 1, 8, 8), train=False)
+    >>> logits, _ = mlp_apply(params, state, torch.ones(2, 1, 8, 8), train=False, layers=2)
     >>> logits.shape
     torch.Size([2, 10])
     """

@@ -76,4 +76,5 @@ def shows(seen: Seen) -> bool:
 def checked(seed: int) -> None:
     x = digits()[1].images
     params = perceptron(seed)
-    mlp_apply(params, {}, x, train=True, dropout_p=0.5, key=key(seed))
+    options = {"layers": 2, "dropout_p": 0.5, "key": key(seed)}
+    mlp_apply(params, {}, x, train=True, **options)
