@@ -122,7 +122,9 @@ def transfer_given(channels: int) -> Given:
 
 
 PERCEPTRON_AT_REST = TrainState(PERCEPTRON, {}, sgd_init(PERCEPTRON))
-PERCEPTRON_STEP = partial(train_step, objective=partial(classification_loss, apply=partial(mlp_apply, layers=2)), optimizer=sgd(lr=0.1))
+PERCEPTRON_STEP = partial(
+    train_step, objective=partial(classification_loss, apply=partial(mlp_apply, layers=2)), optimizer=sgd(lr=0.1)
+)
 
 
 def ensemble_given(models: int, d_in: int) -> TrainState:
