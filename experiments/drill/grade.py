@@ -107,6 +107,7 @@ class Run:
                 few["phases"] = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # no time for shrinking
                 few["report_multiple_bugs"] = False  # a group of exceptions is not the answer's own
                 item.obj._hypothesis_internal_use_settings = hypothesis.settings(own, **few)
+                item.obj._hypothesis_internal_use_seed = 0  # the same examples, however a test is worded
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Any:
