@@ -26,6 +26,7 @@ from fn.pretrained import PretrainedError, read
 from fn.rng import generator
 from fn.train import run_key
 from fn.transfer import attach_head, batch_size_of, branches, few_per_class, freeze, moved_leaves, wrongly_moved
+from tests.test_house_frames import Reached, stop_at_apply
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,22 @@ def test_the_lab_holds(monkeypatch, tmp_path):
     for name in ("growth.png", "mistakes.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("L").getcolors(256) or []) > 2
+
+
+@pytest.mark.parametrize(
+    ("model", "last"), [("scratch", "classification_loss"), ("head", "classification_loss"), ("whole", "_frozen_apply")]
+)
+def test_the_lab_reaches_its_models_in_six_frames(monkeypatch, tmp_path, model, last):
+    """The `apply` of a frozen model is `_frozen_apply`; the whole model's comes after it."""
+    task, recipe = small_task()
+    task = task._replace(**{model: stop_at_apply(getattr(task, model))})
+    monkeypatch.setattr(lab4_pretrained, "setup", lambda *_: (task, recipe))
+    monkeypatch.setattr(lab4_pretrained, "cache_features", lambda *_: [])
+    with pytest.raises(Reached) as reached:
+        lab4_pretrained.main(Config(out=tmp_path), CPU)
+    *frames, apply = reached.value.args
+    assert (frames[:2], frames[-1]) == (["main", "three_ways"], last)
+    assert len(frames if model == "whole" else [*frames, apply]) <= 6, " → ".join(frames)
 
 
 def test_the_shipped_weights_are_small_and_fit():
