@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import lab0_mlp, lab1_cnn, lab2_training, lab3_transformer, lab5_detection, lab6_data, overfit
 from experiments.lab import LABS
-from experiments.shared import cli
+from experiments.shared import cli, detection_task
 from experiments.shared.lab0_tables import tagged_lines
 from experiments.shared.registry import MODELS
 from experiments.train import config as train
@@ -178,8 +178,8 @@ def test_labs_hold(capsys, tmp_path, name, where, pictures):
 def test_lab5_on_a_handful_of_canvases_draws_and_judges(monkeypatch, tmp_path):
     """Its real size takes minutes; here nothing is learned but that every part of it runs."""
     few = partial(scenes.digits, 32, 20)
-    monkeypatch.setattr(lab5_detection, "digits", few)
-    monkeypatch.setattr(lab5_detection, "STEPS", 2)
+    monkeypatch.setattr(detection_task, "digits", few)
+    monkeypatch.setattr(lab5_detection, "FEW_STEPS", 2)
     recipes = {"digits": lab5_detection.RECIPES["digits"]._replace(epochs={"anchor": 1, "center": 1})}
     monkeypatch.setattr(lab5_detection, "RECIPES", recipes)
     config = lab5_detection.Config(out=tmp_path, compile=False)
