@@ -64,6 +64,10 @@ check-drill name *flags:
 test *args:
     @uv run pytest -n auto "$@"
 
+# Run the long proofs: every grader, fifty kills, compiled steps; minutes
+prove *args:
+    @uv run pytest -n auto -m slow "$@"
+
 # Lint, check the format, check the types
 check:
     uv run ruff check

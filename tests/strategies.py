@@ -138,8 +138,8 @@ def agree(
         inputs = [recast(t, dtype) for t in tensors]
         (values, grads), (values_, grads_) = vjp(ours, inputs), vjp(reference, inputs)
         assert [y.requires_grad for y in values] == [y.requires_grad for y in values_], "one is detached"
-        for what, mine, theirs in (("value", values, values_), ("gradient", grads, grads_)):
-            for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+        for what, actual, expected in (("value", values, values_), ("gradient", grads, grads_)):
+            for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
                 close(a.detach(), b.detach(), bound, f"{what} {i}, {dtype}")
 
 

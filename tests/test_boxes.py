@@ -38,9 +38,9 @@ def random_boxes(rng: torch.Generator, n: int, span: float = 100.0, largest: flo
 def boxes(draw: st.DrawFn, sound: bool = False) -> Tensor:
     """Random ones in any layout; unless `sound`, with some that touch, coincide, nest, are huge or flat; or none"""
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31 - 1)))
-    some = random_boxes(rng, draw(st.integers(1, 6)))
+    first = random_boxes(rng, draw(st.integers(1, 6)))
     if sound:
-        return LAYOUTS[draw(st.sampled_from(["contiguous", "transposed", "every other"]))](some)
+        return LAYOUTS[draw(st.sampled_from(["contiguous", "transposed", "every other"]))](first)
     odd = {
         "flat": [[10, 10, 10, 30], [5, 5, 5, 5]],
         "touching": [[0, 0, 10, 10], [10, 0, 20, 10]],
@@ -51,51 +51,51 @@ def boxes(draw: st.DrawFn, sound: bool = False) -> Tensor:
     }
     kinds = draw(st.lists(st.sampled_from(list(odd)), unique=True))
     parts = [torch.tensor(odd[kind], dtype=torch.float64).reshape(-1, 4) for kind in kinds]
-    some = torch.cat([some, *parts]) if "none" not in kinds else some[:0]
-    return LAYOUTS[draw(st.sampled_from(["contiguous", "transposed", "every other"]))](some)
+    first = torch.cat([first, *parts]) if "none" not in kinds else first[:0]
+    return LAYOUTS[draw(st.sampled_from(["contiguous", "transposed", "every other"]))](first)
 
 
 @given(boxes(), FORMATS, FORMATS)
-def test_box_convert_is_torchvisions(some, in_fmt, out_fmt):
+def test_box_convert_is_torchvisions(first, in_fmt, out_fmt):
     convert = partial(ops.box_convert, in_fmt=in_fmt, out_fmt=out_fmt)
-    agree(partial(box_convert, in_fmt=in_fmt, out_fmt=out_fmt), convert, some)
+    agree(partial(box_convert, in_fmt=in_fmt, out_fmt=out_fmt), convert, first)
 
 
 @given(boxes(), st.tuples(st.integers(1, 80), st.integers(1, 80)), st.sampled_from([0, 1, 20]))
-def test_area_clipping_and_small_boxes_are_torchvisions(some, size, least):
-    agree(ours.box_area, ops.box_area, some)
-    agree(partial(clip_boxes_to_image, size=size), partial(ops.clip_boxes_to_image, size=size), some)
-    assert torch.equal(remove_small_boxes(some, least), ops.remove_small_boxes(some, least))
+def test_area_clipping_and_small_boxes_are_torchvisions(first, size, least):
+    agree(ours.box_area, ops.box_area, first)
+    agree(partial(clip_boxes_to_image, size=size), partial(ops.clip_boxes_to_image, size=size), first)
+    assert torch.equal(remove_small_boxes(first, least), ops.remove_small_boxes(first, least))
 
 
 @pytest.mark.parametrize("name", ["box_iou", "generalized_box_iou"])
 @given(boxes(), boxes())
-def test_overlaps_are_torchvisions(under_test, name, some, others):
+def test_overlaps_are_torchvisions(under_test, name, first, others):
     overlap = under_test(getattr(ours, name))
-    agree(overlap, getattr(ops, name), some, others, tol={torch.float64: 1e-10})
-    together = torch.cat([some, others])
+    agree(overlap, getattr(ops, name), first, others, tol={torch.float64: 1e-10})
+    together = torch.cat([first, others])
     agree(overlap, getattr(ops, name), together, together, tol={torch.float32: 1e-5})
 
 
 @pytest.mark.parametrize("name", ["box_intersection", "box_iou", "generalized_box_iou"])
 @settings(max_examples=5)
 @given(boxes(sound=True), boxes(sound=True))
-def test_lifts(name, some, others):
-    lifts(getattr(ours, name), some, others)
+def test_lifts(name, first, others):
+    lifts(getattr(ours, name), first, others)
 
 
 @given(boxes(sound=True), boxes(sound=True))
-def test_what_is_shared_is_what_both_have(some, others):
+def test_what_is_shared_is_what_both_have(first, others):
     """By counting: corners are rounded, and a pixel is in a box or not."""
-    some, others = some.round(), others.round()
+    first, others = first.round(), others.round()
     pixels = torch.arange(150) + 0.5
     inside = [
         ((b[:, :1] < pixels) & (pixels < b[:, 2:3])).unsqueeze(1)
         & ((b[:, 1:2] < pixels) & (pixels < b[:, 3:])).unsqueeze(2)
-        for b in (some, others)
+        for b in (first, others)
     ]
     shared = (inside[0].unsqueeze(1) & inside[1]).sum(dim=(2, 3))
-    assert torch.equal(ours.box_intersection(some, others), shared.double())
+    assert torch.equal(ours.box_intersection(first, others), shared.double())
 
 
 def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -103,12 +103,12 @@ def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     in the scores, and whole corners, so that overlaps equal the threshold."""
     rng = generator(seed)
     n = int(torch.randint(400 if seed % 10 == 0 else 60, (), generator=rng))
-    some = random_boxes(rng, n, span=(10.0, 100.0, 1000.0)[seed % 3])
+    first = random_boxes(rng, n, span=(10.0, 100.0, 1000.0)[seed % 3])
     scores = torch.rand(n, generator=rng, dtype=torch.float64)
     if seed % 2:
-        some, scores = some.round(), (10 * scores).round() / 10
+        first, scores = first.round(), (10 * scores).round() / 10
     classes = torch.randint(3 if seed % 5 else 40, (n,), generator=rng)
-    return some, scores, classes, (0.0, 0.3, 0.5, 0.75)[seed % 4]
+    return first, scores, classes, (0.0, 0.3, 0.5, 0.75)[seed % 4]
 
 
 @pytest.mark.parametrize("seeds", [range(40), range(40, 1000)], ids=["the first", "the rest"])
@@ -117,22 +117,22 @@ def test_nms_is_torchvisions_on_a_thousand_sets(nms, batched_nms, monkeypatch, s
     blocks, kept = (16, 64, ours.BLOCK), 0
     for seed in seeds:
         monkeypatch.setattr(ours, "BLOCK", blocks[seed % 3])
-        some, scores, classes, threshold = candidates(seed)
-        expected = ops.nms(some, scores, threshold)
-        assert torch.equal(nms(some, scores, threshold), expected), seed
-        assert torch.equal(nms(some.float(), scores, threshold), ops.nms(some.float(), scores.float(), threshold))
-        theirs = ops.batched_nms(some, scores, classes, threshold)
-        assert torch.equal(batched_nms(some, scores, classes, threshold), theirs), seed
+        first, scores, classes, threshold = candidates(seed)
+        expected = ops.nms(first, scores, threshold)
+        assert torch.equal(nms(first, scores, threshold), expected), seed
+        assert torch.equal(nms(first.float(), scores, threshold), ops.nms(first.float(), scores.float(), threshold))
+        theirs = ops.batched_nms(first, scores, classes, threshold)
+        assert torch.equal(batched_nms(first, scores, classes, threshold), theirs), seed
         kept += len(expected)
     assert kept > 10 * len(seeds)
 
 
 def test_the_naive_nms_is_torchvisions_on_240_sets():
     for seed in range(240):
-        some, scores, _, threshold = candidates(seed)
-        assert torch.equal(nms_naive(some, scores, threshold), ops.nms(some, scores, threshold)), seed
-        theirs = ops.nms(some.float(), scores.float(), threshold)
-        assert torch.equal(nms_naive(some.float(), scores, threshold), theirs), seed
+        first, scores, _, threshold = candidates(seed)
+        assert torch.equal(nms_naive(first, scores, threshold), ops.nms(first, scores, threshold)), seed
+        theirs = ops.nms(first.float(), scores.float(), threshold)
+        assert torch.equal(nms_naive(first.float(), scores, threshold), theirs), seed
 
 
 @pytest.mark.parametrize("bad", [0, 1])
@@ -163,10 +163,10 @@ def test_anchors_are_centred_on_their_cells():
 
 
 @given(boxes(sound=True), st.integers(0, 100))
-def test_decode_undoes_encode(encode, decode, some, seed):
-    anchors = random_boxes(generator(seed), len(some)) + torch.tensor([0.0, 0, 5, 5])
-    torch.testing.assert_close(decode(encode(some, anchors), anchors), some)
-    offsets = torch.randn(len(some), 4, generator=generator(seed), dtype=torch.float64)
+def test_decode_undoes_encode(encode, decode, first, seed):
+    anchors = random_boxes(generator(seed), len(first)) + torch.tensor([0.0, 0, 5, 5])
+    torch.testing.assert_close(decode(encode(first, anchors), anchors), first)
+    offsets = torch.randn(len(first), 4, generator=generator(seed), dtype=torch.float64)
     torch.testing.assert_close(encode(decode(offsets, anchors), anchors), offsets)
 
 
@@ -177,15 +177,15 @@ def test_an_offset_of_one_is_a_tenth_and_a_fifth(decode):
     assert (cx, cy, w, h) == pytest.approx((22, 40, 20, 40 * math.exp(0.2)))
 
 
-def matched_by_loops(anchors: Tensor, some: Tensor, present: Tensor, threshold: float) -> list[int]:
+def matched_by_loops(anchors: Tensor, first: Tensor, present: Tensor, threshold: float) -> list[int]:
     """As the paper says it, one anchor and one object at a time."""
-    overlap, match = ops.box_iou(some, anchors).tolist(), [-1] * len(anchors)
+    overlap, match = ops.box_iou(first, anchors).tolist(), [-1] * len(anchors)
     for a in range(len(anchors)):
-        for o in range(len(some)):
+        for o in range(len(first)):
             best = max((overlap[k][a] for k in range(o) if present[k]), default=-1)
             if present[o] and overlap[o][a] >= threshold and overlap[o][a] > best:
                 match[a] = o
-    for o in range(len(some)):
+    for o in range(len(first)):
         if present[o]:
             match[overlap[o].index(max(overlap[o]))] = o
     return match
@@ -195,29 +195,29 @@ def matched_by_loops(anchors: Tensor, some: Tensor, present: Tensor, threshold: 
 def test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold(match_anchors, seed, threshold):
     rng = generator(seed)
     anchors = anchor_grid((100, 100), (4, 4), (20, 35), (0.5, 1)).double()
-    some = random_boxes(rng, int(torch.randint(1, 6, (), generator=rng)), span=80)
-    present = torch.rand(len(some), generator=rng) < 0.7
-    some[~present] = 0
-    match = match_anchors(anchors, some, present, threshold=threshold)
-    assert match.tolist() == matched_by_loops(anchors, some, present, threshold)
+    first = random_boxes(rng, int(torch.randint(1, 6, (), generator=rng)), span=80)
+    present = torch.rand(len(first), generator=rng) < 0.7
+    first[~present] = 0
+    match = match_anchors(anchors, first, present, threshold=threshold)
+    assert match.tolist() == matched_by_loops(anchors, first, present, threshold)
     assert len(set(match.tolist()) - {-1}) <= int(present.sum())
     both = vmap(partial(match_anchors, threshold=threshold), in_dims=(None, 0, 0))(
-        anchors, torch.stack([some, some.flip(0)]), torch.stack([present, present.flip(0)])
+        anchors, torch.stack([first, first.flip(0)]), torch.stack([present, present.flip(0)])
     )
     assert both[0].tolist() == match.tolist()
 
 
 def test_where_two_objects_want_one_anchor_the_later_has_it(match_anchors):
     anchors = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
-    some = torch.tensor([[0.0, 0, 10, 9], [0.0, 0, 9, 10], [0.0, 0, 0, 0]])
-    assert match_anchors(anchors, some, torch.tensor([True, True, False])).tolist() == [1, -1]
-    assert match_anchors(anchors, some, torch.tensor([False] * 3)).tolist() == [-1, -1]
+    first = torch.tensor([[0.0, 0, 10, 9], [0.0, 0, 9, 10], [0.0, 0, 0, 0]])
+    assert match_anchors(anchors, first, torch.tensor([True, True, False])).tolist() == [1, -1]
+    assert match_anchors(anchors, first, torch.tensor([False] * 3)).tolist() == [-1, -1]
 
 
 def test_an_object_that_overlaps_no_anchor_has_none(match_anchors):
     anchors = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])
-    some = torch.tensor([[20.0, 20, 30, 30], [5.0, 5, 5, 9], [51.0, 51, 53, 53]])
-    assert match_anchors(anchors, some, torch.tensor([True] * 3)).tolist() == [-1, 2]
+    first = torch.tensor([[20.0, 20, 30, 30], [5.0, 5, 5, 9], [51.0, 51, 53, 53]])
+    assert match_anchors(anchors, first, torch.tensor([True] * 3)).tolist() == [-1, 2]
 
 
 @given(st.integers(0, 1000))
@@ -290,16 +290,16 @@ def random_case(seed: int) -> dict[str, Any]:
     rng = generator(seed)
     number = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
     images, classes, objects, detections = 1 + number(5), 1 + number(4), number(40), number(120)
-    truth, some = random_boxes(rng, objects, 150, 150), random_boxes(rng, detections, 150, 150)
+    truth, first = random_boxes(rng, objects, 150, 150), random_boxes(rng, detections, 150, 150)
     if objects:
         near = torch.rand(detections, generator=rng) < 0.7
         moved = truth[torch.randint(objects, (detections,), generator=rng)]
         moved = moved + 6 * torch.randn(detections, 4, generator=rng, dtype=torch.float64)
-        some = torch.where(near.unsqueeze(1), moved, some)
-        some = torch.cat([torch.minimum(some[:, :2], some[:, 2:]), torch.maximum(some[:, :2], some[:, 2:])], dim=1)
+        first = torch.where(near.unsqueeze(1), moved, first)
+        first = torch.cat([torch.minimum(first[:, :2], first[:, 2:]), torch.maximum(first[:, :2], first[:, 2:])], dim=1)
     scores = torch.rand(detections, generator=rng, dtype=torch.float64)
     return {
-        "boxes": some.round() if seed % 3 == 0 else some,
+        "boxes": first.round() if seed % 3 == 0 else first,
         "scores": (10 * scores).round() / 10 if seed % 2 else scores,
         "labels": torch.randint(classes, (detections,), generator=rng),
         "images": torch.randint(images, (detections,), generator=rng),
@@ -364,9 +364,9 @@ def test_average_precision_is_pycocotools_on_300_cases(average_precision, seeds)
 def test_of_equal_overlaps_the_later_object_is_found(average_precision):
     """The first detection overlaps both objects alike; the second fits the first object alone, which is left for it."""
     truth = torch.tensor([[0.0, 0, 10, 10], [2.0, 0, 12, 10]]).double()
-    some, zeros = torch.tensor([[1.0, 0, 11, 10], [0.0, 0, 10, 10]]).double(), torch.zeros(2, dtype=torch.int64)
+    first, zeros = torch.tensor([[1.0, 0, 11, 10], [0.0, 0, 10, 10]]).double(), torch.zeros(2, dtype=torch.int64)
     case: dict[str, Any] = {
-        "boxes": some,
+        "boxes": first,
         "scores": torch.tensor([0.9, 0.8]).double(),
         "labels": zeros,
         "images": zeros,
@@ -394,10 +394,10 @@ def test_the_perfect_and_the_empty_detector(average_precision):
 def test_average_precision_by_hand(average_precision):
     """Two objects; the best of three detections is right, the next one wrong, the third right: 51 + 50 · 2/3 of 101."""
     truth = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
-    some = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60], [20.0, 20, 30, 30]])
+    first = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60], [20.0, 20, 30, 30]])
     zeros = torch.zeros(3, dtype=torch.int64)
     ap = average_precision(
-        some, torch.tensor([0.9, 0.8, 0.7]), zeros, zeros, truth, zeros[:2], zeros[:2], classes=1, sizes=SIZES
+        first, torch.tensor([0.9, 0.8, 0.7]), zeros, zeros, truth, zeros[:2], zeros[:2], classes=1, sizes=SIZES
     )
     assert ap[:, 0, 0].tolist() == pytest.approx([(51 + 50 * 2 / 3) / 101] * 10)
     assert ap[:, 2:].isnan().all()

@@ -36,8 +36,8 @@ def examples(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(n, *SHAPE, generator=rng).double(), torch.randint(CLASSES, (n,), generator=rng)
 
 
-def assert_close(some: Any, other: Any, tolerance: float = 1e-10) -> None:
-    tree.map(partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance), some, other)
+def assert_close(batch: Any, other: Any, tolerance: float = 1e-10) -> None:
+    tree.map(partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance), batch, other)
 
 
 def vector(params: tree.Params) -> Tensor:
@@ -52,8 +52,8 @@ def whole_hessian(f: Any, params: tree.Params) -> Tensor:
 
 
 def loss_of(name: str) -> tuple[Any, tree.Params]:
-    (params, state), some = start(name), examples(11)
-    return (lambda p: evaluated(p, state, *some, name=name)[0]), params
+    (params, state), batch = start(name), examples(11)
+    return (lambda p: evaluated(p, state, *batch, name=name)[0]), params
 
 
 @each_model

@@ -143,9 +143,9 @@ def test_flip_moves_boxes_as_it_moves_pixels():
     x, after = random_flip(masks, objects, torch.arange(4))
     flipped = [not torch.equal(a, b) for a, b in zip(x, masks, strict=True)]
     assert 0 < sum(flipped) < 4
-    there = objects[..., 4] >= 0
-    assert torch.equal(x[there], drawn(after, *SHAPE[1:])[there])
-    assert torch.equal(after[~there], objects[~there])
+    present = objects[..., 4] >= 0
+    assert torch.equal(x[present], drawn(after, *SHAPE[1:])[present])
+    assert torch.equal(after[~present], objects[~present])
 
 
 def test_a_scene_is_varied_by_its_own_key_alone_in_the_loader_too():
@@ -200,8 +200,8 @@ def make_voc(root: Path, objects: dict[int, list[tuple]], photographs: int = 5) 
         (root / folder).mkdir()
     for i in range(photographs):
         Image.new("RGB", (80, 40), (50 * i, 0, 0)).save(root / "images" / f"{i}.png")
-        some = "".join(OBJECT.format(*row) for row in objects.get(i, []))
-        (root / "annotations" / f"{i}.xml").write_text(XML.format(name=f"{i}.png", width=80, objects=some))
+        part = "".join(OBJECT.format(*row) for row in objects.get(i, []))
+        (root / "annotations" / f"{i}.xml").write_text(XML.format(name=f"{i}.png", width=80, objects=part))
     return root
 
 
@@ -403,7 +403,7 @@ def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tens
     """One image and one anchor after the other, with torch's and torchvision's functions."""
     in_class, in_box, matched = 0.0, 0.0, 0
     centre_size = ops.box_convert(anchors, "xyxy", "cxcywh")
-    for some, moves, rows in zip(logits, offsets, objects, strict=True):
+    for part, moves, rows in zip(logits, offsets, objects, strict=True):
         rows = rows[rows[:, 4] >= 0]
         overlap = ops.box_iou(rows[:, :4], anchors)
         match = [-1] * len(anchors)
@@ -413,7 +413,7 @@ def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tens
         for o in range(len(rows)):
             match[int(overlap[o].argmax())] = o
         target = torch.tensor([0 if o < 0 else int(rows[o, 4]) + 1 for o in match])
-        losses = F.cross_entropy(some, target, reduction="none")
+        losses = F.cross_entropy(part, target, reduction="none")
         positive = [a for a, o in enumerate(match) if o >= 0]
         negative = sorted((a for a in range(len(match)) if match[a] < 0), key=lambda a: -float(losses[a]))
         mined = negative[: 3 * max(len(positive), 1)]
@@ -434,14 +434,14 @@ def centernet_by_loops(heat: Tensor, size: Tensor, offset: Tensor, objects: Tens
     _, classes, rows, columns = heat.shape
     in_center, in_size, in_offset, count = 0.0, 0.0, 0.0, 0
     for b in range(len(heat)):
-        there = []
+        present = []
         for x1, y1, x2, y2, label in objects[b].double().tolist():
             if label < 0:
                 continue
             cx, cy, w, h = (x1 + x2) / 8, (y1 + y2) / 8, (x2 - x1) / 4, (y2 - y1) / 4
             column, row = math.floor(cx), math.floor(cy)
             radius = float(gaussian_radius(torch.tensor([w, h], dtype=torch.float64)))
-            there.append((int(label), row, column, (2 * radius + 1) / 6))
+            present.append((int(label), row, column, (2 * radius + 1) / 6))
             in_size += abs(float(size[b, 0, row, column]) - w) + abs(float(size[b, 1, row, column]) - h)
             in_offset += abs(float(offset[b, 0, row, column]) - (cx - column))
             in_offset += abs(float(offset[b, 1, row, column]) - (cy - row))
@@ -449,7 +449,9 @@ def centernet_by_loops(heat: Tensor, size: Tensor, offset: Tensor, objects: Tens
         for c in range(classes):
             for i in range(rows):
                 for j in range(columns):
-                    bumps = [math.exp(-((i - r) ** 2 + (j - k) ** 2) / (2 * s**2)) for of, r, k, s in there if of == c]
+                    bumps = [
+                        math.exp(-((i - r) ** 2 + (j - k) ** 2) / (2 * s**2)) for of, r, k, s in present if of == c
+                    ]
                     y, p = max(bumps, default=0.0), 1 / (1 + math.exp(-float(heat[b, c, i, j])))
                     here = (1 - p) ** 2 * math.log(p) if y == 1 else (1 - y) ** 4 * p**2 * math.log(1 - p)
                     in_center -= here
@@ -629,7 +631,7 @@ def test_padding_changes_nothing(name):
     output, _ = det.model.apply(params, state, torch.randn(2, *SHAPE, generator=generator(1)), train=True)
     objects = random_objects(1, 2)
     padded = torch.cat([torch.tensor([7.0, 7, 7, 7, -1]).expand(2, 4, 5), objects], dim=1)
-    for a, b in zip(*(det.loss(**output, objects=some).values() for some in (objects, padded)), strict=True):
+    for a, b in zip(*(det.loss(**output, objects=part).values() for part in (objects, padded)), strict=True):
         torch.testing.assert_close(a, b)
 
 

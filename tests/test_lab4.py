@@ -191,10 +191,10 @@ def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
 def test_features_are_those_of_evaluation():
     """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
     task, _ = setup(Config(), CPU)
-    for some in (slice(3), slice(-3, None)):
-        each = torch.cat([task.spec.features(*task.weights, x[None], train=False)[0] for x in task.images[some]])
+    for part in (slice(3), slice(-3, None)):
+        each = torch.cat([task.spec.features(*task.weights, x[None], train=False)[0] for x in task.images[part]])
         pooled = torch.nn.functional.adaptive_avg_pool2d(each, task.spec.cells)
-        torch.testing.assert_close(task.features[some], pooled)
+        torch.testing.assert_close(task.features[part], pooled)
 
 
 def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):

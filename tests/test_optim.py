@@ -60,16 +60,16 @@ def assert_equal(tree1: tree.Params, tree2: tree.Params, **tolerance: float) -> 
 @each_case
 def test_follows_torch_for_100_steps(under_test, init, update, reference, options):
     update = under_test(update)
-    params, theirs = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
-    optimizer, state = reference(tree.leaves(theirs), **options), init(params)
+    params, tensors = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
+    optimizer, state = reference(tree.leaves(tensors), **options), init(params)
     for step in range(100):
         noise, rate = draw(step + 1), options["lr"] / (1 + step % 3)
         params, state = update(params, tree.map(torch.add, params, noise), state, **options | {"lr": rate})
-        for p, n in zip(tree.leaves(theirs), tree.leaves(noise), strict=True):
+        for p, n in zip(tree.leaves(tensors), tree.leaves(noise), strict=True):
             p.grad = p.detach() + n
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        assert_equal(params, tree.map(torch.Tensor.detach, theirs), rtol=0, atol=1e-12)
+        assert_equal(params, tree.map(torch.Tensor.detach, tensors), rtol=0, atol=1e-12)
     assert state["step"] == 100
 
 
@@ -158,12 +158,12 @@ def test_an_optimizer_is_its_equation_at_the_rate_of_the_schedule(make, update, 
 
 @pytest.mark.parametrize("max_norm", [0.1, 3.0, 1e3])
 def test_clip_grad_norm_is_torchs(clip_grad_norm, max_norm):
-    grads, theirs = draw(0), tree.map(torch.empty_like, draw(0))
-    for p, g in zip(tree.leaves(theirs), tree.leaves(draw(0)), strict=True):
+    grads, tensors = draw(0), tree.map(torch.empty_like, draw(0))
+    for p, g in zip(tree.leaves(tensors), tree.leaves(draw(0)), strict=True):
         p.grad = g
-    norm = torch.nn.utils.clip_grad_norm_(tree.leaves(theirs), max_norm)
+    norm = torch.nn.utils.clip_grad_norm_(tree.leaves(tensors), max_norm)
     clipped, before = clip_grad_norm(grads, max_norm)
-    assert_equal(clipped, tree.map(lambda p: p.grad, theirs), rtol=1e-12, atol=0)
+    assert_equal(clipped, tree.map(lambda p: p.grad, tensors), rtol=1e-12, atol=0)
     torch.testing.assert_close(before, norm)
     torch.testing.assert_close(global_norm(clipped), norm.clamp(max=max_norm), rtol=1e-4, atol=0)
     assert_equal(grads, draw(0), rtol=0, atol=0)

@@ -36,7 +36,7 @@ needs_photographs = pytest.mark.skipif(not (SHARED / "hymenoptera").is_dir(), re
 class Case(NamedTuple):
     ours: Callable[..., Model]
     options: dict[str, Any]
-    theirs: Callable[..., nn.Module]
+    reference: Callable[..., nn.Module]
 
 
 CASES = {
@@ -70,11 +70,11 @@ def redraw(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module.to(dtype)
 
 
-def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], dtype: torch.dtype) -> None:
+def assert_close(ours: dict[str, Tensor], reference: dict[str, Tensor], dtype: torch.dtype) -> None:
     """‖a - b‖ ≤ 1e-10 ‖b‖ for each tensor in float64, 1e-4 in float32 for all together; names the worst."""
-    assert ours.keys() == theirs.keys()
-    gaps = {name: float((x - theirs[name]).double().norm()) for name, x in ours.items()}
-    norms = {name: float(x.double().norm()) for name, x in theirs.items()}
+    assert ours.keys() == reference.keys()
+    gaps = {name: float((x - reference[name]).double().norm()) for name, x in ours.items()}
+    norms = {name: float(x.double().norm()) for name, x in reference.items()}
     if dtype == torch.float64:
         assert max((gaps[name] / norms[name], name) for name in gaps) <= (1e-10, "")
     else:
@@ -90,13 +90,13 @@ def detached(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
     """Logits in both modes, the statistics that training leaves, and the gradient of every parameter."""
     torch.manual_seed(0)
-    theirs = redraw(case.theirs(num_classes=7), dtype)
+    reference = redraw(case.reference(num_classes=7), dtype)
     model = case.ours((3, 64, 64), 7, **case.options)
-    params, state, _ = from_state_dict(detached(theirs.state_dict()), *model.init(generator(0)))
+    params, state, _ = from_state_dict(detached(reference.state_dict()), *model.init(generator(0)))
     x = torch.randn(4, 3, 66, 75, generator=generator(2)).to(dtype)  # where a last window hangs over
 
     logits, same = model.apply(params, state, x, train=False)
-    assert_close({"": logits}, {"": theirs.eval()(x).detach()}, dtype)
+    assert_close({"": logits}, {"": reference.eval()(x).detach()}, dtype)
     assert all(a is b for a, b in zip(tree.leaves(same), tree.leaves(state), strict=True))
 
     def loss(params: tree.Params) -> tuple[Tensor, Any]:
@@ -104,12 +104,12 @@ def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
         return (logits * cotangent(logits)).sum(), (logits, new_state)
 
     grads, (logits, new_state) = torch.func.grad(loss, has_aux=True)(params)
-    expected = theirs.train()(x)
+    expected = reference.train()(x)
     (expected * cotangent(expected)).sum().backward()
     assert_close({"": logits}, {"": expected.detach()}, dtype)
-    gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     assert_close(tree.flatten(grads), gradients, dtype)
-    moved = {name: x for name, x in theirs.state_dict().items() if "running" in name}
+    moved = {name: x for name, x in reference.state_dict().items() if "running" in name}
     if moved:
         assert_close(tree.flatten(new_state), moved, dtype)
 
@@ -127,10 +127,10 @@ def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
 )
 def test_the_large_ones_have_torchvisions_parameters(name, options):
     with torch.device("meta"):
-        theirs = getattr(torchvision.models, name)(num_classes=7).state_dict()
+        reference = getattr(torchvision.models, name)(num_classes=7).state_dict()
     with FakeTensorMode():
         ours = resnet((3, 64, 64), 7, **options).init(generator(0))
-    from_state_dict(theirs, *ours)
+    from_state_dict(reference, *ours)
 
 
 # Files, there and back.
@@ -138,7 +138,7 @@ def test_the_large_ones_have_torchvisions_parameters(name, options):
 
 def tensors_of(case: Case) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    return detached(case.theirs(num_classes=7).state_dict())
+    return detached(case.reference(num_classes=7).state_dict())
 
 
 @each_case
@@ -153,9 +153,9 @@ def test_there_and_back_nothing_is_lost(case: Case):
 @each_case
 def test_torchvision_takes_ours(case: Case):
     params, state = case.ours((3, 64, 64), 7, **case.options).init(generator(0))
-    theirs = case.theirs(num_classes=7)
-    theirs.load_state_dict(to_state_dict(params, state, {}))
-    assert torch.equal(next(iter(theirs.parameters())), next(iter(tree.leaves(params))))
+    reference = case.reference(num_classes=7)
+    reference.load_state_dict(to_state_dict(params, state, {}))
+    assert torch.equal(next(iter(reference.parameters())), next(iter(tree.leaves(params))))
 
 
 SMALL = resnet((3, 32, 32), 10, depth=8)
@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit_name_the_key_or_the_shape(changes, complaint):
 
 
 def test_weights_of_another_architecture_name_the_first_key_that_is_missing():
-    resnet50 = CASES["resnet50"].theirs(num_classes=7).state_dict()
+    resnet50 = CASES["resnet50"].reference(num_classes=7).state_dict()
     with pytest.raises(
         PretrainedError,
         match=r"^layer1\.0\.conv1\.weight is \[64, 64, 1, 1\], this model has \[64, 64, 3, 3\]|is missing|no place",

@@ -406,8 +406,10 @@ def functions() -> Iterator[Callable]:
 def members(f: Callable) -> Iterator[tuple[str, Any]]:
     """(parameter, annotation), once for each member of a union."""
     for name, parameter in inspect.signature(f).parameters.items():
-        some = parameter.annotation
-        yield from ((name, a) for a in (get_args(some) if get_origin(some) in (Union, UnionType) else (some,)))
+        words_of = parameter.annotation
+        yield from (
+            (name, a) for a in (get_args(words_of) if get_origin(words_of) in (Union, UnionType) else (words_of,))
+        )
 
 
 def tensors(f: Callable) -> dict[str, Any]:
@@ -425,7 +427,7 @@ def axes(annotation: Any) -> list[tuple[str, set[str]]]:
 
 
 def names(annotation: Any) -> set[str]:
-    return {name for _, some in axes(annotation) for name in some}
+    return {name for _, words_of in axes(annotation) for name in words_of}
 
 
 def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
@@ -438,10 +440,10 @@ def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bo
 def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> tuple[int, ...]:
     """The shape that an annotation asks for; the axis named `grown` is made one too large."""
     lengths: list[int] = []
-    for axis, some in axes(annotation):
+    for axis, words_of in axes(annotation):
         starred = axis[0] in "*."
         lengths += sizes.get(axis[1:], ANY) if starred else [eval(axis.format(**arguments), dict(sizes))]
-        lengths[-1] += grown in some
+        lengths[-1] += grown in words_of
     return tuple(lengths)
 
 
@@ -452,7 +454,9 @@ def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int,
     if not star:
         yield (1, *right)
         yield from (
-            (*right[:i], right[i] + 1, *right[i + 1 :]) for i, (_, some) in enumerate(axes(annotation)) if not some
+            (*right[:i], right[i] + 1, *right[i + 1 :])
+            for i, (_, words_of) in enumerate(axes(annotation))
+            if not words_of
         )
     if fewest:
         yield right[: fewest - 1]
@@ -460,7 +464,7 @@ def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int,
 
 def valid(f: Callable) -> tuple[Given, Given]:
     """Arguments that `f` accepts, and the size of each axis, falling so that kernels fit in images."""
-    words = dict.fromkeys(axis for a in tensors(f).values() for axis, some in axes(a) if some)
+    words = dict.fromkeys(axis for a in tensors(f).values() for axis, words_of in axes(a) if words_of)
     sizes = {w.removeprefix("*"): (12 - i, 2) if w[0] == "*" else 12 - i for i, w in enumerate(words) if "/" not in w}
     sizes |= SIZES.get(name_of(f), {})
     arguments = {p.name: p.default for p in inspect.signature(f).parameters.values() if p.default is not p.empty}

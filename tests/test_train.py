@@ -94,8 +94,8 @@ def test_a_step_is_the_classic_loops(step_of, name):
         optimizer.step()
         right = (logits.argmax(dim=1) == y).float().mean()
         assert_close(metrics, {"loss": loss.detach(), "accuracy": right, "grad_norm": norm})
-    theirs = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert_close(tree.flatten(ts.params) | tree.flatten(ts.state), theirs)
+    statistics = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert_close(tree.flatten(ts.params) | tree.flatten(ts.state), statistics)
 
 
 @each_model
@@ -124,7 +124,7 @@ def epoch(train_step, train_one_epoch):
 
     def run(
         ts: TrainState,
-        some: Iterable[tuple[Tensor, Tensor]],
+        loader: Iterable[tuple[Tensor, Tensor]],
         objective: Callable,
         optimizer: Optimizer | None = None,
         **options: Any,
@@ -133,7 +133,7 @@ def epoch(train_step, train_one_epoch):
         on_step = lambda *step: steps.append(step)  # noqa: E731
         settings: dict[str, Any] = {"seed": 5, "on_step": on_step} | options
         step = partial(train_step, objective=objective, optimizer=optimizer or adamw(lr=1e-2))
-        return steps, train_one_epoch(ts, some, step=step, **settings)
+        return steps, train_one_epoch(ts, loader, step=step, **settings)
 
     return run
 

@@ -57,7 +57,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     fastest = min(epochs[-1][0] for epochs in reference.values())
     return [
         cli.check("ours: seeds below 99 %", sum(epochs[-1][1] < GOAL for epochs in own.values()), "==", 0),
-        cli.check("times sooner: fastest run of the recipe / slowest of ours", fastest / slowest, ">=", 5),
+        cli.check("times faster: fastest run of the recipe / slowest of ours", fastest / slowest, ">=", 5),
     ]
 
 

@@ -149,14 +149,14 @@ def _trace(
     """Return (the graph of the step on shapes alone, the tree that it returns, the number of inputs it writes to)."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    inputs, made = (args, kwargs), []
+    inputs, traced = (args, kwargs), []
 
     def flat_step(*leaves: Tensor) -> list[Tensor]:
         args, kwargs = rebuild(inputs, iter(leaves))
         result = step(*args, **kwargs)
         outputs: list[Tensor] = []
         flatten_call(result, outputs, [])
-        made.append((hollow(result), _count_donated(args, result) if donate else 0))
+        traced.append((hollow(result), _count_donated(args, result) if donate else 0))
         return outputs
 
     try:
@@ -167,7 +167,7 @@ def _trace(
         raise JitError(
             "the step uses a tensor that is not among its arguments; it would be frozen at what it holds now"
         ) from error
-    output, donated = made[-1]
+    output, donated = traced[-1]
     _require_pure(graph)
     _judge_by_result(graph)
     if donated:
@@ -222,8 +222,8 @@ def _judge_by_result(graph: torch.fx.GraphModule) -> None:
 
 
 def _is_zero(node: torch.fx.Node) -> bool:
-    made = (torch.ops.aten.scalar_tensor.default, torch.ops.aten.full.default)
-    return node.target in made and bool(node.args[-1] == 0)
+    constants = (torch.ops.aten.scalar_tensor.default, torch.ops.aten.full.default)
+    return node.target in constants and bool(node.args[-1] == 0)
 
 
 def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:
