@@ -31,6 +31,6 @@ WRONG = {
         "shared / torch.minimum(box_area(boxes1)[:, None], box_area(boxes2)[None, :])",
         "NaN where a number",
     ),
-    "a pixel more": ("(high - low).clamp(min=0)", "(high - low + 1).clamp(min=0)", "differ"),
+    "a pixel more": ("(high - low).clamp(min=0)", "(high - low + 1).clamp(min=0)", "wrong in"),
     "the other way round": ("shared / union", "(shared / union).T", "Type-check error"),
 }

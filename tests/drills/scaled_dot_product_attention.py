@@ -25,7 +25,7 @@ def scaled_dot_product_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ key.mT * scale
     if is_causal:
-        attn_mask = causal_mask(*scores.shape[-2:])
+        scores = scores.masked_fill(~causal_mask(*scores.shape[-2:]), -math.inf)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
@@ -56,20 +56,20 @@ def torchs(
 
 WRONG = {
     "causal from the last key": (
-        "attn_mask = causal_mask(*scores.shape[-2:])",
-        "attn_mask = torch.ones(scores.shape[-2:]).tril(scores.shape[-1] - scores.shape[-2]).bool()",
+        "~causal_mask(*scores.shape[-2:])",
+        "~torch.ones(scores.shape[-2:]).tril(scores.shape[-1] - scores.shape[-2]).bool()",
         "wrong in",
     ),
     "masked with -1e9": (
         "scores.masked_fill(~attn_mask, -math.inf)",
         "scores.masked_fill(~attn_mask, -1e9)",
-        "only index 0",
+        "`attn_mask`",
     ),
     "not scaled": ("query.shape[-1] ** -0.5 if scale is None", "1.0 if scale is None", "`scale = 1`"),
     "scaled by d, not √d": ("query.shape[-1] ** -0.5", "1 / query.shape[-1]", "`scale = 1 / d_head`"),
     "mask ignored": ("scores = scores.masked_fill(~attn_mask, -math.inf)", "pass", "`attn_mask"),
     "mask inverted": ("masked_fill(~attn_mask", "masked_fill(attn_mask", "`attn_mask"),
-    "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "differ"),
+    "softmax over the queries": (".softmax(-1)", ".softmax(-2)", "wrong in"),
     "two masks, one taken": (
         '    if is_causal and attn_mask is not None:\n        raise ValueError("two masks")\n',
         "",
