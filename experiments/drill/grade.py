@@ -38,7 +38,7 @@ TAKES_A_NUMBER = ("vmap:", "Cannot access data pointer of Tensor that doesn't ha
 """how torch's messages begin for .item() and .tolist() under vmap"""
 EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
-SEED = 5
+SEED = 1
 """of the examples: without it they would change with the source of a test; with this one they show every mistake"""
 OPTIONS = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", "--override-ini=addopts=", "-x", "-q"]
 OPTIONS += ["--override-ini=filterwarnings=", "-Wignore::pytest.PytestAssertRewriteWarning"]

@@ -42,7 +42,7 @@ WRONG = {
     "kernel axes swapped": (
         "out, _, kh, kw = weight.shape",
         "weight = weight.mT\n    out, _, kh, kw = weight.shape",
-        "axes",
+        "differ",
     ),
     "stride axes swapped": ("(sh, sw), (dh, dw)", "(sw, sh), (dh, dw)", "axis"),
     "bias forgotten": ("y if bias is None else y + bias.view(1, out, 1, 1)", "y", "the term `bias` is missing"),

@@ -28,7 +28,7 @@ WRONG = {
     "height and width swapped": ("y = y.unflatten(2, (height, -1))", "y = y.unflatten(2, (-1, height))", "swapped"),
     "bias along the width": ("y + bias[:, None, None]", "y + bias", "size of tensor"),
     "stride forgotten": ("stride=stride)", "stride=1)", "unflatten"),
-    "padding forgotten": ("x = F.pad(x, (left, right, top, bottom))", "", "axis"),
+    "padding forgotten": ("x = F.pad(x, (left, right, top, bottom))", "", "padding=(0, 0)"),
     "groups merged": (
         "columns.unflatten(1, (groups, -1))",
         "columns.unflatten(1, (-1, groups)).transpose(1, 2)",

@@ -50,7 +50,7 @@ WRONG = {
     "mask not passed on": (
         "attention(q, k, v, attn_mask,",
         "attention(q, k, v, None,",
-        "`attn_mask=None`",
+        "calls with `attn_mask`",
     ),
     "dropout forgotten": (
         "attn_mask, dropout_p, is_causal, dropout",
