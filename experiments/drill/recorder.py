@@ -26,6 +26,8 @@ class Call(NamedTuple):
     before: Arguments
     gradients: tuple[dict[str, Tensor | None], dict[str, Tensor | None]] = ({}, {})
     """of yours and of ours, for each tensor that requires one"""
+    number: int = 1
+    """counted from 1 in each test"""
 
 
 class Recorder:
@@ -75,7 +77,7 @@ class Recorder:
             for_yours, for_ours, unused = (copied((args, kwargs)) for _ in range(3))
             yours, ours = outcome(self.yours, *for_yours), outcome(self.ours, *for_ours)
             gradients = gradients_of(yours, for_yours), gradients_of(ours, for_ours)
-            self.seen.append(Call(self._bind(*for_yours), yours, ours, self._bind(*unused), gradients))
+            self.seen.append(Call(self._bind(*for_yours), yours, ours, self._bind(*unused), gradients, self.calls))
         return self.ours(*_over(_as_iterator, args), **_over(_as_iterator, kwargs))
 
 
