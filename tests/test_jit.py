@@ -100,13 +100,14 @@ def test_mixed_precision_compiles():
     assert float(whole["loss"]) != float(results[1]["loss"])
 
 
-@pytest.mark.parametrize("shape", [(), (1000,), (12, 80), (3, 5, 7)])
+@pytest.mark.parametrize("shape", [(), pytest.param((1000,), marks=pytest.mark.slow), (12, 80), (3, 5, 7)])
 def test_draws_are_the_same_bits(shape):
     draw = jit(lambda key: uniform(key, shape))
     for seed in (0, 2**61):
         assert torch.equal(draw(rng_key(seed)), uniform(rng_key(seed), shape))
 
 
+@pytest.mark.slow
 @each_model
 def test_a_donated_state_is_overwritten_with_the_same_steps(name):
     model = MODELS[name]
@@ -277,6 +278,7 @@ def test_inputs_of_any_layout_give_the_same():
     torch.testing.assert_close(f(x.expand(4, 6), y[:, :1].expand(6, 5)), x @ y[:, :1].expand(6, 5))
 
 
+@pytest.mark.slow
 def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
     """Laid out once, at the first call; what a step returns is as the next one wants it."""
     model, laid = MODELS["cnn"], []

@@ -110,7 +110,7 @@ OPTIMIZERS = {
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
-@each_optimizer
+@pytest.mark.parametrize("optimizer", [o for name, o in OPTIMIZERS.items() if "clipped" not in name])
 @pytest.mark.parametrize("valley", ["parabola", "Rosenbrock"])
 def test_converges(optimizer: Optimizer, valley):
     """(a, b) = (1, 1) is the lowest point of both."""
