@@ -13,7 +13,8 @@ def main() -> None:
         print(f"usage: python -m experiments.lab {{{','.join(LABS)}}} [flags of that lab; its own --help lists them]")
         return
     if number not in LABS:
-        print(f"error: there is no lab {number!r}; the labs are {', '.join(LABS)}", file=sys.stderr)
+        said = f"there is no lab {number!r}" if number else "which lab?"
+        print(f"error: {said}; the labs are {', '.join(LABS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     try:

@@ -1,6 +1,6 @@
 """Lab 5: object detection with anchors (SSD) and with centers (CenterNet), scored like COCO on images never seen.
 
-`--dataset voc --data ../shared/data/raccoon` takes photographs with VOC XML.
+`--dataset voc --data PATH` takes photographs with VOC XML.
 """
 
 import time

@@ -4,6 +4,7 @@ A model that cannot fit 32 images has a bug, or an optimizer that does not suit 
 on 8 canvases, whatever --dataset the others learn.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     """Five seeds per family; a check holds if all of them do."""
     if config.steps < 1:
         raise cli.UsageError(f"--steps {config.steps}: at least one is needed")
+    if config.lr is not None and not 0 <= config.lr < math.inf:
+        raise cli.UsageError(f"--lr {config.lr}: a learning rate is a number from 0 on")
     if config.family in DETECTORS and (config.dataset != "digits" or config.root):
         raise cli.UsageError(f"--family {config.family} learns canvases of digits: it takes no --dataset and no --root")
     families = [*MODELS, *DETECTORS] if config.family == "all" else [config.family]
@@ -75,7 +78,7 @@ def overfit_classifiers(config: Config, device: torch.device, families: Sequence
     runs: dict[str, list[Run]] = {family: [] for family in families}
     for family in families:
         model = cli.by_name(MODELS, family)(dataset.shape, len(dataset.classes))
-        optimizer = adam(lr=config.lr or LR)
+        optimizer = adam(lr=LR if config.lr is None else config.lr)
         step = check_finite(cli.compiled(config, classifier_step(model, optimizer), IMAGES))
         for seed in cli.seeds(config, SEEDS):
             ts, key, history = init_train_state(model, optimizer, seed=seed, device=device), run_key(seed), []
@@ -97,7 +100,7 @@ def overfit_detectors(config: Config, device: torch.device, families: Sequence[s
     runs: dict[str, list[Run]] = {family: [] for family in families}
     for family in families:
         detector = resolve(DETECTORS[family])(scenes.shape, len(scenes.classes))
-        optimizer = adam(lr=config.lr or DETECTOR_LR)
+        optimizer = adam(lr=DETECTOR_LR if config.lr is None else config.lr)
         step = check_finite(cli.compiled(config, detector_step(detector, optimizer), CANVASES))
         for seed in cli.seeds(config, SEEDS):
             ts, key, history = init_train_state(detector.model, optimizer, seed=seed, device=device), run_key(seed), []

@@ -143,7 +143,8 @@ def train_one_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Train on each batch once; return the state, and the mean of each metric over the examples, not over the batches.
 
-    on_step(ts, metrics) is called after every step. FloatingPointError as in `check_finite`.
+    The labs write this loop out. on_step(ts, metrics) is called after every step. FloatingPointError as in
+    `check_finite`.
     """
     totals: Metrics = {}
     step, key = check_finite(step), run_key(seed)

@@ -52,6 +52,8 @@ def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
         (["--stepz", "3"], "Perhaps you meant: --steps"),
         (["--steps", "many"], "--steps"),
         (["--steps", "0"], "at least one is needed"),
+        (["--lr", "nan"], "--lr nan: a learning rate is a number from 0 on"),
+        (["--lr", "-1"], "--lr -1.0: a learning rate is a number from 0 on"),
         (["--seed", "-1"], "--seed -1 is not between"),
         (["--out", __file__], "cannot be written to: File exists"),
         (["--out", f"{__file__}/below"], "cannot be written to: Not a directory"),
@@ -126,6 +128,14 @@ def test_summary_and_exit_status(monkeypatch, capsys, tmp_path):
     assert status == 1
     assert "FAILED" in out
     assert not all(check["ok"] for check in json.loads((tmp_path / "summary.json").read_text())["checks"])
+
+
+def test_a_learning_rate_of_zero_is_obeyed(monkeypatch, capsys, tmp_path):
+    losses = []
+    for steps in ("1", "3"):
+        launch(monkeypatch, capsys, "overfit", "--family", "mlp", "--lr", "0", "--steps", steps, "--out", str(tmp_path))
+        losses.append(json.loads((tmp_path / "summary.json").read_text())["checks"][0]["value"])
+    assert losses[0] == losses[1]
 
 
 def test_a_value_that_is_not_finite_is_null_in_the_summary(capsys, tmp_path):

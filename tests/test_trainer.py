@@ -322,7 +322,8 @@ def assert_refused(result: tuple[Any, str, str], complaint: str, status: int = 2
         (["--model", "mlp", "--hidden", "100000000000"], "--model mlp does not suit --dataset digits"),
         (["--batch-size", "1e20"], "--batch-size"),
         (["--limit", "1", "--validation", "0.9"], "leave nothing to train on"),
-        (["--resume", "/nowhere"], "holds no run, as there is no config.json in it"),
+        (["--resume", "/nowhere"], "--resume /nowhere: there is no such folder or checkpoint"),
+        (["--resume", str(Path(__file__).parent)], "holds no run, as there is no config.json in it"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason(run_trainer, flags, complaint):

@@ -184,6 +184,9 @@ def _printed(text: str, most: int = 10) -> list[str]:
 
 
 def main() -> None:
+    if len(sys.argv) != 4 or sys.argv[1] not in DRILLS:
+        print("usage: python -m experiments.drill.grade DRILL FILE VERDICT.json", file=sys.stderr)
+        sys.exit(2)
     name, file, out = sys.argv[1], *map(Path, sys.argv[2:])
     torch.set_num_threads(1)
     resolve_name(DRILLS[name].of)  # before the limit: what our own modules map is not the answer's

@@ -133,6 +133,9 @@ def _import_all(names: set[str]) -> None:
 
 def main(names: Sequence[str]) -> int:
     """Print a line per answer and the counts; 1 if a grader is wrong."""
+    if unknown := [name for name in names if name not in DRILLS]:
+        print(f"error: there is no drill {unknown[0]!r}; just drill lists them", file=sys.stderr)
+        return 2
     began, outcomes = time.perf_counter(), []
     for outcome in grade_all([answer for name in names or DRILLS for answer in answers(name)]):
         outcomes.append(outcome)

@@ -119,6 +119,8 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     if resume := config.resume:
         if config != Config(resume=resume, device=config.device):
             raise cli.UsageError("--resume takes the config of the run, and no flag beside it but --device")
+        if not resume.exists():
+            raise cli.UsageError(f"--resume {resume}: there is no such folder or checkpoint")
         run = resume if resume.is_dir() else resume.absolute().parent.parent
         if not (run / "config.json").exists():
             raise cli.UsageError(f"--resume {resume}: {run} holds no run, as there is no config.json in it")

@@ -161,7 +161,7 @@ DRILLS = {
         (
             "An objective is a function of params; grad_and_value makes of it one that returns (grads, loss).",
             "SGD of rate 0.1 and momentum 0.9: sgd_update, its first state from sgd_init; all values are new ones.",
-            "logits, _ = mlp_apply(params, {}, x, train=True, layers=len(params)). Return the loss before each step.",
+            "logits, _ = mlp_apply(params, {}, x, train=True, layers=2). Return the loss before each step.",
         ),
         ("torch.optim", "backward"),
     ),
