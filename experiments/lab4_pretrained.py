@@ -4,7 +4,6 @@ By default a small ResNet that was trained on clothes, by experiments/pretrain, 
 Photographs of your own: --dataset folder --data PATH --backbone resnet18 --weights imagenet
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,15 +13,16 @@ from statistics import mean, stdev
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from experiments.shared import cli, show, transfer_report
+from experiments.shared.cached_features import cache_features
 from experiments.shared.transfer_task import Recipe, Task, load_task
-from fn import tree
-from fn.backbones import expand_prefixes, extract_features
+from fn.backbones import expand_prefixes
 from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
-from fn.gradcheck import relative_error
+from fn.models import Model
 from fn.optim import adamw, lr_by_prefix, one_cycle_schedule
 from fn.rng import generator
 from fn.train import check_finite, classifier_step, count_steps, eval_one_epoch, init_train_state, run_key
@@ -90,14 +90,14 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         for seed in cli.seeds(config, seeds):
             runs[shots].append(three_ways(task, recipe, shots, seed))
 
-    shots = next(iter(recipe.shots))
-    head, fine = runs[shots][0]["head"], runs[shots][0]["fine"]
-    before, after = attach_head(task.weights, head[:2]), fine[:2]
-    checks += [transfer_report.check_moved("fine-tuned", before, after, prefixes)]
-    checks += compare_ways(config, task, shots, accuracies_of(runs[shots]))
+    checked_shots = next(iter(recipe.shots))
+    head, fine = runs[checked_shots][0]["head"], runs[checked_shots][0]["fine"]
+    before = attach_head(task.weights, (head.params, head.state))
+    checks += [transfer_report.check_moved("fine-tuned", before, (fine.params, fine.state), prefixes)]
+    checks += compare_ways(config, task, checked_shots, accuracies_of(runs[checked_shots]))
     if config.dataset == "digits":
         transfer_report.draw_growth({n: accuracies_of(runs[n]) for n in runs if n}, config.out / "growth.png")
-    transfer_report.draw_mistakes(task.whole, *after, task.dataset, config.out / "mistakes.png")
+    transfer_report.draw_mistakes(task.whole, fine.params, fine.state, task.dataset, config.out / "mistakes.png")
     return checks
 
 
@@ -111,74 +111,49 @@ def setup(config: Config, device: torch.device) -> tuple[Task, Recipe]:
     return load_task(config.backbone, config.weights, config.dataset, config.data, recipe, device), recipe
 
 
+def from_scratch(task: Task, recipe: Recipe, trained: Mapping[str, Trained]) -> tuple[Model, Tensor]:
+    """Return the whole network, drawn at random, and the images: nothing is transferred."""
+    return task.scratch, task.images
+
+
+def head_alone(task: Task, recipe: Recipe, trained: Mapping[str, Trained]) -> tuple[Model, Tensor]:
+    """Return the new head and the features that the frozen backbone gives it, computed once."""
+    return task.head, task.features
+
+
+def fine_tuning(task: Task, recipe: Recipe, trained: Mapping[str, Trained]) -> tuple[Model, Tensor]:
+    """Return the pretrained backbone under the trained head, frozen but for `recipe.train`, and the images."""
+    params, state = attach_head(task.weights, (trained["head"].params, trained["head"].state))
+    return freeze(start_from(task.whole, params, state), expand_prefixes(task.spec, recipe.train)), task.images
+
+
+WAYS = {"scratch": from_scratch, "head": head_alone, "fine": fine_tuning}
+
+
 def three_ways(task: Task, recipe: Recipe, shots: int | None, seed: int) -> dict[str, Trained]:
     """Train on the same labelled images from scratch, the head alone, and from that head what `recipe.train` says."""
     few = few_per_class(task.dataset.train.labels, len(task.dataset.classes), shots, seed=seed)
     others = torch.ones_like(task.labels, dtype=torch.bool).index_fill(0, few, False)
-    batch_size, trained = batch_size_of(len(few), recipe.batch_share), {}
+    batch_size = batch_size_of(len(few), recipe.batch_share)
+    trained: dict[str, Trained] = {}
     for way, (epochs, lr) in recipe.ways.items():
-        rates, augment = {}, None
-        if way == "scratch":
-            model, inputs = task.scratch, task.images
-        elif way == "head":
-            model, inputs = task.head, task.features
-        else:
-            start = start_from(task.whole, *attach_head(task.weights, trained["head"][:2]))
-            model, inputs = freeze(start, expand_prefixes(task.spec, recipe.train)), task.images
-            rates, augment = recipe.rates, recipe.augment
-        labelled = Split(inputs[few], task.labels[few])
+        model, inputs = WAYS[way](task, recipe, trained)
+        rates, augment = (recipe.rates, recipe.augment) if way == "fine" else ({}, None)
         total = count_steps(len(few), epochs=epochs, batch_size=batch_size)
-        schedule = partial(one_cycle_schedule, lr=lr, total_steps=total)
-        optimizer = lr_by_prefix(adamw, lr=schedule, scales=rates)
+        optimizer = lr_by_prefix(adamw, lr=partial(one_cycle_schedule, lr=lr, total_steps=total), scales=rates)
         step = check_finite(classifier_step(model, optimizer))
         ts, key = init_train_state(model, optimizer, seed=seed, device=inputs.device), run_key(seed)
+        labelled = Split(inputs[few], task.labels[few])
         for epoch in range(epochs):
             for x, y in batches(labelled, batch_size, seed=seed, epoch=epoch, augment=augment):
                 ts, _ = step(ts, x, y, key=key)
         held_out = batches(Split(inputs[others], task.labels[others]), 100)
         accuracy = eval_one_epoch(ts.params, ts.state, held_out, apply=model.apply)["accuracy"]
-        params, state = unfreeze(ts.params, ts.state) if way == "fine" else ts[:2]
+        params, state = unfreeze(ts.params, ts.state) if way == "fine" else (ts.params, ts.state)
         trained[way] = Trained(params, state, accuracy)
-    said = ", ".join(f"{way} {accuracy:.2%}" for way, (_, _, accuracy) in trained.items())
+    said = ", ".join(f"{way} {result.accuracy:.2%}" for way, result in trained.items())
     show.log.print(f"{len(few)} images, seed {seed}: {said}")
     return trained
-
-
-def cache_features(task: Task, recipe: Recipe, seed: int) -> list[cli.Check]:
-    """Train the head on all images under the frozen backbone, then on features computed once: the same head, sooner."""
-    (images, labels), (_, lr), states, seconds = task.dataset.train, recipe.ways["head"], {}, {}
-    batch_size = batch_size_of(len(labels), recipe.batch_share)
-    for way in ("images", "features"):
-        for epochs in (1, recipe.timed_epochs):  # the first steps of a process take seconds: they are not timed
-            began = time.perf_counter()
-            if way == "images":
-                model, data = freeze(task.whole, ["head"]), images
-            else:
-                model, data = task.head, extract_features(task.spec, *task.weights, images)
-            total = count_steps(len(labels), epochs=epochs, batch_size=batch_size)
-            optimizer = adamw(lr=partial(one_cycle_schedule, lr=lr, total_steps=total))
-            step = check_finite(classifier_step(model, optimizer))
-            ts, key = init_train_state(model, optimizer, seed=seed, device=images.device), run_key(seed)
-            for epoch in range(epochs):
-                for x, y in batches(Split(data, labels), batch_size, seed=seed, epoch=epoch):
-                    ts, _ = step(ts, x, y, key=key)
-            states[way], seconds[way] = ts, time.perf_counter() - began
-    show.console.print(
-        f"The head, {recipe.timed_epochs} epochs of {len(labels):,} images: {seconds['images']:.1f} s under the "
-        f"backbone, {seconds['features']:.1f} s on its features, computed once",
-        soft_wrap=True,
-    )
-    under, alone = states["images"], states["features"]
-    before = [tree.to(part, images.device) for part in task.whole.init(generator(seed))]
-    held = tree.size(under.opt_state["mean"]) - tree.size(before[0]["head"])
-    return [
-        transfer_report.check_moved("head only", before, unfreeze(under.params, under.state), ["head"]),
-        cli.check("head only: numbers the optimizer holds for frozen leaves", held, "==", 0),
-        cli.check(
-            "cached features: relative gap of the head", relative_error(under.params["head"], alone.params), "<=", 1e-3
-        ),
-        cli.check("cached features: how many times faster", seconds["images"] / seconds["features"], ">=", 2),
-    ]
 
 
 def accuracies_of(runs: Sequence[Mapping[str, Trained]]) -> dict[str, list[float]]:

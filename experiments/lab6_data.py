@@ -3,9 +3,8 @@
 A torch Dataset and DataLoader beside batches gathered at once; three common ways to lose reproducibility.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from experiments.shared import cli, mistakes, show
 from experiments.shared.photographs import decode_photographs, to_picture, write_photographs
 from experiments.shared.processes import run_at_once
 from experiments.shared.registry import DatasetName
-from experiments.shared.timing import timed
+from experiments.shared.timing import Loader, time_loaders, timed
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take
@@ -67,7 +66,6 @@ class Pictures(Examples):
         return self.transform(to_picture(self.split.images[index, 0])), self.split.labels[index]
 
 
-Loader = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 OURS, SAME, USUAL = "by batch", "Dataset, DataLoader, our transform", "Dataset, DataLoader, torchvision's"
 
 
@@ -92,20 +90,7 @@ def compare_loaders(config: Config) -> list[cli.Check]:
     repeats = -(-EXAMPLES // len(split.labels))
     split = take(Split(split.images.repeat(repeats, 1, 1, 1), split.labels.repeat(repeats)), EXAMPLES)
     loaders = make_loaders(config, split)
-    seconds: dict[tuple[str, int], list[float]] = {name: [] for name in loaders}
-    busy: dict[tuple[str, int], list[float]] = {name: [] for name in loaders}
-    epochs: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in each worker
-    for _ in range(3):
-        for name, loader in loaders.items():
-            began = time.process_time()
-            duration, loaded = timed(lambda loader=loader: list(loader()))
-            busy[name].append(time.process_time() - began)
-            seconds[name].append(duration)
-            epochs[name] = torch.cat([x for x, _ in loaded]), torch.cat([y for _, y in loaded])
-
-    torch.set_num_threads(threads)
+    seconds, busy, epochs = time_loaders(loaders, rounds=3)
     base = (OURS, 0)
     times = {n: median(b / a for a, b in zip(seconds[base], seconds[n], strict=True)) for n in loaders}
     alike = {n: [torch.equal(a, b) for a, b in zip(epochs[n], epochs[base], strict=True)] for n in loaders}

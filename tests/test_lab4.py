@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from experiments import lab4_pretrained
-from experiments.lab4_pretrained import Config, Trained, accuracies_of, cache_features, compare_ways, setup, three_ways
-from experiments.shared import cli
+from experiments.lab4_pretrained import Config, Trained, accuracies_of, compare_ways, setup, three_ways
+from experiments.shared import cached_features, cli
 from experiments.shared.backbones import SHIPPED, load
 from experiments.shared.transfer_report import misread_first
 from experiments.shared.transfer_task import Recipe, Task
@@ -117,8 +117,9 @@ def small_task(
 
 def before_and_after(task: Task, trained: dict[str, Trained]) -> tuple[tree.Params, tree.Params]:
     """All leaves before fine-tuning and after, parameters and statistics."""
-    before = attach_head(task.weights, trained["head"][:2])
-    return tree.merge(*before), tree.merge(*trained["fine"][:2])
+    head, fine = trained["head"], trained["fine"]
+    before = attach_head(task.weights, (head.params, head.state))
+    return tree.merge(*before), tree.merge(fine.params, fine.state)
 
 
 def test_each_way_sets_out_from_what_the_one_before_has_learnt():
@@ -147,7 +148,7 @@ def test_fine_tuning_has_the_rates_it_is_given():
     """A rate of 0 keeps a parameter, though not a statistic."""
     task, recipe = small_task(rates={"backbone": 0.0, "backbone.bn1": 1.0})
     trained = three_ways(task, recipe, 3, seed=0)
-    before, _ = attach_head(task.weights, trained["head"][:2])
+    before, _ = attach_head(task.weights, (trained["head"].params, trained["head"].state))
     assert wrongly_moved(before, trained["fine"].params, ["head", "backbone.bn1"]) == []
 
 
@@ -198,8 +199,8 @@ def test_features_are_those_of_evaluation():
 
 
 def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
-    monkeypatch.setattr(lab4_pretrained, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
-    moved, held, gap, faster = cache_features(*small_task(timed_epochs=1), seed=0)
+    monkeypatch.setattr(cached_features, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
+    moved, held, gap, faster = cached_features.cache_features(*small_task(timed_epochs=1), seed=0)
     assert [moved.ok, held.ok, gap.ok] == [False] * 3
     assert (gap.target, faster.name, faster.target) == ("<= 0.001", "cached features: how many times faster", ">= 2")
 

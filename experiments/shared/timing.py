@@ -1,10 +1,15 @@
-"""Seconds of a call."""
+"""Seconds of a call, and of loaders taken in turns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
+Loader = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 def timed(f: Callable[[], Result]) -> tuple[float, Result]:
@@ -12,3 +17,26 @@ def timed(f: Callable[[], Result]) -> tuple[float, Result]:
     began = time.perf_counter()
     result = f()
     return time.perf_counter() - began, result
+
+
+def time_loaders(
+    loaders: Mapping[Name, Loader], rounds: int
+) -> tuple[dict[Name, list[float]], dict[Name, list[float]], dict[Name, tuple[Tensor, Tensor]]]:
+    """Load an epoch from each loader in turns: (seconds of each round, of the processor too, the last epoch), by name.
+
+    Torch has one thread meanwhile, as in each worker of a loader.
+    """
+    seconds: dict[Name, list[float]] = {name: [] for name in loaders}
+    busy: dict[Name, list[float]] = {name: [] for name in loaders}
+    epochs: dict[Name, tuple[Tensor, Tensor]] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(rounds):
+        for name, loader in loaders.items():
+            began = time.process_time()
+            duration, loaded = timed(lambda loader=loader: list(loader()))
+            busy[name].append(time.process_time() - began)
+            seconds[name].append(duration)
+            epochs[name] = torch.cat([x for x, _ in loaded]), torch.cat([y for _, y in loaded])
+    torch.set_num_threads(threads)
+    return seconds, busy, epochs
