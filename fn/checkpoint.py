@@ -71,12 +71,12 @@ def save(folder: Path, tensors: Params, progress: Progress, *, keep: int, best: 
 
 
 def find(folder: Path, kind: str = "step") -> list[Path]:
-    """The checkpoints of a folder of a kind, "step", "best" or "*" for both, in order of steps; unchecked."""
+    """Return a folder's checkpoints of a kind, "step", "best" or "*" for both, in order of steps; unchecked."""
     return sorted((path for path in folder.glob(f"{kind}-*.safetensors") if step_of(path) >= 0), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's file name; -1 for any other file name."""
+    """Return the step in a checkpoint's file name; -1 for any other file name."""
     match = re.fullmatch(r"(?:step|best)-(\d{8,18})-[0-9a-f]{16}", path.stem)
     return int(match[1]) if match else -1
 
@@ -106,7 +106,10 @@ def load(path: Path, like: Params) -> tuple[Params, Progress]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file starts like a pickle or a torch.save archive; safetensors start with their header's length."""
+    """Return whether the file starts like a pickle or a torch.save archive.
+
+    A safetensors file starts with the length of its header.
+    """
     with path.open("rb") as file:
         head = file.read(8)
     begins_so = head[:1] == b"\x80" or head[:2] == b"PK"
@@ -143,7 +146,7 @@ def _describe(x: Tensor | None) -> str:
 
 
 def _fill(like: Params, flat: Mapping[str, Tensor], path: str = "") -> Params:
-    """The tree `like`, empty sub-trees included, with the leaves of `flat`.
+    """Return the tree `like`, empty sub-trees included, with the leaves of `flat`.
 
     The leaves are copies: a tensor in a mapped file starts at any byte, and sums may round otherwise off a 64-byte
     boundary.

@@ -117,13 +117,13 @@ def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: int
 
 
 def _restart(product: Float[Tensor, " size"], fresh: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
-    """The product with a trace of a fresh direction, which is all that is left where H q lies in the basis already."""
+    """Add to the product a trace of a fresh direction: all that is left where H q lies in the basis already."""
     eps = torch.finfo(product.dtype).eps
     return product / (product.norm() + eps) + 10 * eps * fresh / fresh.norm()
 
 
 def _orthonormal(q: Float[Tensor, " size"], basis: Sequence[Tensor]) -> Float[Tensor, " size"]:
-    """q less its part in the basis, at length 1; twice, as the first time leaves what rounding made of it."""
+    """Subtract from q its projection on the basis, normalize; twice, as the first pass leaves a rounding error."""
     for _ in range(2):
         if basis:
             rows = torch.stack(list(basis))
@@ -137,6 +137,6 @@ def _to_vector(params: Params) -> Float[Tensor, " size"]:
 
 
 def _like(params: Params, vector: Float[Tensor, " size"]) -> Params:
-    """The inverse of `_to_vector`."""
+    """Return the vector as a tree like `params`: the inverse of `_to_vector`."""
     parts = iter(vector.split([x.numel() for x in tree.leaves(params)]))
     return tree.map(lambda x: next(parts).reshape(x.shape), params)

@@ -1,4 +1,4 @@
-"""K models trained at once: an ensemble is `vmap(train_step)` and nothing more.
+"""Train K models at once: an ensemble is `vmap(train_step)` and nothing more.
 
     ts, key = ensemble_init(model, adamw, seeds=seeds), ensemble_key(seeds)
     for epoch in range(epochs):
@@ -29,7 +29,7 @@ from fn.tree import Params
 def ensemble_init(
     model: Model, optimizer: Callable, *, seeds: Sequence[int], device: torch.device | str = "cpu"
 ) -> TrainState:
-    """The first TrainState of the ensemble: member k is what `init_train_state` gives for seeds[k].
+    """Return the first TrainState of the ensemble: member k is what `init_train_state` gives for seeds[k].
 
     `optimizer` is a function such as `adamw`. The state depends on no learning rate; the step takes it.
     """
@@ -37,7 +37,7 @@ def ensemble_init(
 
 
 def stack(members: Sequence[TrainState]) -> TrainState:
-    """One TrainState of several, a leading axis of `models` in every leaf."""
+    """Stack several TrainStates into one, with a leading axis of `models` in every leaf."""
     return TrainState(*(tree.stack(*parts) for parts in zip(*members, strict=True)))
 
 
@@ -52,7 +52,7 @@ def ensemble_step(
     objective: Callable,
     optimizer: Callable,
 ) -> tuple[TrainState, Metrics]:
-    """`train_step` of every member on its own batch, row k of `index`, with its own learning rate and key.
+    """Take a `train_step` of every member on its own batch, row k of `index`, with its own learning rate and key.
 
     `optimizer` is a function such as `adamw`, called with the member's `lr`. A member that diverges does not affect
     the others. The metrics have an axis of `models`.
@@ -75,7 +75,7 @@ def _member_step(
 
 
 def ensemble_key(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " models"]:
-    """The `run_key` of every member.
+    """Return the `run_key` of every member.
 
     >>> ensemble_key([0, 1, 7]).shape
     torch.Size([3])
@@ -86,7 +86,7 @@ def ensemble_key(seeds: Sequence[int], device: torch.device | str = "cpu") -> In
 def ensemble_batches(
     examples: int, batch_size: int, *, seeds: Sequence[int], epoch: int, device: torch.device | str = "cpu"
 ) -> Sequence[Int64[Tensor, "models batch"]]:
-    """The indices of every batch of an epoch. Row k is what a run from seeds[k] alone would visit; see `batches`.
+    """Return the indices of every batch of an epoch; see `batches`. Row k is what a run from seeds[k] alone visits.
 
     >>> [index.shape for index in ensemble_batches(10, 4, seeds=[0, 1, 7], epoch=0)]
     [torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([3, 2])]
@@ -105,12 +105,12 @@ def ensemble_eval(
     apply: Callable,
     metrics: MetricFunctions = ACCURACY,
 ) -> Metrics:
-    """The mean loss and each of `metrics` over the examples, of every member: tensors with an axis of `models`."""
+    """Return the mean loss and metrics over the examples, of every member: tensors with an axis of `models`."""
     logits, _ = vmap(partial(apply, train=False), in_dims=(0, 0, None))(params, state, x)
     functions = {"loss": cross_entropy} | metrics
     return {name: vmap(f, in_dims=(0, None))(logits, y) for name, f in functions.items()}
 
 
 def member(ts: TrainState, k: int) -> TrainState:
-    """The TrainState of member k, the inverse of `stack`."""
+    """Return the TrainState of member k, the inverse of `stack`."""
     return TrainState(*(tree.map(lambda x: x[k], part) for part in ts))

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and that know whether they are still what was written."""
+"""Write files that are either whole or not there, and check that they still hold what was written."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let the rename itself survive a power cut, where the system has a way to ask for that."""
+    """Flush the folder's entries, so that a rename survives a power cut, where the system can do that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -43,14 +43,14 @@ def write_digested(folder: Path, stem: str, suffix: str, content: bytes) -> Path
 
 
 def is_sound(path: Path) -> bool:
-    """Whether the file holds what its name says: no bit flipped, none missing. OSError if it cannot be read."""
+    """Return whether the file holds what its name says: no bit flipped, none missing. OSError if it cannot be read."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return re.fullmatch(r".*-([0-9a-f]{16})", path.stem) is not None and path.stem.endswith(f"-{digest[:16]}")
 
 
 def remove_leftovers(folder: Path, *, older_than: float = 3600.0) -> None:
-    """What writers that were killed left aside, `older_than` seconds ago or more; a living one may need its own."""
+    """Remove the files that killed writers left, `older_than` seconds old or more; a living writer may need its own."""
     for aside in folder.glob(".*-????????????????.*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - aside.stat().st_mtime >= older_than:

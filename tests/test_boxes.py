@@ -121,8 +121,8 @@ def test_nms_is_torchvisions_on_a_thousand_sets(nms, batched_nms, monkeypatch, s
         expected = ops.nms(first, scores, threshold)
         assert torch.equal(nms(first, scores, threshold), expected), seed
         assert torch.equal(nms(first.float(), scores, threshold), ops.nms(first.float(), scores.float(), threshold))
-        theirs = ops.batched_nms(first, scores, classes, threshold)
-        assert torch.equal(batched_nms(first, scores, classes, threshold), theirs), seed
+        by_class = ops.batched_nms(first, scores, classes, threshold)
+        assert torch.equal(batched_nms(first, scores, classes, threshold), by_class), seed
         kept += len(expected)
     assert kept > 10 * len(seeds)
 
@@ -131,8 +131,8 @@ def test_the_naive_nms_is_torchvisions_on_240_sets():
     for seed in range(240):
         first, scores, _, threshold = candidates(seed)
         assert torch.equal(nms_naive(first, scores, threshold), ops.nms(first, scores, threshold)), seed
-        theirs = ops.nms(first.float(), scores.float(), threshold)
-        assert torch.equal(nms_naive(first.float(), scores, threshold), theirs), seed
+        expected = ops.nms(first.float(), scores.float(), threshold)
+        assert torch.equal(nms_naive(first.float(), scores, threshold), expected), seed
 
 
 @pytest.mark.parametrize("bad", [0, 1])

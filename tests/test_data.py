@@ -70,8 +70,8 @@ def whole(draw: st.DrawFn, x: torch.Tensor, low: int, high: int) -> torch.Tensor
 def each(f, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
     """f, which knows one image and black surroundings, on each: its least value is black."""
     black = x.amin(dim=(1, 2, 3), keepdim=True)
-    some = zip(x - black, *(p.tolist() for p in parameters), strict=True)
-    return torch.stack([f(*one) for one in some]) + black
+    calls = zip(x - black, *(p.tolist() for p in parameters), strict=True)
+    return torch.stack([f(*arguments) for arguments in calls]) + black
 
 
 @given(st.data(), images())
@@ -184,7 +184,7 @@ def test_random_crops_are_even():
 def test_flips_occur_with_their_probability(p):
     x = torch.rand(N, 2, 3, 4, generator=generator(0))
     y = random_horizontal_flip(x, keys(N), p=p)
-    flipped, kept = ((y == some).flatten(1).all(dim=1) for some in (x.flip(3), x))
+    flipped, kept = ((y == expected).flatten(1).all(dim=1) for expected in (x.flip(3), x))
     assert (flipped ^ kept).all()
     assert_share(flipped.double().mean(), p)
 
@@ -227,10 +227,10 @@ def test_cutout_is_a_square_about_any_pixel(size, before):
     rows, columns = blank.any(dim=3), blank.any(dim=2)
     assert torch.equal(blank, rows.unsqueeze(3) & columns.unsqueeze(2))
     assert torch.equal(blank, blank[:, :1].expand_as(blank))
-    for some, length in ((rows, height), (columns, width)):
-        assert int(some.sum(dim=2).max()) == size
+    for lines, length in ((rows, height), (columns, width)):
+        assert int(lines.sum(dim=2).max()) == size
         near = [sum(0 <= i + before - d < length for d in range(size)) / length for i in range(length)]
-        assert_share(some[:, 0].double().mean(dim=0), torch.tensor(near))
+        assert_share(lines[:, 0].double().mean(dim=0), torch.tensor(near))
     together = rows[:, 0].double().mean(dim=0).outer(columns[:, 0].double().mean(dim=0))
     assert (blank[:, 0].double().mean(dim=0) - together).abs().max() < 5 / N**0.5
 
@@ -260,8 +260,8 @@ def numbered(n: int) -> Split:
     return Split(torch.arange(n).view(n, 1, 1, 1) + torch.linspace(0, 0.9, 30).view(1, 5, 6), torch.arange(n))
 
 
-def assert_same(some, others) -> None:
-    for (x, y), (x2, y2) in zip(some, others, strict=True):
+def assert_same(found, expected) -> None:
+    for (x, y), (x2, y2) in zip(found, expected, strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
 
@@ -271,10 +271,10 @@ def test_a_pass_visits_every_example_once(batches, batch_size):
     n, split = 11, numbered(11)
     orders = []
     for seed, epoch in ((None, 0), (3, 0), (3, 0), (3, 1), (4, 0), (4, 1)):
-        some = list(batches(split, batch_size, seed=seed, epoch=epoch))
-        assert [len(y) for _, y in some] == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
-        assert all(torch.equal(x, split.images[y]) for x, y in some)
-        orders.append(torch.cat([y for _, y in some]).tolist())
+        found = list(batches(split, batch_size, seed=seed, epoch=epoch))
+        assert [len(y) for _, y in found] == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
+        assert all(torch.equal(x, split.images[y]) for x, y in found)
+        orders.append(torch.cat([y for _, y in found]).tolist())
     assert all(sorted(order) == list(range(n)) for order in orders)
     assert orders[0] == list(range(n))
     assert orders[1] == orders.pop(2)
@@ -297,8 +297,8 @@ def test_every_example_has_a_key_of_its_own_in_every_epoch(batches):
     split = Split(torch.zeros(11, 1, 1, 1, dtype=torch.int64), torch.arange(11))
 
     def keys_of(batch_size: int, seed: int, epoch: int) -> list[int]:
-        some = batches(split, batch_size, seed=seed, epoch=epoch, augment=lambda x, key: key)
-        return [key for _, key in sorted((int(y), int(k)) for ks, ys in some for k, y in zip(ks, ys, strict=True))]
+        keyed = batches(split, batch_size, seed=seed, epoch=epoch, augment=lambda x, key: key)
+        return [key for _, key in sorted((int(y), int(k)) for ks, ys in keyed for k, y in zip(ks, ys, strict=True))]
 
     assert keys_of(1, 0, 0) == keys_of(3, 0, 0) == keys_of(20, 0, 0)
     assert len({key for seed in range(3) for epoch in range(3) for key in keys_of(4, seed, epoch)}) == 99

@@ -654,7 +654,7 @@ def test_predictions_come_as_one_table():
 
 @pytest.mark.slow
 def test_a_compiled_step_is_the_step():
-    """Of the flavour that sorts, scatters and matches; compiling the other takes as long again."""
+    """Of the flavor that sorts, scatters and matches; compiling the other takes as long again."""
     det = detector("ssd")
     params, state = (tree.to(part, torch.float64) for part in det.model.init(generator(0)))
     step = detector_step(det, adam(lr=1e-2))

@@ -289,19 +289,19 @@ def test_a_refusal_that_a_docstring_promises_is_graded(name):
 
 @pytest.mark.parametrize("name", DRILLS)
 def test_each_drill_has_four_wrong_answers_and_a_right_one(name):
-    some = list(prove.answers(name))
-    own = [answer for answer in some if answer.label not in ("calls ours", "torch's own, where it is not allowed")]
+    answers = list(prove.answers(name))
+    own = [answer for answer in answers if answer.label not in ("calls ours", "torch's own, where it is not allowed")]
     assert sum(not answer.right for answer in own) >= 4
     assert sum(answer.right for answer in own) >= 1
-    assert all(answer.right or answer.phrase for answer in some)
-    assert len({answer.text for answer in some}) == len(some) - any(answer.allow_torch for answer in some)
+    assert all(answer.right or answer.phrase for answer in answers)
+    assert len({answer.text for answer in answers}) == len(answers) - any(answer.allow_torch for answer in answers)
 
 
 # Progress.
 
 
-def events(*some: tuple[str, dict]) -> None:
-    for event, details in some:
+def events(*entries: tuple[str, dict]) -> None:
+    for event, details in entries:
         progress.record("relu", event, **details)
 
 

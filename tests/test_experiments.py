@@ -185,7 +185,7 @@ def test_labs_hold(capsys, tmp_path, name, where, pictures):
 
 
 @pytest.mark.slow
-def test_lab5_on_a_handful_of_canvases_draws_and_judges(monkeypatch, tmp_path):
+def test_lab5_on_a_handful_of_canvases_draws_and_evaluates(monkeypatch, tmp_path):
     """Its real size takes minutes; here nothing is learned but that every part of it runs."""
     few = partial(scenes.digits, 32, 20)
     monkeypatch.setattr(detection_task, "digits", few)

@@ -46,7 +46,7 @@ def reached(start: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("folder", ["fn"])
+@pytest.mark.parametrize("folder", ["fn", "experiments"])
 def test_there_is_no_circle_of_imports(folder):
     """Imports inside functions included."""
     graph = {name: others for name, others in GRAPH.items() if f"{name}.".startswith(f"{folder}.")}

@@ -18,18 +18,18 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def assert_same_distribution(ours: torch.Tensor, theirs: torch.Tensor, family: str) -> None:
+def assert_same_distribution(ours: torch.Tensor, expected: torch.Tensor, family: str) -> None:
     """Of n draws the mean has the standard error σ/√n, and σ itself that of σ √((κ - 1) / 4n), κ the kurtosis.
 
     Both sides are samples, hence √2. A largest |draw| below b (1 - 20/n) has probability e⁻²⁰ when all are U(-b, b).
     """
-    assert ours.shape == theirs.shape
-    n, std = theirs.numel(), float(theirs.std())
-    assert abs(float(ours.mean() - theirs.mean())) < 5 * math.sqrt(2 / n) * std
+    assert ours.shape == expected.shape
+    n, std = expected.numel(), float(expected.std())
+    assert abs(float(ours.mean() - expected.mean())) < 5 * math.sqrt(2 / n) * std
     assert abs(float(ours.std()) - std) < 5 * math.sqrt(2 * (KURTOSIS[family] - 1) / (4 * n)) * std
     if family == "uniform":
-        assert float(ours.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=20 / n)
-        assert float(ours.min()) == pytest.approx(float(theirs.min()), rel=20 / n)
+        assert float(ours.abs().max()) == pytest.approx(float(expected.abs().max()), rel=20 / n)
+        assert float(ours.min()) == pytest.approx(float(expected.min()), rel=20 / n)
     else:
         beyond = float((ours.abs() > 2 * std).float().mean())  # a share of 4.55 % of a normal distribution
         assert abs(beyond - 0.0455) < 5 * math.sqrt(0.0455 * 0.9545 / n)
@@ -44,8 +44,8 @@ def test_kaiming(shape, family, nonlinearity, mode):
         seeded(1), shape, mode=mode, gain=float(init.calculate_gain(nonlinearity))
     )
     reference = getattr(init, f"kaiming_{family}_")
-    theirs = reference(torch.empty(shape), mode=mode, nonlinearity=nonlinearity, generator=seeded(2))
-    assert_same_distribution(ours, theirs, family)
+    expected = reference(torch.empty(shape), mode=mode, nonlinearity=nonlinearity, generator=seeded(2))
+    assert_same_distribution(ours, expected, family)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,8 +53,8 @@ def test_kaiming(shape, family, nonlinearity, mode):
 @pytest.mark.parametrize("gain", [1.0, 5 / 3])
 def test_xavier(shape, family, gain):
     ours = getattr(initializers, f"xavier_{family}")(seeded(1), shape, gain=gain)
-    theirs = getattr(init, f"xavier_{family}_")(torch.empty(shape), gain=gain, generator=seeded(2))
-    assert_same_distribution(ours, theirs, family)
+    expected = getattr(init, f"xavier_{family}_")(torch.empty(shape), gain=gain, generator=seeded(2))
+    assert_same_distribution(ours, expected, family)
 
 
 @pytest.mark.parametrize("name", ["kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"])
@@ -72,10 +72,10 @@ def test_layers_start_from_them():
     """Biases are zero; the weights of a ReLU layer have the variance 2 / fan_in."""
     fc, conv = linear_init(seeded(), 400, 96), conv2d_init(seeded(), 64, 32, (3, 7), groups=2)
     assert_same_distribution(fc["weight"], init.kaiming_uniform_(torch.empty(96, 400), generator=seeded(2)), "uniform")
-    theirs = init.kaiming_normal_(torch.empty(32, 32, 3, 7), generator=seeded(2))
-    assert_same_distribution(conv["weight"], theirs, "normal")
+    expected = init.kaiming_normal_(torch.empty(32, 32, 3, 7), generator=seeded(2))
+    assert_same_distribution(conv["weight"], expected, "normal")
     assert not fc["bias"].any()
     assert not conv["bias"].any()
     assert conv2d_init(seeded(), 2, 3, 1, bias=False).keys() == {"weight"}
-    theirs = init.normal_(torch.empty(50, 800), generator=seeded(2))
-    assert_same_distribution(embedding_init(seeded(), 50, 800)["weight"], theirs, "normal")
+    expected = init.normal_(torch.empty(50, 800), generator=seeded(2))
+    assert_same_distribution(embedding_init(seeded(), 50, 800)["weight"], expected, "normal")

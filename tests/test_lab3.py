@@ -69,7 +69,7 @@ def test_what_lab_3_cannot_do_is_one_line_before_anything_else(monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_lab_3_overfits_a_text_and_goes_on_with_it(monkeypatch, capsys, tmp_path):
+def test_lab_3_overfits_the_text_task_and_continues_its_text(monkeypatch, capsys, tmp_path):
     (tmp_path / "text.txt").write_text(ALPHABET)
     sizes = ["--layers", "1", "--heads", "2", "--d-model", "32", "--block", "16", "--steps", "60", "--no-compile"]
     wanted = ["--prompt", "fgh", "--length", "19", "--temperature", "0.01", "--top-k", "3", "--out", str(tmp_path)]
@@ -82,7 +82,7 @@ def test_lab_3_overfits_a_text_and_goes_on_with_it(monkeypatch, capsys, tmp_path
 @pytest.mark.parametrize(
     ("task", "target"), [("sort", "== 1"), ("reverse", "== 1"), ("copy", "== 1"), ("add", ">= 0.99")]
 )
-def test_a_toy_is_to_be_solved_whole_and_addition_almost(monkeypatch, tmp_path, task, target):
+def test_a_toy_task_is_to_be_solved_whole_and_addition_almost(monkeypatch, tmp_path, task, target):
     for shown in ("show_attention", "show_answers"):
         monkeypatch.setattr(lab3, shown, lambda *_, **__: None)
     monkeypatch.setattr(lab3, "evaluate", lambda *_: {"exact": 0.9899})
@@ -116,13 +116,13 @@ def read_task(folder: Path, text: str) -> tuple[Config, Task]:
     return config, text_task(config, CPU)
 
 
-def test_without_a_prompt_a_text_goes_on_from_a_line_break_or_its_first_character():
+def test_without_a_prompt_the_text_task_starts_from_a_line_break_or_the_first_character():
     assert [text_prompt(Config(), v) for v in ("\nab", "\t\n", " ab", "xy")] == ["\n", "\n", " ", "x"]
     assert text_prompt(Config(prompt=""), "\nab") == ""
     assert text_prompt(Config(prompt="b"), "\nab") == "b"
 
 
-def test_the_last_tenth_of_a_text_is_not_trained_on(tmp_path):
+def test_the_text_task_does_not_train_on_the_last_tenth_of_its_text(tmp_path):
     """Where no character comes twice, a token is its place in the text."""
     _, task = read_task(tmp_path, "".join(chr(0x4E00 + i) for i in range(1000)))
     assert torch.equal(task.train.inputs[:, 0], torch.arange(900 - 16))

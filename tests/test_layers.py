@@ -121,9 +121,9 @@ def test_far_from_zero_the_variance_is_as_exact(layer_norm, batch_norm, name):
     else:
         mean, var = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
         y, new = batch_norm(x, mean, var, training=True)
-        pairs = [(y, F.batch_norm(x, mean, var, training=True)), (new["running_var"], var)]  # theirs moves in place
-    for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
+        pairs = [(y, F.batch_norm(x, mean, var, training=True)), (new["running_var"], var)]  # torch's moves in place
+    for ours, expected in pairs:
+        torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-7)
 
 
 def test_layer_norm_refuses_another_shape(layer_norm):

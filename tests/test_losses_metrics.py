@@ -66,12 +66,12 @@ def softly(targets: Tensor) -> Tensor:
 )
 def test_sigmoid_focal_loss_is_torchvisions(tensors, reduction, alpha, gamma):
     inputs, targets = tensors
-    ours, theirs = (
+    ours, reference = (
         lambda x, f=f: f(x, targets.to(x.dtype), alpha=alpha, gamma=gamma, reduction=reduction)
         for f in (sigmoid_focal_loss, torchvision.ops.sigmoid_focal_loss)
     )
     # gamma below 1 has a slope of 0 to a negative power where p is exactly the target
-    agree(ours, theirs, inputs, tol={torch.float64: 1e-8})
+    agree(ours, reference, inputs, tol={torch.float64: 1e-8})
 
 
 def test_sigmoid_focal_loss_refuses_an_alpha_beyond_one():
@@ -181,7 +181,7 @@ def test_accuracy_over_positions_is_that_of_all_their_targets(accuracy):
 
 @given(scored(fewest=3), st.data())
 def test_top_k_accuracy_is_scikit_learns(top_k_accuracy, case, data):
-    """Of equal scores theirs ranks the higher class first (a stable sort, reversed): it sees the classes reversed."""
+    """Of equal scores scikit-learn ranks the higher class first (a stable sort, reversed): its classes are reversed."""
     scores, target = case
     classes = scores.shape[1]
     k = data.draw(st.integers(1, classes - 1))

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.shared import cli
-from experiments.sweep import __main__ as sweep
 from experiments.sweep import curvature, speed
+from experiments.sweep.__main__ import main
 from experiments.sweep.compare import compare_with_separate_runs, in_dtype
+from experiments.sweep.config import Config, Grid, parse
 from experiments.train.build import split_data
 from experiments.train.config import Config as TrainerConfig
 from fn import tree
@@ -152,7 +153,7 @@ def launch(monkeypatch, capsys, *flags: str) -> tuple[object, str, str]:
     """Run the command: (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "argv", ["sweep", *flags])
     with pytest.raises(SystemExit) as stop:
-        cli.run(sweep.Config, sweep.main, sweep.parse)
+        cli.run(Config, main, parse)
     return stop.value.code, *capsys.readouterr()
 
 
@@ -245,8 +246,8 @@ def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, 
 
 def test_a_wrong_ensemble_fails_the_check(tmp_path):
     """With batches of other members, learning rates off by a thousandth, and a member that has become NaN."""
-    config = sweep.Config(out=tmp_path, batch_size=BATCH)
-    model, grid = MODELS["mlp"], sweep.Grid(list(LRS), list(SEEDS))
+    config = Config(out=tmp_path, batch_size=BATCH)
+    model, grid = MODELS["mlp"], Grid(list(LRS), list(SEEDS))
     compare = partial(compare_with_separate_runs, config, model, take(examples(), 30), grid)
     step = step_of(model)
     assert compare(step).ok
@@ -264,10 +265,10 @@ def with_nan(ts: TrainState) -> TrainState:
 def test_the_speed_is_compared_with_the_fastest_of_torch(monkeypatch):
     seconds = {"at once": [1.0] * 3, "torch.nn": [9.0] * 3, "compiled": [4.0, 5.0, 6.0], "product": [1.0] * 3}
     monkeypatch.setattr(speed, "in_turns", lambda ways, device: dict(seconds))
-    _, (agreement, sooner) = speed._race(examples(), 32, times=6.0)
+    _, (agreement, speedup) = speed._race(examples(), 32, times=6.0)
     assert agreement.ok
-    assert sooner.value == 5
-    assert not sooner.ok
+    assert speedup.value == 5
+    assert not speedup.ok
 
 
 def test_the_operations_of_an_ensemble_are_those_of_its_products():

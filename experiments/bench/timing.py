@@ -34,7 +34,7 @@ class Worker(NamedTuple):
     stderr: IO[str]
 
     def ask(self, question: str = "") -> Any:
-        """The answer to the question; without one, the message that the worker is ready. Lost if none comes."""
+        """Return the answer to the question; without one, the message that the worker is ready. Lost if none comes."""
         try:
             if question:
                 print(question, file=self.process.stdin, flush=True)
@@ -79,13 +79,13 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The first and the third quartile of the rounds."""
+        """Return the first and the third quartile of the rounds."""
         once = self.seconds * 2 if len(self.seconds) == 1 else self.seconds  # it takes two to have quartiles
         first, _, third = quantiles(once, n=4, method="inclusive")
         return first, third
 
     def over(self, base: "Timing") -> float:
-        """The time as a multiple of that of `base`: the median over the rounds of their ratios."""
+        """Return the time as a multiple of that of `base`: the median over the rounds of their ratios."""
         return median(own / other for own, other in zip(self.seconds, base.seconds, strict=True))
 
 
@@ -101,7 +101,7 @@ class Result(NamedTuple):
 
     @property
     def floor(self) -> float:
-        """The seconds of the step's products at the rate of one large product."""
+        """Return the seconds of the step's products at the rate of one large product."""
         return self.flop / (2 * SIDE**3 / self.peak.median)
 
     @property
@@ -140,5 +140,5 @@ def take_turn(worker: Worker, timing: Timing, *, last: bool) -> None:
 
 
 def leave_out(task: TaskName, error: Lost) -> None:
-    """Say on stderr that a task is left out, and why."""
+    """Print on stderr that a task is left out, and why."""
     show.log.print(f"{': '.join(task)}: left out ({error})", markup=False, soft_wrap=True)

@@ -189,7 +189,7 @@ def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 def _parts(yours: Any, ours: Any) -> Iterator[Finding]:
     """Which parts of a result are right, and which are not."""
-    parts = list(_judged(yours, ours, "result"))
+    parts = list(_verdicts(yours, ours, "result"))
     right, wrong = ([where for where, ok in parts if ok is kind] for kind in (True, False))
     if right and wrong:
         yield Finding(f"parts {wrong}", f"{', '.join(right)} {_are(right)} right; {', '.join(wrong)} {_are(wrong)} not")
@@ -199,14 +199,14 @@ def _are(parts: Sequence[str]) -> str:
     return "is" if len(parts) == 1 else "are"
 
 
-def _judged(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
+def _verdicts(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
     """Yield (where, whether right) of the largest parts that are right or wrong whole; an expected None is neither."""
     if alike(yours, ours):
         if ours is not None:
             yield where, True
         return
     own = dict(children(yours))
-    parts = [part for name, x in children(ours) for part in _judged(own.get(name), x, where + name)]
+    parts = [part for name, x in children(ours) for part in _verdicts(own.get(name), x, where + name)]
     if any(ok for _, ok in parts):
         yield from parts
     else:

@@ -57,11 +57,11 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
             status = run.tests(DRILLS[name].tests)
     except (OutOfTime, MemoryError) as error:
         run.error, status = error, 1
-    verdict = _judge(run, name, file, seconds, status)
+    verdict = _verdict(run, name, file, seconds, status)
     return verdict._replace(lines=[*verdict.lines, *_printed(run.printed)])
 
 
-def _judge(run: "Run", name: str, file: Path, seconds: float, status: int) -> Verdict:
+def _verdict(run: "Run", name: str, file: Path, seconds: float, status: int) -> Verdict:
     if isinstance(run.error, OutOfTime):
         line = run.error.args[0]
         stopped = [f"  it was at line {line}: {file.read_text().splitlines()[line - 1].strip()}"] if line else []

@@ -1,82 +1,12 @@
-"""Train a perceptron at every learning rate from every seed, all of them at once: `vmap(train_step)`.
+"""python -m experiments.sweep: the loop is `train` in run.py; see the README beside this file."""
 
-Draws accuracy against learning rate, keeps the best model, and looks at the gradient's noise and the curvature on the
-way. Checks that every model ends where it would have ended alone; `--bench` also checks how much sooner.
-"""
-
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from experiments.shared import cli
-from experiments.shared.registry import DatasetName
+from experiments.sweep.config import Config, parse
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Config(cli.Compiled):
-    out: Path = Path("runs/sweep")
-    """the folder for pictures, the best model and summary.json"""
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-    """learning rates of AdamW, constant from first step to last"""
-    seeds: int = 4
-    """models per rate, each with weights and an order of the examples of its own"""
-    hidden: tuple[int, ...] = (32,)
-    """sizes of the hidden layers"""
-    dataset: DatasetName = "digits"
-    """what they learn"""
-    root: cli.MaybePath = None
-    """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    validation: float = 0.2
-    """the share of the training examples held out to choose the best model by"""
-    epochs: int = 20
-    """passes over the training examples"""
-    batch_size: int = 64
-    """examples per update of each model"""
-    bench: bool = False
-    """time 32 models at once against 32 of torch.nn one after the other: a minute more"""
-
-    def compile_pays(self) -> bool:
-        return self.dataset not in ("digits", "folder") or self.epochs >= 200
-
-
-class Grid(NamedTuple):
-    """The learning rate and the seed of every member of the ensemble."""
-
-    lrs: list[float]
-    seeds: list[int]
-
-
-def make_grid(config: Config) -> Grid:
-    """Every learning rate with every seed."""
-    pairs = [(lr, seed) for lr in config.rates for seed in cli.seeds(config, config.seeds)]
-    return Grid([lr for lr, _ in pairs], [seed for _, seed in pairs])
-
-
-def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
-    """The config from the flags; UsageError for flags or values that are refused."""
-    config = cli.parse(config_type, argv)
-    require_sense(config)
-    return config
-
-
-def require_sense(config: Config) -> None:
-    """Raise UsageError for a value out of range."""
-    if not config.rates or not all(0 < lr < math.inf for lr in config.rates):
-        raise cli.UsageError("--rates takes one learning rate or more, each above 0 and finite")
-    if list(config.rates) != sorted(set(config.rates)):
-        raise cli.UsageError("--rates must rise: each differs from the others, the smallest comes first")
-    if not config.hidden or min(config.hidden) < 1:
-        raise cli.UsageError("--hidden takes one size or more, each at least 1")
-    if not 0.01 <= config.validation <= 0.9:
-        raise cli.UsageError(f"--validation {config.validation} is not between 0.01 and 0.9")
-    for name in ("seeds", "epochs", "batch_size"):
-        if getattr(config, name) < 1:
-            raise cli.UsageError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least one is needed")
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared import cli
-from experiments.sweep.__main__ import Config, Grid
+from experiments.sweep.config import Config, Grid
 from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches

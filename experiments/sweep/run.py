@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from experiments.shared import cli, show
-from experiments.sweep.__main__ import Config, Grid, make_grid
 from experiments.sweep.compare import compare_with_separate_runs
+from experiments.sweep.config import Config, Grid, make_grid
 from experiments.sweep.curvature import descend, draw_noise
 from experiments.train.build import split_data
 from experiments.train.config import Config as TrainerConfig

@@ -43,7 +43,7 @@ def lock(out: Path) -> AcquireReturnProxy:
 
 
 def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, History]:
-    """A new run and its first checkpoint, before the first step. UsageError if the folder holds a run."""
+    """Start a new run and save its first checkpoint, before the first step. UsageError if the folder holds a run."""
     out, flags = config.out, cli.as_json(config)
     for name in ("resume", "config", "overwrite"):
         del flags[name]
@@ -68,7 +68,7 @@ def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Prog
 
 
 def resume(path: Path, config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, History]:
-    """The run as its newest checkpoint, or the one at `path`, has it; later lines and checkpoints are removed.
+    """Load the run from its newest checkpoint, or from the one at `path`; remove later lines and checkpoints.
 
     `ts` says which names, shapes and dtypes the tensors must have. UsageError if anything does not fit.
     """
@@ -95,7 +95,7 @@ def resume(path: Path, config: Config, ts: TrainState, digest: str) -> tuple[Tra
 
 
 def read_log(out: Path, count: int) -> tuple[list[bytes], History]:
-    """The first `count` lines, as bytes and as entries: what came after the checkpoint happens once more."""
+    """Return the first `count` lines, as bytes and as entries: what came after the checkpoint happens once more."""
     try:
         lines = log_file(out).read_bytes().splitlines(keepends=True)[:count]
         history = [json.loads(line) for line in lines]
@@ -107,7 +107,7 @@ def read_log(out: Path, count: int) -> tuple[list[bytes], History]:
 
 
 def save(config: Config, ts: TrainState, progress: Progress, history: History, *, best: bool = False) -> None:
-    """A checkpoint, after the lines of the log that it counts on are on the disk."""
+    """Save a checkpoint, after the lines of the log that it counts on are on the disk."""
     progress = progress._replace(lines=len(history), generators=rng.global_state())
     with writing("a checkpoint", config.out):
         with log_file(config.out).open("rb") as log:
@@ -116,7 +116,7 @@ def save(config: Config, ts: TrainState, progress: Progress, history: History, *
 
 
 def load_best(config: Config, ts: TrainState, progress: Progress) -> TrainState:
-    """The state after the epoch of the least validation loss; `ts`, the last, if no examples are held out."""
+    """Return the state after the epoch of the least validation loss; `ts`, the last, if no examples are held out."""
     if not progress.best_epoch:
         return ts
     best = checkpoint.find(checkpoints(config.out), "best")
@@ -154,7 +154,7 @@ def _scalars(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, f
 
 @contextmanager
 def writing(what: str, out: Path) -> Iterator[None]:
-    """RunError if the disk is full or refuses a write: says what was not written and how the run goes on."""
+    """Raise RunError if the disk is full or refuses a write: says what was not written and how the run goes on."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is shown of a run at its end: the table, the curves, the claim about its test accuracy."""
+"""Show a run at its end: the table, the curves, the claim about its test accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def report(config: Config, history: list[dict[str, Any]]) -> list[cli.Check]:
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy: of every step in training, of every epoch in validation."""
+    """Draw loss and accuracy: of every step in training, of every epoch in validation."""
     panels: dict[str, Any] = {}
     validated = [entry for entry in history if entry["event"] == "epoch" and entry["validation"]]
     for quantity in ("loss", "accuracy"):

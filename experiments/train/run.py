@@ -1,4 +1,4 @@
-"""The training loop: from the start or from a checkpoint to the test of the best epoch."""
+"""Train from the start or from a checkpoint, then test the best epoch."""
 
 import signal
 from collections.abc import Generator, Iterator
@@ -70,7 +70,7 @@ def train(config: Config, device: torch.device) -> Run:
 
 
 def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainState, Progress, folder.History]:
-    """The parts of the run, and where it stands before its next step."""
+    """Return the parts of the run, and where it stands before its next step."""
     if config.tensorboard and not find_spec("tensorboard"):
         raise cli.UsageError("--tensorboard needs its package: uv run --extra tensorboard python -m experiments.train")
     torch.use_deterministic_algorithms(config.deterministic)
@@ -82,7 +82,7 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
 
 
 def train_batches(config: Config, parts: Parts, progress: Progress) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """The batches that are left of the epoch under way."""
+    """Return the batches that are left of the epoch under way."""
     return batches(
         parts.data["train"],
         config.batch_size,
@@ -100,7 +100,7 @@ def after_step(progress: Progress, metrics: dict[str, float], examples: int) -> 
 
 
 def after_epoch(progress: Progress, validation: dict[str, float]) -> Progress:
-    """One more epoch is done, the best so far if its validation loss is the least."""
+    """Count one more epoch as done, and as the best so far if its validation loss is the least."""
     progress = progress._replace(epoch=progress.epoch + 1, batch=0, totals={})
     if validation and (progress.best is None or validation["loss"] < progress.best):
         return progress._replace(best=validation["loss"], best_epoch=progress.epoch)
@@ -108,7 +108,7 @@ def after_epoch(progress: Progress, validation: dict[str, float]) -> Progress:
 
 
 def save_is_due(config: Config, parts: Parts, progress: Progress) -> bool:
-    """Every `checkpoint_every` steps; not after the last step of an epoch, whose end is saved anyway."""
+    """Return whether `checkpoint_every` steps are over; False at the end of an epoch, which is saved anyway."""
     end_of_epoch = progress.totals["examples"] == len(parts.data["train"].labels)
     return bool(config.checkpoint_every) and progress.step % config.checkpoint_every == 0 and not end_of_epoch
 
@@ -122,7 +122,7 @@ def interrupted(config: Config, progress: Progress) -> KeyboardInterrupt:
 
 
 def evaluate(parts: Parts, ts: TrainState, split: str, device: torch.device) -> dict[str, float]:
-    """Loss and metrics on a split; none on an empty one."""
+    """Return loss and metrics on a split; none on an empty one."""
     if not len(parts.data[split].labels):
         return {}
     moved = ((x.to(device), y.to(device)) for x, y in batches(parts.data[split], 1000))
@@ -136,7 +136,7 @@ def show_epoch(config: Config, progress: Progress, **splits: dict[str, float]) -
 
 @contextmanager
 def stop_signals(out: Path) -> Iterator[SimpleNamespace]:
-    """`asked` is True after the first Ctrl-C or termination; the next one raises KeyboardInterrupt at once."""
+    """Set `asked` after the first Ctrl-C or termination; the next one raises KeyboardInterrupt at once."""
     stop = SimpleNamespace(asked=False)
 
     def ask(number: int, _: Any) -> None:

@@ -203,7 +203,7 @@ def _nms(
 ) -> Int64[Tensor, " kept"]:
     """Suppress class by class, each from its best box, in blocks of BLOCK boxes.
 
-    What a block keeps suppresses at once all that comes later in its classes.
+    The boxes that a block keeps suppress at once all later ones of their classes.
     """
     _require_numbers(boxes, scores)
     limit = torch.tensor(threshold, dtype=boxes.dtype, device=boxes.device)

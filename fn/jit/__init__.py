@@ -18,15 +18,16 @@ MANY = 8
 
 
 def jit(step: Callable, *, donate: bool = False) -> Callable:
-    """`step`, compiled once for each signature: tree, shapes, dtypes, devices, and the values that are no tensors.
+    """Compile `step` once for each signature: tree, shapes, dtypes, devices, and the values that are no tensors.
 
     Whatever a new signature violates surfaces as it would without `jit`, as the same TypeCheckError. Where there is a
-    convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` it is
-    the step itself.
+    convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` the
+    step itself runs.
 
     Inputs are never written to, unless `donate` gives up the first argument, as donate_argnums=0 does for jax.jit: the
     first result, of the same tree and shapes, takes the memory of its tensors, so that old and new are never both held.
-    What the process frees it then keeps, where that is up to glibc. Modes such as autocast are those of the first call.
+    The process keeps the memory that it then frees, where that is up to glibc. Modes such as autocast are those of the
+    first call.
 
     JitError for a step that needs the value of a tensor while being traced (`.item()`, `if tensor:`), that writes to an
     argument, or that uses a tensor which is not among them, as that would be frozen at what it holds now. Without a C++

@@ -169,7 +169,7 @@ def _trace(
         ) from error
     output, donated = traced[-1]
     _require_pure(graph)
-    _judge_by_result(graph)
+    _mask_gradient_by_result(graph)
     if donated:
         _write_back(graph, donated)
     return graph, output, donated
@@ -203,7 +203,7 @@ def _require_pure(graph: torch.fx.GraphModule) -> None:
             raise JitError(f"the step writes to an argument ({node.target}); it must return something new")
 
 
-def _judge_by_result(graph: torch.fx.GraphModule) -> None:
+def _mask_gradient_by_result(graph: torch.fx.GraphModule) -> None:
     """Have the gradient of y = where(x <= 0, 0, x) test y <= 0 instead of x <= 0: equal for all numbers and for NaN.
 
     Then only y is kept for the gradient. The next layer's gradient needs y as well, but not x.

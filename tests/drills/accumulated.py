@@ -8,9 +8,9 @@ from fn.rng import fold_in
 
 def accumulated(objective, params, state, x, y, *, key, parts):
     done = []
-    for i, (some, targets) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
+    for i, (data, targets) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
         own = fold_in(key, i)
-        grads, (loss, (metrics, state)) = grad_and_value(objective, has_aux=True)(params, state, some, targets, key=own)
+        grads, (loss, (metrics, state)) = grad_and_value(objective, has_aux=True)(params, state, data, targets, key=own)
         share = len(targets) / len(y)
         done.append(tree.map(lambda t, share=share: t * share, {"grads": grads, "loss": loss, "metrics": metrics}))
     total = done[0]

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Seen = dict[str, Any]
-"""What a run shows: numbers, texts, and curves as lists of numbers"""
+"""the results of a run: numbers, texts, and curves as lists of numbers"""
 
 KINDS = ("shape", "device", "dtype", "optimisation", "data", "evaluation")
 PARTS = ("Expect", "Cause", "Find", "Fix", "Checks")
