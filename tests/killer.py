@@ -3,15 +3,14 @@
 Every try is a fork of this process, which has imported all that it needs, so that it begins within milliseconds. The
 runs are FOLDER/whole and FOLDER/killed. No gradient is taken here: a child of a process that has taken one cannot.
 
-A try stops at its checkpoint number CHECKPOINTS and waits for its kill. So the run cannot end before the last kill,
-however fast the machine is; and a slow one kills as often, only after fewer steps.
+An instant is counted in file operations, not in seconds: a try is killed just before the k-th time that it opens,
+renames or removes a file of the run, k drawn from 1 to OPERATIONS. So the kills fall alike however fast the machine is.
 """
 
 import os
 import random
 import signal
 import sys
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,34 +23,39 @@ import experiments.train.run  # noqa: F401
 from experiments.shared import cli
 from experiments.train.__main__ import main
 from experiments.train.config import Config, parse
+from experiments.train.folder import checkpoints
 from fn import checkpoint
 
-CHECKPOINTS = 6
+OPERATIONS = 60
+"""what a try does to its files in about six steps"""
+LIMIT = 600
+"""seconds of a try: one that hangs is ended by SIGALRM"""
 
 
-def stop_at_checkpoint(number: int) -> None:
-    """Stop this process once it has written so many checkpoints."""
-    save, written = checkpoint.save, count(1)
+def kill_at(operation: int, run: Path) -> None:
+    """Kill this process just before so many file operations in the folder of the run."""
+    done = count(1)
 
-    def counted(*args: Any, **options: Any) -> Path:
-        path = save(*args, **options)
-        if next(written) == number:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return path
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        counts = event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(f"{run}{os.sep}")
+        if counts and next(done) == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint.save = counted
+    sys.addaudithook(audit)
 
 
-def begin(argv: list[str], said: Path, checkpoints: int | None = None) -> int:
-    """The process id of a trainer with these flags, which stops after so many checkpoints. Its errors go to a file."""
+def begin_or_resume(run: Path, flags: list[str], operation: int | None = None) -> int:
+    """The process id of a trainer with these flags, killed before this file operation. Its errors go to a file."""
+    resumed = any(checkpoints(run).glob("step-*"))
     child = os.fork()
     if child:
         return child
+    signal.alarm(LIMIT)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    sys.argv = ["train", *argv]
-    if checkpoints:
-        stop_at_checkpoint(checkpoints)
+    os.dup2(os.open(said_by(run), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.argv = ["train", *(["--resume", str(run)] if resumed else [*flags, "--out", str(run)])]
+    if operation:
+        kill_at(operation, run)
     status: object = 99
     try:
         cli.run(Config, main, parse)
@@ -61,50 +65,26 @@ def begin(argv: list[str], said: Path, checkpoints: int | None = None) -> int:
         os._exit(status if isinstance(status, int) else 98)
 
 
-def begin_or_resume(run: Path, flags: list[str], checkpoints: int | None = None) -> int:
-    resumed = any((run / "checkpoints").glob("step-*"))
-    return begin(["--resume", str(run)] if resumed else [*flags, "--out", str(run)], said_by(run), checkpoints)
-
-
 def said_by(run: Path) -> Path:
     return run.with_suffix(".stderr")
 
 
-def ended(run: Path, status: int) -> None:
-    sys.exit(f"a try ended with {os.waitstatus_to_exitcode(status)}: {said_by(run).read_text()}")
-
-
-def finish(run: Path, flags: list[str]) -> None:
-    """Start the run, or resume it, and let it end."""
-    _, status = os.waitpid(begin_or_resume(run, flags), 0)
-    if status:
-        ended(run, status)
-
-
-def kill_once(run: Path, flags: list[str], instant: float | None) -> float:
-    """Start the run, or resume it, and kill it after `instant` seconds, or where it stops: the seconds that it had."""
-    began, child = time.perf_counter(), begin_or_resume(run, flags, CHECKPOINTS)
-    if instant is None:
-        _, status = os.waitpid(child, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            ended(run, status)
-    else:
-        time.sleep(instant)
-    seconds = time.perf_counter() - began
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        ended(run, status)
-    return seconds
+def try_once(run: Path, flags: list[str], operation: int | None = None) -> None:
+    """Start the run, or resume it, and let it end, or be killed if an operation is given."""
+    _, status = os.waitpid(begin_or_resume(run, flags, operation), 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != (-signal.SIGKILL if operation else 0):
+        sys.exit(f"a try ended with {code}: {said_by(run).read_text()}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kills, seed, folder, *trainer_flags = sys.argv[1:]
-    finish(Path(folder, "whole"), trainer_flags)
-    rng, killed = random.Random(int(seed)), Path(folder, "killed")
-    longest = kill_once(killed, trainer_flags, None)
-    for _ in range(int(kills) - 1):
-        kill_once(killed, trainer_flags, rng.uniform(0, longest))
-    finish(killed, trainer_flags)
-    print(kills, "kills")
+    kills, seed, directory, *trainer_flags = sys.argv[1:]
+    try_once(Path(directory, "whole"), trainer_flags)
+    rng, killed, steps, leftovers = random.Random(int(seed)), Path(directory, "killed"), set(), 0
+    for _ in range(int(kills)):
+        try_once(killed, trainer_flags, rng.randint(1, OPERATIONS))
+        steps |= {checkpoint.step_of(path) for path in checkpoint.find(checkpoints(killed))[-1:]}
+        leftovers += any(checkpoints(killed).glob(".*"))
+    try_once(killed, trainer_flags)
+    print(f"{kills} kills at {len(steps)} steps, {leftovers} of them in the midst of a checkpoint")

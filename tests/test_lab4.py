@@ -52,7 +52,7 @@ def test_the_lab_holds(monkeypatch, tmp_path):
     recipe = lab4_pretrained.RECIPES["digits"]._replace(shots={10: 3, 3: 1})
     monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
     checks = lab4_pretrained.main(Config(out=tmp_path), CPU)
-    assert [check.name for check in checks if not check.ok and not check.name.endswith("times faster")] == []
+    assert {check.name for check in checks if not check.ok} <= {"cached features: how many times faster"}
     for name in ("growth.png", "mistakes.png"):
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("L").getcolors(256) or []) > 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -559,7 +560,11 @@ def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
     flags += ["--augment", "crop", "--dropout-p", "0.1"]
     command = [sys.executable, "tests/killer.py", "50", "0", str(tmp_path), *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
-    assert (done.returncode, done.stdout) == (0, "50 kills\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    kills, steps, in_the_midst = map(int, re.findall(r"\d+", done.stdout))
+    assert kills == 50
+    assert steps >= 10
+    assert in_the_midst >= 1
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
