@@ -131,7 +131,7 @@ def cache_photographs(config: Config) -> list[cli.Check]:
     reads["damaged: built again"] = read()
     entry.unlink()
     code = "import sys, pathlib, experiments.lab6_data as lab; lab.photographs(*map(pathlib.Path, sys.argv[1:]))"
-    failed = run_at_once(*[["-c", code, str(root), str(entries)]] * 2)
+    failed = sum(map(bool, run_at_once(*[["-c", code, str(root), str(entries)]] * 2)))
     reads["warm, after two built it at once"] = read()
     rows = [(name, f"{1e3 * seconds:.0f}") for name, (seconds, _) in reads.items()]
     show.table("200 photographs of 400×300, decoded and scaled to 64×64", ("", "milliseconds"), rows)
@@ -149,7 +149,7 @@ def repeat_a_run(config: Config) -> list[cli.Check]:
     outs = [config.out / name for name in ("once", "again")]
     flags = ["--epochs", "2", "--limit", "500", "--augment", "affine", "cutout", "--dropout-p", "0.2"]
     flags += ["--deterministic", "--overwrite", "--seed", str(config.seed)]
-    failed = run_at_once(*(["-m", "experiments.train", *flags, "--out", str(out)] for out in outs))
+    failed = sum(map(bool, run_at_once(*(["-m", "experiments.train", *flags, "--out", str(out)] for out in outs))))
     once, again = ((out / "metrics.jsonl").read_bytes() for out in outs)
     different = sum(a != b for a, b in zip(once, again, strict=False)) + abs(len(once) - len(again))
     digests = [{path.name for path in checkpoint.find(out / "checkpoints")} for out in outs]

@@ -11,8 +11,11 @@ import torch
 
 import experiments
 import fn
-from experiments import lab0_mlp, lab1_cnn, lab3_transformer
-from fn.models import Model
+from experiments import lab0_mlp, lab1_cnn, lab3_transformer, overfit
+from experiments.train import __main__ as trainer
+from experiments.train import build
+from experiments.train.config import Config as TrainerConfig
+from fn.models import Detector, Model, mlp, ssd
 
 OURS = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (fn, experiments))
 
@@ -57,6 +60,36 @@ def test_a_lab_reaches_its_model_in_six_frames(
         monkeypatch.setattr(lab, lesson, lambda *_, **__: [])
     with pytest.raises(Reached) as reached:
         lab.main(lab.Config(out=tmp_path), torch.device("cpu"))
+    frames = reached.value.args
+    assert frames[:2] == ("main", loop)
+    assert len(frames) <= 6, " → ".join(frames)
+
+
+def test_the_trainer_reaches_its_model_in_six_frames(monkeypatch, tmp_path):
+    build_model = build.build_model
+    monkeypatch.setattr(build, "build_model", lambda *args: stop_at_apply(build_model(*args)))
+    with pytest.raises(Reached) as reached:
+        trainer.main(TrainerConfig(model="cnn", out=tmp_path), torch.device("cpu"))
+    frames = reached.value.args
+    assert frames[:2] == ("main", "train")
+    assert len(frames) <= 6, " → ".join(frames)
+
+
+def stop_detector_at_apply(detector: Detector) -> Detector:
+    return detector._replace(model=stop_at_apply(detector.model))
+
+
+@pytest.mark.parametrize(
+    ("family", "stop", "loop"),
+    [(mlp, stop_at_apply, "overfit_classifiers"), (ssd, stop_detector_at_apply, "overfit_detectors")],
+    ids=["mlp", "ssd"],
+)
+def test_overfit_reaches_its_model_in_six_frames(monkeypatch, tmp_path, family: ModuleType, stop, loop: str):
+    name = family.__name__.rpartition(".")[2]
+    factory = getattr(family, name)
+    monkeypatch.setattr(family, name, lambda shape, classes: stop(factory(shape, classes)))
+    with pytest.raises(Reached) as reached:
+        overfit.main(overfit.Config(out=tmp_path, family=name, compile=False), torch.device("cpu"))
     frames = reached.value.args
     assert frames[:2] == ("main", loop)
     assert len(frames) <= 6, " → ".join(frames)

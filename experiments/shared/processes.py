@@ -1,21 +1,13 @@
-"""Python in processes of its own: commands at once, and runs of the trainer that a signal stops in the middle."""
+"""Python in processes of its own, all at once: commands, and runs of the trainer that a signal stops in the middle."""
 
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-
-def run_at_once(*arguments: Sequence[str]) -> int:
-    """Run Python with each of these arguments, all at once, in silence: how many of them failed."""
-    started = [
-        subprocess.Popen([sys.executable, *those], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for those in arguments
-    ]
-    return sum(process.wait() != 0 for process in started)
+from experiments.train.folder import log_file
 
 
 class Stop(NamedTuple):
@@ -23,29 +15,27 @@ class Stop(NamedTuple):
     out: Path
     """the folder of the run"""
     lines: int
-    """send the signal once the log has so many lines"""
+    """the run is sent the signal once its log has so many lines"""
+
+
+def run_at_once(*arguments: Sequence[str]) -> list[int]:
+    """Run Python with each of these arguments, all at once, in silence; return their exit statuses."""
+    started = [
+        subprocess.Popen([sys.executable, *those], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for those in arguments
+    ]
+    return [process.wait() for process in started]
 
 
 def train_and_stop(flags: Sequence[str], stops: Sequence[Stop]) -> list[tuple[int, int]]:
-    """(exit status, lines logged by then) of a run per stop, all at once; -9 is the status after SIGKILL."""
-    running, stopped = {}, {}
+    """Train once per stop; return (exit status, lines logged) of each run; -9 is the status after SIGKILL."""
+    commands = []
     for stop in stops:
-        _log(stop).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "experiments.train", *flags, "--out", str(stop.out), "--overwrite"]
-        running[stop] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while running:
-        for stop, process in list(running.items()):
-            if process.poll() is not None or _count_lines(stop) >= stop.lines:
-                process.send_signal(stop.signal)
-                stopped[stop] = (process.wait(), _count_lines(stop))
-                del running[stop]
-        time.sleep(0.001)
-    return [stopped[stop] for stop in stops]
+        stopped = ["-m", "experiments.shared.stopped", stop.signal.name, str(stop.lines)]
+        commands.append([*stopped, *flags, "--out", str(stop.out), "--overwrite"])
+    return [(status, count_lines(stop.out)) for status, stop in zip(run_at_once(*commands), stops, strict=True)]
 
 
-def _log(stop: Stop) -> Path:
-    return stop.out / "metrics.jsonl"
-
-
-def _count_lines(stop: Stop) -> int:
-    return _log(stop).read_bytes().count(b"\n") if _log(stop).exists() else 0
+def count_lines(run: Path) -> int:
+    log = log_file(run)
+    return log.read_bytes().count(b"\n") if log.exists() else 0

@@ -5,6 +5,7 @@ from itertools import cycle
 
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 
@@ -31,6 +32,7 @@ def curves(
             else:
                 axes.plot(range(1, len(values) + 1), values, style, label=name, linewidth=1.5)
         axes.set(xlabel=xlabel, ylabel=quantity, yscale="log" if quantity in log else "linear")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         if len(lines) > 1:
