@@ -15,9 +15,11 @@ def sample(
 ) -> Int64[Tensor, ""]:
     """Draw a class from softmax(logits / temperature).
 
-    Only the `top_k` largest take part, if given; temperature 0 takes the largest. With Gumbel noise g = -log(-log u),
-    argmax(logits / temperature + g) has that distribution. Gumbel 1954. ValueError for a negative temperature, or a
-    `top_k` that is not between 1 and the number of classes.
+    Only the `top_k` largest take part, if given, of equal ones the first; temperature 0 takes the largest, and an
+    infinite one draws from all alike. With Gumbel noise g = -log(-log u), argmax(logits / temperature + g) has that
+    distribution. Gumbel 1954. A class whose logit is -infinity is never drawn. ValueError for a negative temperature,
+    or a `top_k` that is not between 1 and the number of classes. The logits must not be NaN, infinite, or all
+    -infinity: see `require_logits`.
 
     >>> logits = torch.tensor([0.0, 3.0, 1.0])
     >>> sample(logits, torch.tensor(0), temperature=0)
@@ -25,16 +27,28 @@ def sample(
     >>> sample(logits, torch.tensor(0), temperature=10.0)
     tensor(0)
     """
+    if not temperature >= 0:
+        raise ValueError(f"sample: temperature {temperature} is not at least 0")
     if top_k is not None:
         if not 1 <= top_k <= len(logits):
             raise ValueError(f"sample: top_k {top_k} is not between 1 and {len(logits)}, the number of classes")
-        logits = torch.where(logits < logits.topk(top_k).values[-1], -torch.inf, logits)
-    if temperature < 0:
-        raise ValueError(f"sample: temperature {temperature} is negative")
+        kept = logits.argsort(descending=True, stable=True)[:top_k]
+        logits = torch.full_like(logits, -torch.inf).scatter(0, kept, logits[kept])
     if temperature == 0:
         return logits.argmax()
-    noise = -torch.log(-torch.log(uniform(key, logits.shape)))
-    return (logits / temperature + noise).argmax()
+    below = logits - logits.max()
+    unscaled = (below == 0) | (below == -torch.inf)  # 0 / 0 and -inf / inf would be NaN
+    u = uniform(key, logits.shape).clamp(min=2.0**-25)  # log 0 would rule a class out
+    return (torch.where(unscaled, below, below / temperature) - torch.log(-torch.log(u))).argmax()
+
+
+def require_logits(logits: Float[Tensor, " classes"]) -> None:
+    """ValueError unless softmax of the logits is a distribution: none NaN or +infinity, and one above -infinity.
+
+    >>> require_logits(torch.tensor([0.0, -torch.inf]))
+    """
+    if not logits.max().isfinite():
+        raise ValueError("logits must not be NaN, +infinity, or all -infinity")
 
 
 @torch.no_grad()
@@ -52,14 +66,21 @@ def generate(
 ) -> Int64[Tensor, " tokens"]:
     """Return the next `tokens` tokens. Token t sees the `context` tokens before it and is drawn under fold_in(key, t).
 
+    ValueError for an empty prompt, a context below 1, or logits that are no distribution.
+
     >>> count = lambda params, state, x, train: (torch.nn.functional.one_hot((x + 1) % 5, 5).mT.float(), state)
     >>> zero, prompt = torch.tensor(0), torch.tensor([1, 2])
     >>> generate({}, {}, prompt, apply=count, tokens=4, context=2, key=zero, temperature=0)
     tensor([3, 4, 0, 1])
     """
+    if not len(prompt):
+        raise ValueError("generate: prompt is empty; the first token has nothing to follow")
+    if context < 1:
+        raise ValueError(f"generate: context {context} is not at least 1")
     written = prompt
     for t in range(tokens):
         logits, _ = apply(params, state, written[None, -context:], train=False)
+        require_logits(logits[0, :, -1])
         token = sample(logits[0, :, -1], fold_in(key, t), temperature=temperature, top_k=top_k)
         written = torch.cat([written, token[None]])
     return written[len(prompt) :]

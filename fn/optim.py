@@ -328,17 +328,17 @@ def one_cycle_schedule(
 ) -> Float[Tensor, ""]:
     """Return a rate that rises from lr/div_factor to lr, then falls to lr/div_factor/final_div_factor, along cosines.
 
-    `pct_start` is the share of the steps that rise, between 0 and 1. Smith 2018.
+    `pct_start` is the share of the steps that rise; the rate is highest at step pct_start · total_steps - 1, and only
+    falls if that is below 0. Smith 2018. ValueError for a share that is not between 0 and 1.
 
     >>> torch.stack([one_cycle_schedule(step, lr=1.0, total_steps=5, pct_start=0.6) for step in range(5)])
     tensor([4.0000e-02, 5.2000e-01, 1.0000e+00, 5.0000e-01, 4.0000e-06])
     """
-    low = lr / div_factor
-    peak = max(pct_start * total_steps - 1, 1e-6)  # a run too short to warm up starts at lr in its second step
-    step = torch.as_tensor(step)
-    rise = _cosine(step / peak, low, lr)
-    fall = _cosine((step - peak) / (total_steps - 1 - peak), lr, low / final_div_factor)
-    return torch.where(step <= peak, rise, fall)
+    if not 0 <= pct_start <= 1:
+        raise ValueError(f"one_cycle_schedule: pct_start {pct_start} is not between 0 and 1")
+    low, peak, step = lr / div_factor, pct_start * total_steps - 1, torch.as_tensor(step)
+    fall = _cosine((step - peak) / max(total_steps - 1 - peak, 1e-6), lr, low / final_div_factor)
+    return torch.where(step <= peak, _cosine(step / peak, low, lr), fall) if peak > 0 else fall
 
 
 def _cosine(progress: Float[Tensor, ""], start: Rate, end: Rate) -> Float[Tensor, ""]:

@@ -1,5 +1,6 @@
 """What is drawn has the distribution that the logits say, and what is written saw what it should."""
 
+import math
 from functools import partial
 
 import pytest
@@ -44,8 +45,37 @@ def test_what_cannot_be_drawn_is_refused():
     for top_k in (0, -1, 6):
         with pytest.raises(ValueError, match=f"top_k {top_k} is not between 1 and 5, the number of classes"):
             sample(LOGITS, key(0), top_k=top_k)
-    with pytest.raises(ValueError, match=r"temperature -0\.5 is negative"):
-        sample(LOGITS, key(0), temperature=-0.5)
+    for temperature in (-0.5, math.nan):
+        with pytest.raises(ValueError, match=f"temperature {temperature} is not at least 0"):
+            sample(LOGITS, key(0), temperature=temperature)
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, math.inf])
+def test_of_equal_logits_the_first_are_kept(k, temperature):
+    """As many as asked for: of [1, 3, 1, 3, 1] first the classes 1 and 3, then 0, 2 and 4."""
+    logits, kept = torch.tensor([1.0, 3, 1, 3, 1]), [1, 3, 0, 2, 4][:k]
+    keys = fold_in(key(3).expand(2000), torch.arange(2000))
+    drawn = vmap(partial(sample, logits, top_k=k, temperature=temperature))(keys).unique().tolist()
+    expected = {0.0: [1], 1e-3: sorted(kept[:2])}.get(temperature, sorted(kept))
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1.0, 1e30, math.inf])
+def test_a_class_of_probability_0_is_never_drawn(temperature):
+    logits = torch.tensor([-math.inf, 0.0, -math.inf])
+    assert sample(logits, torch.tensor(34633691), temperature=temperature) == 1  # u is 0 there
+    keys = fold_in(key(0).expand(2000), torch.arange(2000))
+    assert (vmap(partial(sample, logits, temperature=temperature))(keys) == 1).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-30])
+def test_near_temperature_0_the_most_likely_is_drawn(temperature):
+    assert shares(200, temperature=temperature).tolist() == [0, 0, 1, 0, 0]
+
+
+def test_at_an_infinite_temperature_all_are_as_likely():
+    assert (shares(20_000, temperature=math.inf) - 0.2).abs().max() < 5 * (0.2 * 0.8 / 20_000) ** 0.5
 
 
 CLASSES = 20
@@ -67,7 +97,7 @@ class Counter:
 
 def write(model: Counter, prompt: list[int], **options) -> list[int]:
     options = {"key": key(1), "context": 3, **options}
-    return generate({"w": {}}, {"s": {}}, torch.tensor(prompt), apply=model, **options).tolist()
+    return generate({"w": {}}, {"s": {}}, torch.tensor(prompt, dtype=torch.int64), apply=model, **options).tolist()
 
 
 @pytest.mark.parametrize("prompt", [[4], [7, 4], [0, 9, 4], [8, 2, 0, 9, 4]])
@@ -93,3 +123,22 @@ def test_temperature_and_top_k_reach_the_draw():
     assert write(model, [4], tokens=5, top_k=1) == [5, 6, 7, 8, 9]
     assert write(model, [4], tokens=5, temperature=1e-3) == [5, 6, 7, 8, 9]
     assert write(model, [4], tokens=5) != [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("logits", "prompt", "options", "complaint"),
+    [
+        ([0.0, math.nan], [1], {}, "must not be NaN"),
+        ([0.0, math.inf], [1], {}, r"must not be NaN, \+infinity"),
+        ([-math.inf, -math.inf], [1], {}, "all -infinity"),
+        ([0.0, 1.0], [], {}, "prompt is empty"),
+        ([0.0, 1.0], [1], {"context": 0}, "context 0 is not at least 1"),
+        ([0.0, 1.0], [1], {"context": -2}, "context -2 is not at least 1"),
+    ],
+)
+def test_nothing_is_written_from_nonsense(logits, prompt, options, complaint):
+    def apply(params, state, x, *, train):
+        return torch.tensor(logits).repeat(1, x.shape[1], 1).mT, state
+
+    with pytest.raises(ValueError, match=complaint):
+        write(apply, prompt, tokens=1, **options)

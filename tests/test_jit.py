@@ -362,6 +362,39 @@ def test_a_step_that_cannot_be_traced_says_what_to_change(step, args, complaint)
         jit(step)(*args)
 
 
+class Scale:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(0.0, -0.0), (1, True), (1, 1.0), (0.0, False), ("1", 1), (0j, -0j), ((1,), (1.0,)), ({1: 2}, {True: 2})],
+    ids=repr,
+)
+def test_values_that_are_equal_but_not_the_same_are_told_apart(one, other):
+    signatures = [[], []]
+    for value, signature in zip((one, other), signatures, strict=True):
+        compiler.flatten_call(value, [], signature)
+    assert tuple(signatures[0]) != tuple(signatures[1])
+
+
+def test_an_object_that_changed_is_another_argument(compilations):
+    f, scale = jit(lambda x, s: x * s.by), Scale(2.0)
+    f(X, scale)
+    f(X, scale)
+    scale.by = -2.0
+    f(X, scale)
+    assert len(compilations) == 2
+
+
+def test_nan_does_not_compile_anew_at_every_call(compilations):
+    f = jit(lambda x, a: x + a)
+    for _ in range(3):
+        f(torch.ones(1), float("nan"))
+    assert len(compilations) == 1
+
+
 def test_a_shorter_last_batch_does_not_compile_anew(compilations):
     model, ts = MODELS["mlp"], start(MODELS["mlp"])
     step = train.compiled(classifier_step(model, OPTIMIZER), 8)

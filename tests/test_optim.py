@@ -203,6 +203,29 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.parametrize("pct_start", [0.0, 0.05, 0.3, 0.5, 0.77, 1.0])
+def test_one_cycle_is_torchs_however_short_the_run(pct_start):
+    for total in range(1, 51):
+        peak = pct_start * total - 1
+        ours = [float(one_cycle_schedule(s, lr=LR, total_steps=total, pct_start=pct_start)) for s in range(total)]
+        if peak == 0:  # there torch divides by zero
+            assert ours[0] == pytest.approx(LR)
+            continue
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=LR)
+        scheduler = one_cycle_lr(optimizer, total_steps=total, pct_start=pct_start)
+        for rate in ours:
+            assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-5, abs=1e-7 * LR)
+            optimizer.step()
+            if scheduler.last_epoch < total - 1:
+                scheduler.step()
+
+
+@pytest.mark.parametrize("pct_start", [-0.1, 1.1, math.nan])
+def test_a_share_that_is_none_is_refused(pct_start):
+    with pytest.raises(ValueError, match=f"pct_start {pct_start} is not between 0 and 1"):
+        one_cycle_schedule(0, lr=LR, total_steps=10, pct_start=pct_start)
+
+
 @pytest.mark.parametrize(("schedule", "reference", "steps"), SCHEDULES.values(), ids=SCHEDULES)
 def test_schedule_is_torchs_at_every_step(under_test, schedule, reference, steps):
     schedule = under_test(schedule)

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
+from types import NoneType
 from typing import Any, NamedTuple, no_type_check
 
 import torch
@@ -45,7 +46,7 @@ def flatten_call(tree, leaves, signature):
     if kind is dict:
         signature += (kind, len(tree))
         for name, value in tree.items():
-            signature.append(name)
+            signature.append(name if type(name) is str else (type(name), repr(name)))
             flatten_call(value, leaves, signature)
     elif isinstance(tree, Tensor):
         leaves.append(tree)
@@ -54,8 +55,12 @@ def flatten_call(tree, leaves, signature):
         signature += (kind, len(tree))
         for value in tree:
             flatten_call(value, leaves, signature)
-    else:
+    elif kind in (int, bool, str, NoneType):
         signature += (kind, tree)
+    elif isinstance(tree, float | complex):  # 0.0 and -0.0 are equal, NaN is not equal to itself
+        signature += (kind, repr(tree))
+    else:  # by its content too: the object may change from call to call
+        signature += (kind, tree, repr(tree), repr(getattr(tree, "__dict__", None)))
 
 
 @no_type_check
