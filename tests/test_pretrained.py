@@ -26,6 +26,7 @@ from fn.models.resnet import resnet, resnet20, resnet_apply, resnet_init
 from fn.models.squeezenet import squeezenet, squeezenet_apply, squeezenet_init
 from fn.pretrained import IMAGENET_STATS, PretrainedError, from_state_dict, read, to_state_dict
 from fn.rng import generator, key
+from fn.tree import Params
 from tests.strategies import cotangent
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -312,15 +313,24 @@ def test_the_published_squeezenet_gives_its_published_outputs():
     assert to_state_dict(params, state, counts).keys() == state_dict.keys()
 
 
+def test_the_cifar_resnet_is_its_formula():
+    model = resnet20((3, 32, 32), 10)
+    params, state = model.init(generator(0))
+    check_option_a(params, state, to_state_dict(params, state, {}))
+
+
 @needs_weights
 def test_the_published_cifar_resnet_is_read_and_is_its_formula():
-    """Beside torchvision's own residual network, of basic blocks and these widths, with option A in its shortcuts."""
     state_dict = read(SHARED / "weights" / "resnet20-12fca82f.th", renamed={"linear": "fc"})
-    model = resnet20((3, 32, 32), 10)
-    params, state, _ = from_state_dict(state_dict, *model.init(generator(0)))
+    params, state, _ = from_state_dict(state_dict, *resnet20((3, 32, 32), 10).init(generator(0)))
     assert tree.size(params) == 269_722
+    check_option_a(params, state, state_dict)
+
+
+def check_option_a(params: Params, state: Params, state_dict: dict[str, Tensor]) -> None:
+    """Compare with torch's functions: basic blocks of these widths, with option A in their shortcuts."""
     x = torch.randn(4, 3, 32, 32, generator=generator(1))
-    logits, _ = model.apply(params, state, x, train=False)
+    logits, _ = resnet20((3, 32, 32), 10).apply(params, state, x, train=False)
     assert_close({"": logits}, {"": option_a(state_dict, x)}, torch.float32)
 
 
