@@ -15,7 +15,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from experiments.shared import cli, show
 from experiments.shared.processes import Stop, train_and_stop
-from experiments.shared.registry import MODELS, DatasetName
+from experiments.shared.registry import MODELS, RootlessName
 from experiments.train import folder
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import Run, train
@@ -34,11 +34,13 @@ from fn.train import TrainState, classifier_step
 class Config(cli.Compiled):
     out: Path = Path("runs/lab2")
     """the folder for the runs, pictures and summary.json"""
-    datasets: tuple[DatasetName, ...] = ("digits",)
+    datasets: tuple[RootlessName, ...] = ("digits",)
     """what every model is trained on for an epoch"""
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
+    for name in config.datasets:
+        cli.load(name)  # refused here, before anything is trained, if it is not there
     settings = TrainerConfig(seed=config.seed, device=config.device, compile=config.compile, overwrite=True)
     settings_whole = replace(settings, model="mlp", epochs=10, dropout_p=0.2, augment=("affine",), workers=2)
     whole = train(replace(settings_whole, out=config.out / "whole"), device)

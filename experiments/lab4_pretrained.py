@@ -74,7 +74,7 @@ class Config(cli.Config):
     """what it learns"""
     data: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    target_accuracy: float = 0.0
+    target_accuracy: cli.Share = 0.0
     """exit 1 if the head alone stays below"""
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from experiments.shared import cli, mistakes, show
 from experiments.shared.photographs import decode_photographs, to_picture, write_photographs
 from experiments.shared.processes import run_at_once
-from experiments.shared.registry import DatasetName
+from experiments.shared.registry import RootlessName
 from experiments.shared.timing import Loader, time_loaders, timed
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
@@ -36,7 +36,7 @@ EXAMPLES = 5120
 class Config(cli.Config):
     out: Path = Path("runs/lab6")
     """the folder for the runs and summary.json"""
-    dataset: DatasetName = "digits"
+    dataset: RootlessName = "digits"
     """what is loaded; the loaders are compared on MNIST where it is there: --dataset mnist"""
 
 

@@ -4,7 +4,6 @@ A model that cannot fit 32 images has a bug, or an optimizer that does not suit 
 on 8 canvases, whatever --dataset the others learn.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +39,9 @@ class Config(cli.Compiled):
     """where the images come from"""
     root: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    steps: int = 300
+    steps: cli.Count = 300
     """at most so many steps"""
-    lr: cli.MaybeFloat = None
+    lr: cli.MaybeRate = None
     """Adam's learning rate; 0.01, and 0.003 for detectors, unless given"""
 
 
@@ -55,10 +54,6 @@ class Run(NamedTuple):
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
     """Five seeds per family; a check holds if all of them do."""
-    if config.steps < 1:
-        raise cli.UsageError(f"--steps {config.steps}: at least one is needed")
-    if config.lr is not None and not 0 <= config.lr < math.inf:
-        raise cli.UsageError(f"--lr {config.lr}: a learning rate is a number from 0 on")
     if config.family in DETECTORS and (config.dataset != "digits" or config.root):
         raise cli.UsageError(f"--family {config.family} learns canvases of digits: it takes no --dataset and no --root")
     families = [*MODELS, *DETECTORS] if config.family == "all" else [config.family]

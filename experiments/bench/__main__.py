@@ -42,17 +42,13 @@ class Config(cli.Config):
     """the folder for steps.png, bench.json and summary.json"""
     workloads: tuple[WorkloadName, ...] = tuple(WORKLOADS)
     """the models to train"""
-    rounds: int = 15
+    rounds: cli.Count = 15
     """turns of every way"""
     growth: bool = False
     """draw growth.png too: time against batch and width, which compiles for minutes"""
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
-    if config.rounds < 1:
-        raise cli.UsageError(f"--rounds {config.rounds}: at least one is needed")
-    if not config.workloads:
-        raise cli.UsageError(f"--workloads: name at least one of {', '.join(WORKLOADS)}")
     load = os.getloadavg()[0]
     if load > 0.5:
         show.log.print(f"others keep this machine busy (load {load:.1f}): a short step on several threads suffers most")

@@ -44,7 +44,7 @@ AUGMENT = partial(
 class Config(cli.Compiled):
     out: Path = Path("runs/pretrain")
     """the folder for the weights and summary.json"""
-    epochs: int = 3
+    epochs: cli.Count = 3
     """passes over the training images, each in all four orientations"""
 
     def compile_pays(self) -> bool:
@@ -52,8 +52,6 @@ class Config(cli.Compiled):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    if config.epochs < 1:
-        raise cli.UsageError(f"--epochs {config.epochs}: at least one is needed")
     dataset = cli.load("fashion_mnist", device)
     small = [shrink(split.images) for split in (dataset.train, dataset.test)]
     train_images, test_images = (normalize(images, *channel_stats(small[0])) for images in small)

@@ -35,15 +35,13 @@ RECIPE_EPOCHS = 14
 class Config(cli.Compiled):
     out: Path = Path("runs/race")
     """the folder for summary.json"""
-    seeds: int = 5
+    seeds: cli.Count = 5
     """runs of ours"""
-    recipe_seeds: int = 1
+    recipe_seeds: cli.Count = 1
     """runs of the recipe of pytorch/examples, minutes each"""
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    if min(config.seeds, config.recipe_seeds) < 1:
-        raise cli.UsageError("--seeds and --recipe-seeds: at least one run of each is needed")
     data = cli.load("mnist", device)
     own = {seed: _race(ours(config, data, seed), seed) for seed in cli.seeds(config, config.seeds)}
     reference = {seed: _race(recipe(device, seed), seed) for seed in cli.seeds(config, config.recipe_seeds)}

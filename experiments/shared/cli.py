@@ -12,6 +12,7 @@ import shlex
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,15 +22,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.shared.checks import Check, check, check_mean
+from experiments.shared.errors import explain
 from experiments.shared.flags import (
+    Between,
     Compiled,
     Config,
     ConfigT,
+    Count,
+    MaybeCount,
     MaybeFloat,
     MaybeInt,
     MaybeNames,
     MaybePath,
+    MaybeRate,
+    MaybeShare,
+    MaybeSize,
     MaybeSizes,
+    Rate,
+    Share,
+    Sizes,
     UsageError,
     as_flags,
     as_json,
@@ -47,15 +58,24 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Between",
     "Check",
     "Compiled",
     "Config",
+    "Count",
+    "MaybeCount",
     "MaybeFloat",
     "MaybeInt",
     "MaybeNames",
     "MaybePath",
+    "MaybeRate",
+    "MaybeShare",
+    "MaybeSize",
     "MaybeSizes",
+    "Rate",
     "RunError",
+    "Share",
+    "Sizes",
     "UsageError",
     "as_flags",
     "as_json",
@@ -64,6 +84,7 @@ __all__ = [
     "check_mean",
     "command",
     "compiled",
+    "explain",
     "fail",
     "load",
     "parse",
@@ -114,22 +135,32 @@ def run(
             sys.exit(0)
         report(checks, config, time.perf_counter() - started)
         sys.stdout.flush()
-    except UsageError as error:
-        fail(2, str(error))
-    except RunError as error:
-        fail(1, str(error))
-    except FloatingPointError as error:
-        at_a_step = str(error).startswith("step ")
-        fail(1, f"training diverged at {error}" if at_a_step else str(error))
-    except KeyboardInterrupt as stop:
-        fail(130, str(stop) or "interrupted")
     except BrokenPipeError:  # the reader, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        fail(1, f"{where}{error.strerror or error}")
+    except (Exception, KeyboardInterrupt) as error:
+        if "--traceback" in sys.argv:
+            traceback.print_exception(error)
+        fail(*status_and_message(error))
     sys.exit(0 if all(c.ok for c in checks) else 1)
+
+
+def status_and_message(error: BaseException) -> tuple[int, str]:
+    """Return the exit status of an error, and what is said about it."""
+    match error:
+        case UsageError():
+            return 2, str(error)
+        case RunError():
+            return 1, str(error)
+        case KeyboardInterrupt():
+            return 130, str(error) or "interrupted"
+        case FloatingPointError():
+            at_a_step = str(error).startswith("step ")
+            return 1, f"training diverged at {error}" if at_a_step else str(error)
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return 1, f"{where}{error.strerror or error}"
+    return 1, f"{explain(error)}\n  --traceback shows every call that led there"
 
 
 def pick_device(name: str) -> "torch.device":

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 import tyro
 
@@ -19,14 +19,41 @@ class UsageError(Exception):
     """Says in one line what is wrong with the input."""
 
 
+class Between(NamedTuple):
+    """The bounds of a number, or of each of several, both included: stands in the field's annotation, `parse` obeys."""
+
+    least: float
+    greatest: float
+
+
+# None is a default that depends on other flags; the help of the field says which
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+MaybeNames = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
+
+COUNT, SHARE, RATE, SIZE = Between(1, 10**9), Between(0.0, 1.0), Between(0.0, 1e38), Between(1, 10**5)
+Count = Annotated[int, COUNT]
+Share = Annotated[float, SHARE]
+Rate = Annotated[float, RATE]
+Sizes = Annotated[tuple[int, ...], SIZE]
+MaybeCount = Annotated[MaybeInt, COUNT]
+MaybeShare = Annotated[MaybeFloat, SHARE]
+MaybeRate = Annotated[MaybeFloat, RATE]
+MaybeSize = Annotated[MaybeInt, SIZE]
+MaybeSizes = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint=""), SIZE]
+
+
 @dataclass(frozen=True)
 class Config:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute; auto takes an accelerator if there is one"""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**62 - 1)] = 0
     """the first seed; all randomness follows from it"""
     out: Path = Path("runs")
     """the folder for pictures and summary.json"""
+    traceback: bool = False
+    """show every call that led to an error"""
 
 
 @dataclass(frozen=True)
@@ -39,13 +66,6 @@ class Compiled(Config):
         return False
 
 
-# None is a default that depends on other flags; the help of the field says which
-MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
-MaybeNames = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
-MaybeSizes = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="")]
-
 ConfigT = TypeVar("ConfigT", bound=Config)
 FlagsT = TypeVar("FlagsT")
 
@@ -55,8 +75,6 @@ def parse(config_type: type[ConfigT], argv: Sequence[str]) -> ConfigT:
     config = parse_flags(config_type, argv)
     if isinstance(config, Compiled) and not {"--compile", "--no-compile"} & set(argv):
         config = dataclasses.replace(config, compile=config.compile_pays())
-    if not 0 <= config.seed < 2**62:
-        raise UsageError(f"--seed {config.seed} is not between 0 and 2**62")
     return config
 
 
@@ -65,7 +83,7 @@ def parse_flags(config_type: type[FlagsT], argv: Sequence[str]) -> FlagsT:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            flags = tyro.cli(
                 config_type,
                 args=argv,
                 prog=f"python -m {program()}",
@@ -75,6 +93,21 @@ def parse_flags(config_type: type[FlagsT], argv: Sequence[str]) -> FlagsT:
         if stop.code == 0:
             raise
         raise UsageError(_one_line(complaint.getvalue())) from None
+    _require_in_bounds(flags)
+    return flags
+
+
+def _require_in_bounds(flags: Any) -> None:
+    """UsageError for a number out of its bounds, or a flag that takes several values and got none."""
+    hints = get_type_hints(type(flags), include_extras=True)
+    for field in dataclasses.fields(flags):
+        value, flag = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"
+        if value == () and field.default != ():
+            raise UsageError(f"{flag} takes one value or more")
+        for bounds in getattr(hints[field.name], "__metadata__", ()):
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(bounds, Between) and number is not None and not bounds.least <= number <= bounds.greatest:
+                    raise UsageError(f"{flag} {number} is not between {bounds.least} and {bounds.greatest}")
 
 
 def program() -> str:
@@ -99,7 +132,8 @@ def _one_line(complaint: str) -> str:
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    values = dataclasses.asdict(config).items()
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values if k != "traceback"}
 
 
 def as_flags(config_type: type[Config], file: Path) -> list[str]:

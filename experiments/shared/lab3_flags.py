@@ -1,6 +1,5 @@
-"""The flags of Lab 3, and what they do to a task's recipe. A value out of range is a UsageError of one line."""
+"""The flags of Lab 3, and what they do to the recipe of a task."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -16,49 +15,40 @@ RecipeT = TypeVar("RecipeT", bound=NamedTuple)
 class Flags(cli.Compiled):
     """Flags that replace values of the task's recipe, and those that only --task text takes."""
 
-    layers: cli.MaybeInt = None
+    layers: Annotated[cli.MaybeInt, cli.Between(1, 1000)] = None
     """how many blocks of attention and perceptron (each task has its own)"""
-    heads: cli.MaybeInt = None
+    heads: cli.MaybeSize = None
     """of each layer (the task's own)"""
-    d_model: cli.MaybeInt = None
+    d_model: cli.MaybeSize = None
     """width of the residual stream (the task's own)"""
-    batch_size: cli.MaybeInt = None
+    batch_size: cli.MaybeCount = None
     """examples per step (the task's own)"""
-    steps: cli.MaybeInt = None
+    steps: cli.MaybeCount = None
     """updates (the task's own)"""
-    lr: cli.MaybeFloat = None
+    lr: Annotated[cli.MaybeFloat, cli.Between(1e-12, 1e6)] = None
     """the highest learning rate (the task's own)"""
     file: cli.MaybePath = None
     """what --task text reads, in UTF-8 (the topics of Python's help)"""
-    block: int = 64
+    block: cli.Count = 64
     """how many characters --task text sees at once"""
     prompt: MaybeText = None
     """what --task text goes on from (a line break, or in a text without any its first character by code)"""
-    length: int = 400
+    length: cli.Count = 400
     """how many characters it writes"""
-    temperature: float = 0.8
+    temperature: Annotated[float, cli.Between(0.0, 1e6)] = 0.8
     """below 1 it plays safe; 0 takes the likeliest character every time"""
-    top_k: cli.MaybeInt = None
+    top_k: cli.MaybeCount = None
     """draw from so many of the likeliest characters (from all)"""
 
 
 def apply_flags(recipe: RecipeT, flags: Flags, task: str) -> RecipeT:
-    """Return the recipe with the values that flags give; UsageError for a value out of range or for another task."""
+    """Return the recipe with the values that flags give; UsageError for a flag of another task."""
     given = {name: getattr(flags, name) for name in recipe._fields if getattr(flags, name, None) is not None}
-    recipe = recipe._replace(**given)
-    values = recipe._asdict() | {"block": flags.block, "length": flags.length, "top_k": flags.top_k}
-    for name in ("layers", "heads", "d_model", "batch_size", "steps", "block", "length", "top_k"):
-        if values[name] is not None and values[name] < 1:
-            raise cli.UsageError(f"--{name.replace('_', '-')} {values[name]}: at least 1 is needed")
-    if not 0 < values["lr"] < math.inf:
-        raise cli.UsageError(f"--lr {values['lr']}: a learning rate is a number above 0")
-    if not 0 <= flags.temperature < math.inf:
-        raise cli.UsageError(f"--temperature {flags.temperature} is negative or not a number")
     defaults = Flags()
     for name in ("file", "block", "prompt", "length", "temperature", "top_k"):
         if task != "text" and getattr(flags, name) != getattr(defaults, name):
             raise cli.UsageError(f"--{name.replace('_', '-')} is for --task text, not for {task}")
-    return recipe
+    return recipe._replace(**given)
 
 
 def text_prompt(flags: Flags, vocabulary: str) -> str:

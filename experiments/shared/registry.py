@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from experiments.shared.flags import UsageError
+
 MODELS = {
     "mlp": "fn.models.mlp:mlp",
     "cnn": "fn.models.cnn:cnn",
@@ -52,16 +54,21 @@ AUGMENTS = {
 if TYPE_CHECKING:
     ModelName: TypeAlias = str
     DatasetName: TypeAlias = str
+    RootlessName: TypeAlias = str
     OptimizerName: TypeAlias = str
     ScheduleName: TypeAlias = str
     AugmentName: TypeAlias = str
     FamilyName: TypeAlias = str
 else:  # so that --help lists the names, and another one is refused
     ModelName, DatasetName = Literal[tuple(MODELS)], Literal[tuple(DATASETS)]
+    RootlessName = Literal[tuple(name for name in DATASETS if name != "folder")]  # needs no --root
     OptimizerName, ScheduleName = Literal[tuple(OPTIMIZERS)], Literal[tuple(SCHEDULES)]
     AugmentName, FamilyName = Literal[tuple(AUGMENTS)], Literal[("all", *MODELS, *DETECTORS)]
 
 
 def resolve(where: str) -> Callable[..., Any]:
-    """The function that a row names: resolve(MODELS["cnn"])"""
-    return resolve_name(where)
+    """Return the function that a row names: resolve(MODELS["cnn"]). UsageError if there is none."""
+    try:
+        return resolve_name(where)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"a row of experiments/shared/registry.py names {where!r}: {error}") from error

@@ -4,11 +4,10 @@ Draws accuracy against learning rate, keeps the best model, and looks at the gra
 way. Checks that every model ends where it would have ended alone; `--bench` also checks how much faster.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from experiments.shared import cli
 from experiments.shared.registry import DatasetName
@@ -18,21 +17,21 @@ from experiments.shared.registry import DatasetName
 class Config(cli.Compiled):
     out: Path = Path("runs/sweep")
     """the folder for pictures, the best model and summary.json"""
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    rates: Annotated[tuple[float, ...], cli.Between(1e-12, 1e6)] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     """learning rates of AdamW, constant from first step to last"""
-    seeds: int = 4
+    seeds: cli.Count = 4
     """models per rate, each with weights and an order of the examples of its own"""
-    hidden: tuple[int, ...] = (32,)
+    hidden: cli.Sizes = (32,)
     """sizes of the hidden layers"""
     dataset: DatasetName = "digits"
     """what they learn"""
     root: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    validation: float = 0.2
+    validation: Annotated[float, cli.Between(0.01, 0.9)] = 0.2
     """the share of the training examples held out to choose the best model by"""
-    epochs: int = 20
+    epochs: cli.Count = 20
     """passes over the training examples"""
-    batch_size: int = 64
+    batch_size: cli.Count = 64
     """examples per update of each model"""
     bench: bool = False
     """time 32 models at once against 32 of torch.nn one after the other: a minute more"""
@@ -62,15 +61,6 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
 
 
 def require_sense(config: Config) -> None:
-    """Raise UsageError for a value out of range."""
-    if not config.rates or not all(0 < lr < math.inf for lr in config.rates):
-        raise cli.UsageError("--rates takes one learning rate or more, each above 0 and finite")
+    """UsageError for rates that do not rise."""
     if list(config.rates) != sorted(set(config.rates)):
         raise cli.UsageError("--rates must rise: each differs from the others, the smallest comes first")
-    if not config.hidden or min(config.hidden) < 1:
-        raise cli.UsageError("--hidden takes one size or more, each at least 1")
-    if not 0.01 <= config.validation <= 0.9:
-        raise cli.UsageError(f"--validation {config.validation} is not between 0.01 and 0.9")
-    for name in ("seeds", "epochs", "batch_size"):
-        if getattr(config, name) < 1:
-            raise cli.UsageError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least one is needed")

@@ -7,22 +7,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Literal
 
 from experiments.shared import cli
 from experiments.shared.registry import AugmentName, DatasetName, ModelName, OptimizerName, ScheduleName
-
-
-class Between(NamedTuple):
-    """Both bounds included; stands in a field's annotation, `require_valid` reads it."""
-
-    least: float
-    greatest: float
-
-
-Count = Annotated[int, Between(1, 10**9)]
-MaybeCount = Annotated[cli.MaybeInt, Between(1, 10**9)]
-Share = Annotated[float, Between(0.0, 1.0)]
 
 
 @dataclass(frozen=True)
@@ -42,70 +30,70 @@ class Config(cli.Compiled):
     """sizes of the hidden layers of an mlp (128)"""
     widths: cli.MaybeSizes = None
     """channels of the blocks of a cnn (32 64 64), of the stages of a resnet (16 32 64)"""
-    depth: Annotated[cli.MaybeInt, Between(1, 10**4)] = None
+    depth: Annotated[cli.MaybeInt, cli.Between(1, 10**4)] = None
     """layers of a resnet (8)"""
-    d_model: Annotated[cli.MaybeInt, Between(1, 10**5)] = None
+    d_model: cli.MaybeSize = None
     """width of a transformer (64)"""
-    layers: Annotated[cli.MaybeInt, Between(1, 1000)] = None
+    layers: Annotated[cli.MaybeInt, cli.Between(1, 1000)] = None
     """of a transformer (2)"""
-    heads: Annotated[cli.MaybeInt, Between(1, 10**5)] = None
+    heads: cli.MaybeSize = None
     """of each layer of a transformer (4)"""
-    patch_size: Annotated[cli.MaybeInt, Between(1, 4096)] = None
+    patch_size: Annotated[cli.MaybeInt, cli.Between(1, 4096)] = None
     """height and width of a transformer's patches (the smallest of which there are at most 64)"""
-    dropout_p: Share = 0.0
-    """the share of activations dropped in training"""
+    dropout_p: cli.MaybeShare = None
+    """the share of activations dropped in training (0)"""
 
     dataset: DatasetName = "digits"
     """what it learns"""
     root: cli.MaybePath = None
     """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    image_size: Annotated[cli.MaybeInt, Between(1, 4096)] = None
+    image_size: Annotated[cli.MaybeInt, cli.Between(1, 4096)] = None
     """height and width that the photographs of --dataset folder are cut to (64)"""
-    limit: MaybeCount = None
+    limit: cli.MaybeCount = None
     """only so many examples of each split, evenly spaced"""
-    validation: Annotated[float, Between(0.0, 0.9)] = 0.1
+    validation: Annotated[float, cli.Between(0.0, 0.9)] = 0.1
     """the share of the training examples held out to choose the best epoch by"""
     augment: tuple[AugmentName, ...] = ()
     """random variations of the training images, one after the other"""
-    workers: Annotated[int, Between(0, 256)] = 0
+    workers: Annotated[int, cli.Between(0, 256)] = 0
     """processes that prepare batches ahead; they change no value"""
 
-    epochs: Count = 10
+    epochs: cli.Count = 10
     """passes over the training examples"""
-    batch_size: Count = 64
+    batch_size: cli.Count = 64
     """examples per update"""
-    accumulate: Count = 1
+    accumulate: cli.Count = 1
     """parts that a batch is done in, to need less memory; batch norm sees the parts"""
     optimizer: OptimizerName = "adamw"
     """the rule of the update"""
-    lr: Annotated[float, Between(0.0, 1e6)] = 5e-3
+    lr: cli.Rate = 5e-3
     """the highest learning rate"""
     schedule: ScheduleName = "one_cycle"
     """how the rate moves from first step to last"""
-    warmup_steps: Annotated[int, Between(0, 10**9)] = 0
+    warmup_steps: Annotated[int, cli.Between(0, 10**9)] = 0
     """steps over which the rate, whatever its schedule, rises from 0"""
-    momentum: Annotated[cli.MaybeFloat, Between(0.0, 1.0)] = None
+    momentum: cli.MaybeShare = None
     """of sgd (0)"""
-    weight_decay: Annotated[cli.MaybeFloat, Between(0.0, 1e6)] = None
+    weight_decay: cli.MaybeRate = None
     """the optimizer's own unless given"""
-    clip_norm: Annotated[cli.MaybeFloat, Between(1e-9, 1e9)] = None
+    clip_norm: Annotated[cli.MaybeFloat, cli.Between(1e-9, 1e9)] = None
     """the largest gradient norm; larger ones are scaled down to it"""
-    label_smoothing: Share = 0.0
+    label_smoothing: cli.Share = 0.0
     """the share of the target's probability spread over all classes"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the products; parameters and sums stay in fp32"""
-    patience: MaybeCount = None
+    patience: cli.MaybeCount = None
     """stop after so many epochs without a better validation loss"""
 
-    checkpoint_every: MaybeCount = None
+    checkpoint_every: cli.MaybeCount = None
     """steps between checkpoints, besides the one after each epoch"""
-    keep: Count = 3
+    keep: cli.Count = 3
     """how many of the last checkpoints to keep, besides the best"""
     deterministic: bool = False
     """refuse operations that may differ from run to run"""
     tensorboard: bool = False
     """log for TensorBoard too (needs the extra: uv run --extra tensorboard …)"""
-    target_accuracy: Share = 0.0
+    target_accuracy: cli.Share = 0.0
     """exit 1 if the test accuracy stays below"""
 
     def compile_pays(self) -> bool:
@@ -117,7 +105,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """The config from the flags, from the file that they name, or from the run that they resume."""
     config = cli.parse(config_type, argv)
     if resume := config.resume:
-        if config != Config(resume=resume, device=config.device):
+        if config != Config(resume=resume, device=config.device, traceback=config.traceback):
             raise cli.UsageError("--resume takes the config of the run, and no flag beside it but --device")
         if not resume.exists():
             raise cli.UsageError(f"--resume {resume}: there is no such folder or checkpoint")
@@ -134,15 +122,6 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
 
 
 def require_valid(config: Config) -> None:
-    """UsageError for a value out of range, or two values that do not go together."""
-    for name, hint in get_type_hints(Config, include_extras=True).items():
-        value = getattr(config, name)
-        for bounds in getattr(hint, "__metadata__", ()):
-            if isinstance(bounds, Between) and value is not None and not bounds.least <= value <= bounds.greatest:
-                flag = f"--{name.replace('_', '-')}"
-                raise cli.UsageError(f"{flag} {value} is not between {bounds.least} and {bounds.greatest}")
-    for name in ("hidden", "widths"):
-        if getattr(config, name) is not None and min(getattr(config, name), default=0) < 1:
-            raise cli.UsageError(f"--{name} takes one size or more, each at least 1")
+    """UsageError for two values that do not go together."""
     if config.accumulate > config.batch_size:
         raise cli.UsageError(f"--accumulate {config.accumulate} cannot part a batch of {config.batch_size}")

@@ -1,0 +1,40 @@
+"""An error of code that the reader wrote: in a sentence, with the line that it came from."""
+
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+
+FN = Path(__file__).parents[2] / "fn"
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def explain(error: BaseException) -> str:
+    """Return the error in a sentence, and below it the line of code that it came from; of a ValueError the sentence."""
+    line = None if isinstance(error, ValueError) else _nearest_line(error)
+    if line is None:
+        return _sentence(error)
+    return f"{_sentence(error)}\n  {line.filename}:{line.lineno}, in {line.name}: {line.line}"
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the first line; of a shape that is refused the function, the argument, its shape, and what is expected."""
+    lines = str(error).splitlines() or [""]
+    found = {name: value for name, _, value in (line.partition(": ") for line in lines)}
+    where = re.match(r"Type-check error whilst checking the (parameters|return value) of (\S+)\.$", lines[0])
+    if not where or "Expected type" not in found:
+        return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
+    argument = re.search(r"parameter '(\w+)'", str(error)) if where[1] == "parameters" else None
+    actual = found.get("Actual value", "something else").removesuffix("(torch)")
+    expected = found["Expected type"].removeprefix("<class '").removesuffix("'>.").removesuffix(".")
+    sizes = [line for line in lines if re.fullmatch(r"\w+=.+", line)]
+    known = f", where {', '.join(sizes)}" if sizes else ""
+    return f"{where[2]}: {argument[1] if argument else 'the result'} is {actual}, not {expected}{known}"
+
+
+def _nearest_line(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the innermost line outside the libraries and the operations of `fn`, which a model calls."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).exists()]
+    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+    above = [frame for frame in own if Path(frame.filename).parent != FN]
+    return (above or own or [None])[-1]
