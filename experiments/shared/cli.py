@@ -20,7 +20,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.shared.checks import Check, check, check_mean
+from experiments.shared.checks import Check, check, check_mean, deviation
 from experiments.shared.flags import (
     Compiled,
     Config,
@@ -64,6 +64,7 @@ __all__ = [
     "check_mean",
     "command",
     "compiled",
+    "deviation",
     "fail",
     "load",
     "parse",
