@@ -1,5 +1,6 @@
 """Train from the start or from a checkpoint, then test the best epoch."""
 
+import math
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -100,10 +101,11 @@ def after_step(progress: Progress, metrics: dict[str, float], examples: int) -> 
 
 
 def after_epoch(progress: Progress, validation: dict[str, float]) -> Progress:
-    """Count one more epoch as done, and as the best so far if its validation loss is the least."""
+    """Count one more epoch as done, and as the best so far if its validation loss is the least and finite."""
     progress = progress._replace(epoch=progress.epoch + 1, batch=0, totals={})
-    if validation and (progress.best is None or validation["loss"] < progress.best):
-        return progress._replace(best=validation["loss"], best_epoch=progress.epoch)
+    loss = validation.get("loss", math.nan)
+    if math.isfinite(loss) and (progress.best is None or not progress.best <= loss):  # a NaN gives way to any number
+        return progress._replace(best=loss, best_epoch=progress.epoch)
     return progress
 
 
