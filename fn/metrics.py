@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 
@@ -100,9 +100,7 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def count_targets(
-    target: Int[Tensor, "batch ..."] | Float[Tensor, "batch ..."], *, ignore_index: int = -100
-) -> Int[Tensor, ""]:
+def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: int = -100) -> Int[Tensor, ""]:
     """Return the number of targets that count, over which losses and accuracies are means.
 
     Where targets are no classes, but boxes say, every example counts.

@@ -120,7 +120,8 @@ def _checked_step(
     metrics = {name: value.item() for name, value in tensors.items()}
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
         number = int(ts.opt_state["step"])
-        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {_describe_update(after.params)}")
+        reason = _describe_update(after.params) if count_targets(y) else "as no target of the batch counts"
+        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {reason}")
     return after, metrics
 
 

@@ -196,6 +196,13 @@ def test_bad_input_stops_training_before_the_update(epoch, name, leaf):
     assert_close(seen[-1]._asdict(), clean._asdict())
 
 
+def test_a_batch_in_which_nothing_counts_stops_training_and_says_so(epoch):
+    split, objective = examples(20), partial(classification_loss, apply=MODELS["mlp"].apply)
+    split.labels[5:10] = -100
+    with pytest.raises(FloatingPointError, match=r"^step 1: loss nan, as no target of the batch counts$"):
+        epoch(start("mlp"), batches(split, 5), objective)
+
+
 def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
     """√0 is 0, but its slope is infinite."""
 
