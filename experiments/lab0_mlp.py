@@ -19,7 +19,7 @@ from experiments.shared.training_pictures import draw_metrics
 from fn import draw, tree
 from fn.data.datasets import Dataset, Split, take
 from fn.data.loader import batches
-from fn.gradcheck import numerical_grad, relative_error
+from fn.gradcheck import largest, numerical_grad, relative_error, smallest
 from fn.losses import cross_entropy
 from fn.models import Model
 from fn.models.mlp import mlp, mlp_apply, mlp_init, two_layer_grads
@@ -92,7 +92,7 @@ def check_overfit(config: Config, few: Split, learning: list[Snapshot], frozen: 
     steps = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, STEPS) if step < len(history)] + [len(history)]
     norms = {step: tree.map(torch.linalg.norm, gradient(learning[step - 1].params)) for step in steps}
     show_gradient_norms(history, norms)
-    least_norm = min(float(norm) for of_step in norms.values() for norm in tree.leaves(of_step))
+    least_norm = smallest(norm for of_step in norms.values() for norm in tree.leaves(of_step))
     return [
         cli.check("32 digits: accuracy", history[-1]["accuracy"], "==", 1),
         cli.check("32 digits: loss", history[-1]["loss"], "<", 1e-3),
@@ -164,7 +164,7 @@ def compare_loops(config: Config, few: Split) -> list[cli.Check]:
     show_lines(classic_loop, functional_loop)
     panels = {"loss": {"classic": classic, "functional": functional}}
     draw.save(draw.curves(panels, log=["loss"]), config.out / "loops.png")
-    gap = max(abs(a - b) for a, b in zip(classic, functional, strict=True))
+    gap = largest(abs(a - b) for a, b in zip(classic, functional, strict=True))
     return [cli.check("functional and classic loop: largest gap in 100 losses", gap, "<=", 1e-5)]
 
 

@@ -21,7 +21,7 @@ from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import Run, train
 from fn import checkpoint, tree
 from fn.checkpoint import CheckpointError
-from fn.gradcheck import relative_error
+from fn.gradcheck import largest, relative_error
 from fn.metrics import top_k_accuracy
 from fn.models.mlp import mlp
 from fn.optim import adamw
@@ -97,7 +97,7 @@ def largest_difference(run: Run, whole: Run) -> float:
     if one != other:
         return float("inf")
     gaps = tree.map(lambda a, b: (a.double() - b.double()).abs().max(), run.ts._asdict(), whole.ts._asdict())
-    return float(max(tree.leaves(gaps)))
+    return largest(tree.leaves(gaps))
 
 
 def recompute_the_log(whole: Run, device: torch.device) -> list[cli.Check]:
@@ -125,7 +125,7 @@ def recompute_the_log(whole: Run, device: torch.device) -> list[cli.Check]:
     unseen = len(epochs) * len(whole.parts.data["train"].labels) - seen
     return [
         cli.check("log: examples that no line accounts for", unseen, "==", 0),
-        cli.check("log: epoch's loss against the mean over examples", max(gaps), "<=", 1e-12),
+        cli.check("log: epoch's loss against the mean over examples", largest(gaps), "<=", 1e-12),
         cli.check("log: last validation loss against torch's, of the saved weights", gap, "<=", 1e-5),
     ]
 
@@ -161,7 +161,7 @@ def compare_top_k(config: Config) -> list[cli.Check]:
         gaps.append(abs(float(top_k_accuracy(scores, target, k)) - reference))
     first = sum(float(top_k_accuracy(torch.zeros(1, 10), torch.tensor([c]), k=3)) for c in range(10))
     return [
-        cli.check("top-k: largest difference from scikit-learn's in 100 sets", max(gaps), "<=", 1e-6),
+        cli.check("top-k: largest difference from scikit-learn's in 100 sets", largest(gaps), "<=", 1e-6),
         cli.check("top-k: of ten equal scores, classes among the first 3", first, "==", 3),
     ]
 
@@ -177,7 +177,7 @@ def accumulate(config: Config, device: torch.device) -> list[cli.Check]:
     step, key = classifier_step(model, optimizer), rng_key(config.seed)
     whole, _ = step(ts, x, y, key=key)
     gaps = [relative_error(step(ts, x, y, key=key, accumulate=n)[0].params, whole.params) for n in (2, 4, 8)]
-    return [cli.check("accumulation: relative gap to the large batch, in float64", max(gaps), "<=", 1e-10)]
+    return [cli.check("accumulation: relative gap to the large batch, in float64", largest(gaps), "<=", 1e-10)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from fn.backbones import expand_prefixes
 from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.data.transforms import compose, random_horizontal_flip, random_resized_crop
+from fn.gradcheck import largest
 from fn.models import Model
 from fn.optim import adamw, lr_by_prefix, one_cycle_schedule
 from fn.rng import generator
@@ -170,9 +171,10 @@ def compare_ways(
     checks = []
     for (worse, below), (better, above) in pairwise(accuracies.items()):
         gains = [b - a for a, b in zip(below, above, strict=True)]
+        spread = largest([cli.deviation(gains), 1e-9])
         checks += [
             cli.check_mean(f"{better} − {worse}: accuracy", gains, ">", 0),
-            cli.check(f"{better} − {worse}: mean over spread", mean(gains) / max(stdev(gains), 1e-9), ">=", 2),
+            cli.check(f"{better} − {worse}: mean over spread", mean(gains) / spread, ">=", 2),
         ]
     if config.dataset == "folder":
         checks = [cli.check_mean("head: accuracy", accuracies["head"], ">=", config.target_accuracy), checks[0]]

@@ -21,6 +21,7 @@ from fn.data.datasets import take
 from fn.data.scenes import digits
 from fn.detection.average_precision import summarize
 from fn.detection.train import detector_step, evaluate_detections, predict
+from fn.gradcheck import largest, smallest
 from fn.optim import adam
 from fn.train import Metrics, check_finite, classifier_step, eval_one_epoch, init_train_state, is_overfit, run_key
 
@@ -119,7 +120,7 @@ def check_classifiers(config: Config, runs: dict[str, list[Run]]) -> list[cli.Ch
     rows, checks = [], []
     for family, seeds in runs.items():
         steps, last = [len(run.history) for run in seeds], [run.history[-1] for run in seeds]
-        loss, accuracy = max(metrics["loss"] for metrics in last), min(metrics["accuracy"] for metrics in last)
+        loss, accuracy = largest(m["loss"] for m in last), smallest(m["accuracy"] for m in last)
         rows.append((family, f"{median(steps):g}", f"{max(steps)}", f"{loss:.1e}", f"{accuracy:.0%}"))
         checks += [
             cli.check(f"{family}: loss, worst of {SEEDS} seeds", loss, "<", 1e-3),
@@ -136,7 +137,7 @@ def check_detectors(config: Config, runs: dict[str, list[Run]]) -> list[cli.Chec
     rows, checks = [], []
     for family, seeds in runs.items():
         steps, scores = [len(run.history) for run in seeds], [summarize(run.ap) for run in seeds]
-        ap50, ap = min(score["AP50"] for score in scores), min(score["AP"] for score in scores)
+        ap50, ap = smallest(score["AP50"] for score in scores), smallest(score["AP"] for score in scores)
         rows.append((family, f"{median(steps):g}", f"{max(steps)}", f"{ap50:.3f}", f"{ap:.3f}"))
         checks += [
             cli.check(f"{family}: AP50, worst of {SEEDS} seeds", ap50, "==", 1),

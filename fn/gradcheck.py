@@ -1,6 +1,7 @@
-"""Numerical gradients: without autograd, to check a backward pass."""
+"""Numerical gradients, without autograd, to check a backward pass; and the worst of many gaps."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -36,10 +37,30 @@ def _leaf_grad(f: Callable[[Params], Tensor], params: Params, name: str, eps: fl
 
 
 def relative_error(tree1: Params, tree2: Params) -> float:
-    """Return max |a - b| / max |b| over all leaves.
+    """Return max |a - b| / max |b| over all leaves, NaN if an entry is NaN.
 
     >>> relative_error({"w": torch.tensor([1.0, 2.5])}, {"w": torch.tensor([1.0, 2.0])})
     0.25
     """
-    difference = tree.map(lambda a, b: (a - b).abs().max(), tree1, tree2)
-    return float(max(tree.leaves(difference)) / max(b.abs().max() for b in tree.leaves(tree2)))
+    gaps = tree.leaves(tree.map(lambda a, b: (a - b).abs().max(), tree1, tree2))
+    sizes = [b.abs().max() for b in tree.leaves(tree2)]
+    return float(torch.stack(gaps).max() / torch.stack(sizes).max())
+
+
+def largest(values: Iterable[float | Tensor]) -> float:
+    """Return the largest of the numbers, NaN if one of them is NaN: Python's max drops a NaN that is not the first.
+
+    >>> largest([1.0, math.nan, 2.0]), max([1.0, math.nan, 2.0])
+    (nan, 2.0)
+    """
+    numbers = [float(value) for value in values]
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+
+
+def smallest(values: Iterable[float | Tensor]) -> float:
+    """Return the smallest of the numbers, NaN if one of them is NaN.
+
+    >>> smallest([1.0, math.nan, 2.0]), smallest([1.0, 2.0])
+    (nan, 1.0)
+    """
+    return -largest(-float(value) for value in values)

@@ -1,14 +1,15 @@
 """Metrics: measured, not differentiated. Logits first, targets second.
 
 Of equal scores the lower class ranks first, so that every metric agrees with argmax, which takes the first maximum.
-A NaN score never counts as right.
+A NaN score never counts as right. A target of -100 (`ignore_index`) counts nowhere; the mean over no targets is NaN.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 
@@ -51,6 +52,8 @@ def exact_match(
 ) -> Float[Tensor, ""]:
     """Return the fraction of examples in which every target has the largest score.
 
+    Targets equal to `ignore_index` do not count, nor does an example that has no others.
+
     For a causal model this is the fraction of answers that it generates without a mistake: up to its first mistake it
     reads the same tokens as here.
 
@@ -60,7 +63,8 @@ def exact_match(
     """
     counted = target != ignore_index
     right = _in_top_k(input, torch.where(counted, target, 0), 1) | ~counted
-    return right.reshape(len(target), -1).all(dim=1).float().mean()
+    right, counted = (part.reshape(len(target), -1) for part in (right, counted))
+    return (right.all(dim=1) & counted.any(dim=1)).sum() / counted.any(dim=1).sum()
 
 
 def _in_top_k(
@@ -77,7 +81,7 @@ def _in_top_k(
 
 
 def confusion_matrix(
-    input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
+    input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"], *, ignore_index: int = -100
 ) -> Int[Tensor, "classes classes"]:
     """Count each pair of target and prediction: a row per target, a column per prediction, as scikit-learn does.
 
@@ -88,6 +92,7 @@ def confusion_matrix(
     tensor([[1, 1],
             [0, 1]])
     """
+    input, target = input[target != ignore_index], target[target != ignore_index]
     if input.isnan().any():
         raise ValueError("confusion_matrix: a score is NaN")
     classes = input.shape[1]
@@ -95,14 +100,50 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: int = -100) -> Int[Tensor, ""]:
+    """Return the number of targets that count, over which losses and accuracies are means.
+
+    Where targets are no classes, but boxes say, every example counts.
+
+    >>> count_targets(torch.tensor([[0, 1, 2], [-100, -100, 3]]))
+    tensor(4)
+    """
+    if target.is_floating_point():
+        return torch.tensor(len(target), device=target.device)
+    return (target != ignore_index).sum()
+
+
+def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: int = -100) -> Int[Tensor, ""]:
+    """Return the number of examples with a target that counts, over which `exact_match` is a mean.
+
+    >>> count_examples(torch.tensor([[0, 1, 2], [-100, -100, 3], [-100, -100, -100]]))
+    tensor(2)
+    """
+    return (target != ignore_index).reshape(len(target), -1).any(dim=1).sum()
+
+
+def count(metric: Callable, target: Int[Tensor, "batch ..."]) -> Int[Tensor, ""]:
+    """Return over how much `metric` is a mean: examples for `exact_match` or a `partial` of it, targets for all others.
+
+    >>> target = torch.tensor([[0, 1, 2], [-100, -100, 3]])
+    >>> count(accuracy, target), count(exact_match, target)
+    (tensor(4), tensor(2))
+    """
+    options = {name: v for name, v in getattr(metric, "keywords", {}).items() if name == "ignore_index"}
+    counter = count_examples if getattr(metric, "func", metric) is exact_match else count_targets
+    return counter(target, **options)
+
+
 def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: int) -> dict[str, Any]:
     """Return the sums over examples after one more batch, {"examples": n, "loss": Σ loss, …}; `metrics` are its means.
+
+    Where an example has several targets, or targets are ignored, `examples` is `count_targets(target)`.
 
     >>> totals = add_examples({}, {"loss": 2.0}, examples=3)
     >>> add_examples(totals, {"loss": 1.0}, examples=1)
     {'examples': 4, 'loss': 7.0}
     """
-    sums = {name: totals.get(name, 0.0) + value * examples for name, value in metrics.items()}
+    sums = {name: totals.get(name, 0.0) + (value * examples if examples else 0.0) for name, value in metrics.items()}
     return {"examples": totals.get("examples", 0) + examples} | sums
 
 
@@ -112,4 +153,5 @@ def mean_per_example(totals: Mapping[str, Any]) -> dict[str, float]:
     >>> mean_per_example({"examples": 4, "loss": 7.0})
     {'loss': 1.75}
     """
-    return {name: value / totals["examples"] for name, value in totals.items() if name != "examples"}
+    examples = totals.get("examples", 0)
+    return {name: value / examples if examples else math.nan for name, value in totals.items() if name != "examples"}

@@ -22,7 +22,7 @@ from torch.func import grad_and_value
 from fn import tree
 from fn.jit import jit
 from fn.losses import cross_entropy
-from fn.metrics import accuracy, add_examples, mean_per_example
+from fn.metrics import accuracy, add_examples, count, count_targets, mean_per_example
 from fn.models import Model
 from fn.optim import Optimizer, global_norm
 from fn.rng import fold_in, generator
@@ -120,7 +120,8 @@ def _checked_step(
     metrics = {name: value.item() for name, value in tensors.items()}
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
         number = int(ts.opt_state["step"])
-        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {_describe_update(after.params)}")
+        reason = _describe_update(after.params) if count_targets(y) else "as no target of the batch counts"
+        raise FloatingPointError(f"step {number}: loss {metrics['loss']}, {reason}")
     return after, metrics
 
 
@@ -141,7 +142,7 @@ def train_one_epoch(
     seed: int,
     on_step: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Train on each batch once; return the state, and the mean of each metric over the examples, not over the batches.
+    """Train on each batch once; return the state, and the mean of each metric over what counts, not over the batches.
 
     The labs write this loop out. on_step(ts, metrics) is called after every step. FloatingPointError as in
     `check_finite`.
@@ -150,7 +151,7 @@ def train_one_epoch(
     step, key = check_finite(step), run_key(seed)
     for x, y in batches:
         ts, metrics = step(ts, x, y, key=key)
-        totals = add_examples(totals, metrics, len(y))
+        totals = add_examples(totals, metrics, int(count_targets(y)))
         if on_step:
             on_step(ts, metrics)
     return ts, mean_per_example(totals)
@@ -165,13 +166,17 @@ def eval_one_epoch(
     apply: Callable,
     metrics: MetricFunctions = ACCURACY,
 ) -> Metrics:
-    """Return the mean loss and the mean of each of `metrics` over the examples. Nothing is updated."""
-    totals: Metrics = {}
+    """Return the loss and each of `metrics` over all batches, however they are cut. Nothing is updated.
+
+    A batch weighs as much as its mean is over, see `fn.metrics.count`; one in which nothing counts adds nothing.
+    """
+    functions = {"loss": cross_entropy} | metrics
+    totals: dict[str, Metrics] = {name: {} for name in functions}
     for x, y in batches:
         logits, _ = apply(params, state, x, train=False)
-        values = {"loss": cross_entropy(logits, y)} | {name: f(logits, y) for name, f in metrics.items()}
-        totals = add_examples(totals, {name: value.item() for name, value in values.items()}, len(y))
-    return mean_per_example(totals)
+        for name, f in functions.items():
+            totals[name] = add_examples(totals[name], {name: f(logits, y).item()}, int(count(f, y)))
+    return {name: mean for of_one in totals.values() for name, mean in mean_per_example(of_one).items()}
 
 
 def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
@@ -201,16 +206,26 @@ def accumulated(
 ) -> tuple[Params, tuple[Tensor, tuple[Metrics, Params]]]:
     """Compute grad_and_value(objective) of a batch from `parts` of it in turn, which takes less memory.
 
-    Each part is weighted by its number of examples. Batch norm normalises each part on its own.
+    The loss and the metrics are means over the targets that count, so each part weighs as many as it has of them, and
+    one without any adds nothing. Batch norm normalises each part on its own.
     """
     total: Params = {}
+    counts = torch.stack([count_targets(part) for part in y.chunk(parts)])
+    counts = torch.where(counts.any(), counts, 1)  # if none counts, every part gives what the batch does
     gradients = grad_and_value(objective, has_aux=True)
     for i, (x_part, y_part) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
         grads, (loss, (metrics, state)) = gradients(params, state, x_part, y_part, key=fold_in(key, i))
         share = {"grads": grads, "loss": loss, "metrics": metrics}
-        share = tree.map(partial(torch.mul, other=len(y_part) / len(y)), share)
+        share = tree.map(partial(_share, count=counts[i], total=counts.sum()), share)
         total = tree.map(torch.add, total, share) if total else share
     return total["grads"], (total["loss"], (total["metrics"], state))
+
+
+def _share(x: Float[Tensor, "..."], count: Int[Tensor, ""], total: Int[Tensor, ""]) -> Float[Tensor, "..."]:
+    """Return x · count / total in the dtype of x; 0 where the count is 0, though x may be NaN."""
+    dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot count beyond 2,048
+    share = x.to(dtype) * (count.to(dtype) / total.to(dtype))
+    return torch.where(count > 0, share, 0.0).to(x.dtype)
 
 
 def compiled(step: Callable, batch_size: int) -> Callable:

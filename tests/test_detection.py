@@ -39,6 +39,7 @@ from fn.detection.train import (
     evaluate_detections,
     predict,
 )
+from fn.gradcheck import smallest
 from fn.jit import jit
 from fn.models import Detector
 from fn.models.centernet import SIZE_WEIGHT, centernet
@@ -86,7 +87,7 @@ def test_canvases_are_functions_of_their_generator_and_hold_what_they_say():
         assert (overlap - torch.eye(len(boxes)) <= 0.2).all()
         for x1, y1, x2, y2 in boxes.long().tolist():  # tight: there is ink in its outermost rows and columns
             inside = image[0, y1:y2, x1:x2].float() / 255
-            assert min(inside[0].max(), inside[-1].max(), inside[:, 0].max(), inside[:, -1].max()) > 0.15
+            assert smallest(x.max() for x in (inside[0], inside[-1], inside[:, 0], inside[:, -1])) > 0.15
         assert set(found.tolist()) <= set(range(10))
     counts = torch.stack([objects for _, objects in again])[..., 4].ge(0).sum(dim=1).bincount()
     assert len(counts) == 6

@@ -19,6 +19,7 @@ from fn import jit as jit_module
 from fn import train, tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
+from fn.gradcheck import largest
 from fn.jit import JitError, compiler, jit
 from fn.layers import relu
 from fn.models import Model
@@ -64,7 +65,7 @@ def watched_step(model: Model) -> tuple[Watched, Any]:
 
 def largest_gap(a: TrainState, b: TrainState) -> float:
     gaps = tree.map(lambda x, y: (x.double() - y.double()).abs().max(), a._asdict(), b._asdict())
-    return float(max(tree.leaves(gaps)))
+    return largest(tree.leaves(gaps))
 
 
 @pytest.mark.slow

@@ -191,12 +191,15 @@ def test_top_k_accuracy_is_scikit_learns(top_k_accuracy, case, data):
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
-@given(scored())
-def test_confusion_matrix_is_scikit_learns(case):
+@given(scored(), st.data())
+def test_confusion_matrix_is_scikit_learns(case, data):
+    """Of the targets that count; one at least, as scikit-learn takes no empty set."""
     scores, target = case
-    first = np.argmax(scores.numpy(), axis=1)
-    expected = sklearn.metrics.confusion_matrix(target, first, labels=range(scores.shape[1]))
-    assert confusion_matrix(scores, target).tolist() == expected.tolist()
+    first = torch.from_numpy(np.argmax(scores.numpy(), axis=1))
+    ignored = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(target), max_size=len(target))))
+    ignored[data.draw(st.integers(0, len(target) - 1))] = False
+    expected = sklearn.metrics.confusion_matrix(target[~ignored], first[~ignored], labels=range(scores.shape[1]))
+    assert confusion_matrix(scores, torch.where(ignored, -100, target)).tolist() == expected.tolist()
 
 
 @given(scored())
@@ -224,8 +227,9 @@ def test_metrics_over_positions_count_what_is_not_ignored(accuracy, top_k_accura
     ]
     ranks = [r for example in examples for r in example]
     options = {"ignore_index": ignore_index}
-    exact = sum(all(r == 0 for r in example) for example in examples) / len(examples)
-    assert float(exact_match(scores, target, **options)) == pytest.approx(exact)
+    counting = [example for example in examples if example]
+    exact = sum(all(r == 0 for r in example) for example in counting) / len(counting) if counting else math.nan
+    assert float(exact_match(scores, target, **options)) == pytest.approx(exact, nan_ok=True)
     expected = sum(r < k for r in ranks) / len(ranks) if ranks else math.nan
     assert float(top_k_accuracy(scores, target, k, **options)) == pytest.approx(expected, nan_ok=True)
     if ignore_index == -100:

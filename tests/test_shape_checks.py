@@ -30,6 +30,7 @@ from fn.data.transforms import random_horizontal_flip
 from fn.detection.train import Detections
 from fn.ensemble import stack
 from fn.layers import linear_init, norm_modes
+from fn.metrics import accuracy
 from fn.models.centernet import centernet
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
@@ -204,6 +205,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
+    "fn.metrics.count": lambda n: {"metric": accuracy},
     "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
     "fn.models.centernet.centernet_apply": lambda n: detector_given(centernet, n["channels"]),
     "fn.models.centernet.centernet_detect": lambda n: {"image_size": (20, 20)},

@@ -25,6 +25,7 @@ from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches
 from fn.ensemble import ensemble_batches, ensemble_eval, ensemble_init, ensemble_key, ensemble_step, member
+from fn.gradcheck import largest
 from fn.jit import jit
 from fn.models import Model
 from fn.models.cnn import cnn
@@ -92,7 +93,7 @@ def train_alone(
 def largest_gap(ts: TrainState, other: TrainState) -> float:
     """The largest difference of any tensor: parameters, batch-norm statistics, step count, both moments."""
     gaps = tree.map(lambda a, b: (a - b).abs().max(), ts._asdict(), other._asdict())
-    return max(map(float, tree.leaves(gaps)))
+    return largest(tree.leaves(gaps))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches
-from fn.metrics import accuracy
+from fn.metrics import accuracy, exact_match, top_k_accuracy
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import Optimizer, adam_init, adamw, sgd, sgd_init
@@ -196,6 +196,13 @@ def test_bad_input_stops_training_before_the_update(epoch, name, leaf):
     assert_close(seen[-1]._asdict(), clean._asdict())
 
 
+def test_a_batch_in_which_nothing_counts_stops_training_and_says_so(epoch):
+    split, objective = examples(20), partial(classification_loss, apply=MODELS["mlp"].apply)
+    split.labels[5:10] = -100
+    with pytest.raises(FloatingPointError, match=r"^step 1: loss nan, as no target of the batch counts$"):
+        epoch(start("mlp"), batches(split, 5), objective)
+
+
 def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
     """√0 is 0, but its slope is infinite."""
 
@@ -226,6 +233,84 @@ def test_accumulated_gradients_are_those_of_the_large_batch(accumulating, parts,
     (whole, metrics), (in_parts, metrics_) = step(ts, x, y), step(ts, x, y, accumulate=parts)
     assert_close(in_parts._asdict(), whole._asdict())
     torch.testing.assert_close(metrics_, metrics, rtol=1e-6, atol=0.0)  # the accuracy is a float32
+
+
+MASKS = {
+    "a few": [[0, 0, 1], [1, 1, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]],
+    "whole parts": [[0, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 0], [1, 1, 1]],
+    "all but one": [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]],
+    "none": [[0, 0, 0]] * 5,
+}
+"""which of the three targets of each example count"""
+each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+
+
+def ignoring(mask: list[list[int]]) -> tuple[TrainState, Callable, Tensor, Tensor]:
+    """(state, apply, x, y): a linear model that classifies at three positions."""
+    rng = generator(2)
+    x, y = torch.randn(5, 4, 3, generator=rng).double(), torch.randint(6, (5, 3), generator=rng)
+    params = {"weight": torch.randn(6, 4, generator=rng).double()}
+    apply = lambda params, state, x, **_: (torch.einsum("ki,bip->bkp", params["weight"], x), state)  # noqa: E731
+    y = torch.where(torch.tensor(mask) > 0, y, -100)
+    return TrainState(params, {}, adam_init(params) | sgd_init(params)), apply, x, y
+
+
+@each_mask
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_parts_weigh_the_targets_that_count(accumulating, mask, parts, label_smoothing):
+    """Gradient, loss and accuracy are those of the whole batch under torch's loss, NaN if nothing counts."""
+    ts, apply, x, y = ignoring(mask)
+    objective = partial(classification_loss, apply=apply, label_smoothing=label_smoothing)
+    after, metrics = accumulating(ts, x, y, objective=objective, optimizer=sgd(lr=1.0), key=key(0), accumulate=parts)
+    weight = ts.params["weight"].clone().requires_grad_()
+    logits = apply({"weight": weight}, {}, x)[0]
+    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+    loss.backward()
+    torch.testing.assert_close(ts.params["weight"] - after.params["weight"], weight.grad)
+    counted = y != -100
+    accuracy = (logits.argmax(1) == y)[counted].float().mean()
+    torch.testing.assert_close(metrics["loss"], loss.detach(), equal_nan=True)
+    torch.testing.assert_close(metrics["accuracy"], accuracy, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_without_ignored_targets_parts_weigh_their_examples_to_the_bit(accumulated, dtype):
+    """And half precision is not asked to count: it holds whole numbers up to 256."""
+    rng = generator(0)
+    x, y = torch.randn(700, 1, generator=rng).to(dtype), torch.zeros(700, 3, dtype=torch.int64)
+    objective = lambda params, state, x, y, *, key: ((params["w"] * x.sum()).sum(), ({}, state))  # noqa: E731
+    grads, _ = accumulated(objective, {"w": torch.ones(2, dtype=dtype)}, {}, x, y, key=key(0), parts=3)
+    expected = sum(part.sum().expand(2) * (len(part) / 700) for part in x.chunk(3))
+    assert torch.equal(grads["w"], expected)
+
+
+@each_mask
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_evaluation_is_over_what_counts_whatever_the_batches(eval_one_epoch, mask, batch_size):
+    """Each metric over its own: targets, or examples with a target that counts; NaN if nothing does."""
+    ts, apply, x, y = ignoring(mask)
+    top, exact = partial(top_k_accuracy, k=2), partial(exact_match, ignore_index=-100)
+    metrics = {"accuracy": accuracy, "top": top, "exact": exact_match, "again": exact}
+    x, y = torch.cat([x, x]), torch.cat([y, apply(ts.params, {}, x)[0].argmax(1).where(y != -100, y)])
+    found = eval_one_epoch(ts.params, {}, batches(Split(x, y), batch_size), apply=apply, metrics=metrics)
+    logits, counted = apply(ts.params, {}, x)[0], y != -100
+    right, ranked = logits.argmax(1) == y, (logits.topk(2, dim=1).indices == y[:, None]).any(1)
+    whole = (right | ~counted).all(1)[counted.any(1)].double().mean().item()
+    means = {"accuracy": right[counted].double().mean().item(), "top": ranked[counted].double().mean().item()}
+    expected = {"loss": F.cross_entropy(logits, y).item()} | means | {"exact": whole, "again": whole}
+    assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_the_metrics_of_an_epoch_are_means_over_what_counts(epoch, batch_size):
+    ts, apply, x, y = ignoring([[1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    objective = partial(classification_loss, apply=apply)
+    _, (_, metrics) = epoch(ts, batches(Split(x, y), batch_size), objective, optimizer=adamw(lr=0.0))
+    logits = apply(ts.params, {}, x)[0]
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-9)
+    right = (logits.argmax(1) == y)[y != -100].double().mean().item()
+    assert metrics["accuracy"] == pytest.approx(right, rel=1e-6)
 
 
 def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part(accumulating):

@@ -1,6 +1,9 @@
 """The trainer: every model on every data set, logs that can be recomputed, runs that repeat and resume bit for bit."""
 
+import dataclasses
+import itertools
 import json
+import math
 import os
 import re
 import resource
@@ -250,6 +253,77 @@ def test_patience_stops_and_the_best_epoch_is_tested_not_the_last(run_trainer, t
     of_best, of_last = evaluate(best), evaluate(checkpoint.find(tmp_path / "run" / "checkpoints")[-1])
     assert log[-1]["test"]["loss"] == pytest.approx(of_best, rel=1e-5)
     assert of_last != pytest.approx(of_best, rel=1e-3)
+
+
+def reject(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+@pytest.mark.parametrize("losses", list(itertools.permutations([math.nan, math.inf, 2.0, 1.0], 3)), ids=str)
+@pytest.mark.parametrize("before", [None, math.nan])
+def test_a_loss_that_is_not_finite_is_never_the_best(before, losses):
+    """Nor does it stay the best where an earlier version of the trainer has saved it as such."""
+    progress = checkpoint.Progress(best=before, epoch=1, best_epoch=0 if before is None else 1)
+    for loss in losses:
+        progress = training.after_epoch(progress, {"loss": loss})
+    best = min(filter(math.isfinite, losses))
+    assert (progress.best, progress.best_epoch) == (best, 2 + losses.index(best))
+
+
+@pytest.fixture
+def lose(monkeypatch):
+    """lose(split, *steps) makes the loss on a split NaN or infinite after those steps."""
+
+    def lose(split: str, *steps: int) -> None:
+        original = training.evaluate
+
+        def evaluate(parts: Any, ts: Any, name: str, device: Any) -> dict[str, float]:
+            metrics, step = original(parts, ts, name, device), int(ts.opt_state["step"])
+            lost = name == split and step in steps
+            return metrics | ({"loss": (math.nan, math.inf)[step // 5 % 2]} if lost else {})
+
+        monkeypatch.setattr(training, "evaluate", evaluate)
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    ("lost", "status", "best", "said"),
+    [
+        ([("validation", 5)], 0, 3, "the test is of epoch 3, the best in validation"),
+        ([("validation", 5, 15)], 0, 2, "the test is of epoch 2, the best in validation"),
+        ([("validation", 5, 10, 15)], 1, 0, "none had a finite validation loss, and the test is of the last"),
+        ([("test", 15)], 1, 3, "the test is of epoch 3, the best in validation"),
+        ([("validation", 5, 10, 15), ("test", 15)], 1, 0, "none had a finite validation loss"),
+    ],
+)
+def test_an_epoch_whose_loss_is_not_finite_is_not_tested(run_trainer, lose, tmp_path, lost, status, best, said):
+    """If none is finite, the run fails and says so, with all results in place; log and summary are JSON."""
+    for split, *steps in lost:
+        lose(split, *steps)
+    ended, out, err = run_trainer(*SMALL, "--epochs", "3")
+    assert (ended, best) == (status, read_log(tmp_path / "run")[-1]["best_epoch"]), err
+    assert said in " ".join(out.split())
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=reject)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=reject)
+    assert all(check["ok"] for check in summary["checks"]) == (status == 0)
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+def test_a_log_with_losses_that_are_not_finite_reads_back_as_it_was_and_resumes(lose, tmp_path):
+    lose("validation", 5, 10)
+    config = cli.parse(Config, [*SMALL, "--epochs", "3", "--keep", "9", "--out", str(tmp_path / "run")])
+    run = training.train(config, torch.device("cpu"))
+    assert [e["validation"]["loss"] for e in run.history if e["event"] == "epoch"][:2] == [math.nan, math.nan]
+    assert folder.read_log(config.out, len(run.history))[1] == run.history
+    for step in (0, 5, 10):
+        out = tmp_path / f"from {step}"
+        shutil.copytree(config.out, out)
+        [path] = [p for p in checkpoint.find(out / "checkpoints") if checkpoint.step_of(p) == step]
+        again = training.train(dataclasses.replace(config, out=out, resume=path), torch.device("cpu"))
+        assert again.history == run.history
+        assert_same_run(out, config.out)
 
 
 def test_a_config_file_repeats_its_run_and_flags_win(run_trainer, tmp_path):

@@ -1,6 +1,5 @@
 """Write steps.png, growth.png and bench.json."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.bench.timing import Growth, Result, Timing, Timings
-from experiments.shared import cli
+from experiments.shared import cli, strict_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +84,7 @@ def save(config: cli.Config, results: Sequence[Result], ops: Timings, load: floa
         "ops": {": ".join(task): _times(timing) for task, timing in ops.items()},
         "config": cli.as_json(config),
     }
-    write_atomic(config.out / "bench.json", json.dumps(numbers, indent=2) + "\n")
+    write_atomic(config.out / "bench.json", strict_json.dumps(numbers, indent=2) + "\n")
 
 
 def _times(timing: Timing) -> dict[str, Any]:

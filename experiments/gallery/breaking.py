@@ -19,6 +19,7 @@ from experiments.gallery.failures import Failure, Runnable, Seen
 from experiments.shared import cli
 from experiments.shared.show import console, is_wide, spark, wrapped
 from fn import draw
+from fn.gradcheck import largest
 
 
 class Refusal(NamedTuple):
@@ -166,7 +167,7 @@ def show_seen(seen: Seen) -> None:
 
 def landmarks(curve: Sequence[float]) -> list[str]:
     """The first and the last value, and between them the greatest if it is neither."""
-    first, greatest, last = (f"{v:.3g}" for v in (curve[0], max(curve), curve[-1]))
+    first, greatest, last = (f"{v:.3g}" for v in (curve[0], largest(curve), curve[-1]))
     return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 

@@ -1,5 +1,6 @@
 """The "done when" checks of an experiment: a claim about a number, and whether it holds."""
 
+import math
 import operator
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -23,5 +24,10 @@ def check(name: str, value: float, relation: str, bound: float, *, spread: str =
 
 def check_mean(name: str, values: Sequence[float], relation: str, bound: float) -> Check:
     """Return the check of the mean over seeds, with its standard deviation."""
-    spread = f"± {stdev(values):.2g}, {len(values)} seeds"
+    spread = f"± {deviation(values):.2g}, {len(values)} seeds"
     return check(name, mean(values), relation, bound, spread=spread)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation, NaN if a value is not finite: `statistics.stdev` ends in an AttributeError."""
+    return stdev(values) if all(map(math.isfinite, values)) else math.nan

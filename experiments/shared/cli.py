@@ -4,8 +4,6 @@
 """
 
 import io
-import json
-import math
 import os
 import platform
 import shlex
@@ -21,7 +19,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.shared.checks import Check, check, check_mean
+from experiments.shared import strict_json
+from experiments.shared.checks import Check, check, check_mean, deviation
 from experiments.shared.errors import explain
 from experiments.shared.flags import (
     Between,
@@ -84,6 +83,7 @@ __all__ = [
     "check_mean",
     "command",
     "compiled",
+    "deviation",
     "explain",
     "fail",
     "load",
@@ -232,7 +232,7 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
     console.print(f"\n{held} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/", markup=False)
     summary = {
         "name": type(config).out.name,
-        "checks": [c._asdict() | {"value": c.value if math.isfinite(c.value) else None} for c in checks],
+        "checks": [c._asdict() for c in checks],
         "seconds": round(seconds, 1),
         "command": command(),
         "config": as_json(config),
@@ -241,4 +241,4 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
             **{p: version(p) for p in ("torch", "torchvision", "jaxtyping")},
         },
     }
-    write_atomic(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_atomic(config.out / "summary.json", strict_json.dumps(summary, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def show_accuracies(
     show.table(
         f"{dataset}: accuracy on the {held_out:,} images that were not labelled, of which one is {1 / held_out:.2%}",
         ("", "mean", "spread", *(f"seed {seed}" for seed in seeds)),
-        [(way, f"{mean(a):.2%}", f"{stdev(a):.2%}", *(f"{x:.2%}" for x in a)) for way, a in accuracies.items()],
+        [(way, f"{mean(a):.2%}", f"{cli.deviation(a):.2%}", *(f"{x:.2%}" for x in a)) for way, a in accuracies.items()],
     )
 
 

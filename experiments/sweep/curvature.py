@@ -12,6 +12,7 @@ from fn import draw, tree
 from fn.curvature import gradient_noise_scale, per_sample_grads, sharpness
 from fn.data.datasets import Split, take
 from fn.ensemble import ensemble_batches, ensemble_init, ensemble_key, ensemble_step
+from fn.gradcheck import largest
 from fn.models import Model
 from fn.optim import sgd
 from fn.rng import key as rng_key
@@ -75,7 +76,7 @@ def show_sharpness(config: Config, runs: Mapping[float, Mapping[int, float]], la
     }
     draw.save(draw.curves(panels, xlabel="step of gradient descent"), config.out / "sharpness.png")
     rows = [
-        (f"{lr:g}", f"{2 / lr:.3g}", f"{run[0]:.3g}", f"{max(run.values()):.3g}", f"{run[last]:.3g}")
+        (f"{lr:g}", f"{2 / lr:.3g}", f"{run[0]:.3g}", f"{largest(run.values()):.3g}", f"{run[last]:.3g}")
         for lr, run in runs.items()
     ]
     title = f"Sharpness along gradient descent on {examples} examples"

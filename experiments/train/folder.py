@@ -1,7 +1,6 @@
 """The folder of a run: lock, config.json, metrics.jsonl, checkpoints. It is whole after a kill at any instant."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from experiments.shared import cli
+from experiments.shared import cli, strict_json
 from experiments.train.config import Config
 from fn import checkpoint, rng
 from fn.checkpoint import CheckpointError, Progress
@@ -47,7 +46,7 @@ def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Prog
     out, flags = config.out, cli.as_json(config)
     for name in ("resume", "config", "overwrite"):
         del flags[name]
-    content, config_file = json.dumps(flags, indent=2) + "\n", out / "config.json"
+    content, config_file = strict_json.dumps(flags, indent=2) + "\n", out / "config.json"
     saved = checkpoint.find(checkpoints(out), "*")
     with writing("the start of the run", out):
         has_log = log_file(out).exists() and log_file(out).stat().st_size
@@ -98,7 +97,7 @@ def read_log(out: Path, count: int) -> tuple[list[bytes], History]:
     """Return the first `count` lines, as bytes and as entries: what came after the checkpoint happens once more."""
     try:
         lines = log_file(out).read_bytes().splitlines(keepends=True)[:count]
-        history = [json.loads(line) for line in lines]
+        history = [strict_json.loads_numbers(line) for line in lines]
     except (OSError, ValueError) as error:
         raise cli.UsageError(f"{log_file(out)}, the log of the run, cannot be read: {error}") from None
     if len(lines) < count or not all(isinstance(entry, dict) for entry in history):
@@ -116,7 +115,7 @@ def save(config: Config, ts: TrainState, progress: Progress, history: History, *
 
 
 def load_best(config: Config, ts: TrainState, progress: Progress) -> TrainState:
-    """Return the state after the epoch of the least validation loss; `ts`, the last, if no examples are held out."""
+    """Return the state after the epoch of the least validation loss; `ts`, the last, if none was finite or measured."""
     if not progress.best_epoch:
         return ts
     best = checkpoint.find(checkpoints(config.out), "best")
@@ -129,13 +128,16 @@ def load_best(config: Config, ts: TrainState, progress: Progress) -> TrainState:
 
 
 def log(out: Path, history: History, board: Any, event: str, progress: Progress, **values: Any) -> None:
-    """Append an entry to the history, to metrics.jsonl and, where there is one, to TensorBoard's `board`."""
+    """Append an entry to metrics.jsonl and, where there is one, to TensorBoard's `board`.
+
+    The history gets it as it will be read back: NaN for what is not finite, which is null in the file.
+    """
     entry = {"event": event, "step": progress.step, "epoch": progress.epoch} | values
-    line = json.dumps(entry).encode() + b"\n"
+    line = strict_json.dumps(entry).encode() + b"\n"
     with writing("the log", out), log_file(out).open("ab", buffering=0) as file:
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    history.append(entry)
+    history.append(strict_json.loads_numbers(line))
     if board:
         for name, value in _scalars(values):
             board.add_scalar(f"{event}/{name}", value, entry["step"])

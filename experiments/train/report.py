@@ -1,5 +1,6 @@
 """Show a run at its end: the table, the curves, the claim about its test accuracy."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from fn import draw
 def report(config: Config, history: list[dict[str, Any]]) -> list[cli.Check]:
     *_, last, end = history
     title = f"{config.model} on {config.dataset} after {last['epoch']} epochs"
-    if last["validation"]:
+    diverged = bool(last["validation"]) and not end["best_epoch"]
+    if diverged:
+        title += "; none had a finite validation loss, and the test is of the last"
+    elif last["validation"]:
         title += f"; the test is of epoch {end['best_epoch']}, the best in validation"
     metrics = end["test"]
     rows = {"train": last["train"], "validation": last["validation"], "test": metrics}
@@ -20,7 +24,12 @@ def report(config: Config, history: list[dict[str, Any]]) -> list[cli.Check]:
         ("", *metrics),
         [(split, *(f"{m[name]:.4f}" if name in m else "" for name in metrics)) for split, m in rows.items() if m],
     )
-    return [cli.check(f"{config.dataset}: test accuracy", metrics["accuracy"], ">=", config.target_accuracy)]
+    checks = [cli.check(f"{config.dataset}: test accuracy", metrics["accuracy"], ">=", config.target_accuracy)]
+    if diverged:
+        checks.append(cli.check("epochs with a finite validation loss", 0, ">", 0))
+    if not math.isfinite(metrics["loss"]):
+        checks.append(cli.check(f"{config.dataset}: test loss", metrics["loss"], "<", math.inf))
+    return checks
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:

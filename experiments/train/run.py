@@ -1,5 +1,6 @@
 """Train from the start or from a checkpoint, then test the best epoch."""
 
+import math
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from experiments.train.config import Config
 from experiments.train.report import draw_curves
 from fn.checkpoint import Progress
 from fn.data.loader import batches
-from fn.metrics import add_examples, mean_per_example
+from fn.metrics import add_examples, count_targets, mean_per_example
 from fn.train import TrainState, check_finite, eval_one_epoch, init_train_state, run_key
 
 
@@ -51,7 +52,7 @@ def train(config: Config, device: torch.device) -> Run:
                     for x, y in data:
                         ts, metrics = step(ts, x.to(device), y.to(device), key=key)
                         lr = float(parts.schedule(progress.step))
-                        progress = after_step(progress, metrics, len(y))
+                        progress = after_step(progress, metrics, int(count_targets(y)))
                         log("step", progress, epoch=epoch + 1, examples=len(y), **metrics, lr=lr)
                         advance(metrics["loss"], len(y))
                         if stop.asked or save_is_due(config, parts, progress):
@@ -94,22 +95,23 @@ def train_batches(config: Config, parts: Parts, progress: Progress) -> Generator
     )
 
 
-def after_step(progress: Progress, metrics: dict[str, float], examples: int) -> Progress:
-    totals = add_examples(progress.totals, metrics, examples)
+def after_step(progress: Progress, metrics: dict[str, float], targets: int) -> Progress:
+    totals = add_examples(progress.totals, metrics, targets)
     return progress._replace(step=progress.step + 1, batch=progress.batch + 1, totals=totals)
 
 
 def after_epoch(progress: Progress, validation: dict[str, float]) -> Progress:
-    """Count one more epoch as done, and as the best so far if its validation loss is the least."""
+    """Count one more epoch as done, and as the best so far if its validation loss is the least and finite."""
     progress = progress._replace(epoch=progress.epoch + 1, batch=0, totals={})
-    if validation and (progress.best is None or validation["loss"] < progress.best):
-        return progress._replace(best=validation["loss"], best_epoch=progress.epoch)
+    loss = validation.get("loss", math.nan)
+    if math.isfinite(loss) and (progress.best is None or not progress.best <= loss):  # a NaN gives way to any number
+        return progress._replace(best=loss, best_epoch=progress.epoch)
     return progress
 
 
 def save_is_due(config: Config, parts: Parts, progress: Progress) -> bool:
     """Return whether `checkpoint_every` steps are over; False at the end of an epoch, which is saved anyway."""
-    end_of_epoch = progress.totals["examples"] == len(parts.data["train"].labels)
+    end_of_epoch = progress.batch * config.batch_size >= len(parts.data["train"].labels)
     return bool(config.checkpoint_every) and progress.step % config.checkpoint_every == 0 and not end_of_epoch
 
 

@@ -1,5 +1,6 @@
 """train_one_epoch with the sums kept in place."""
 
+from fn.metrics import count_targets
 from fn.train import check_finite, run_key
 
 
@@ -8,7 +9,7 @@ def train_one_epoch(ts, batches, *, step, seed, on_step=None):
     step = check_finite(step)
     for x, y in batches:
         ts, metrics = step(ts, x, y, key=run_key(seed))
-        n = len(y)
+        n = int(count_targets(y))
         examples += n
         sums = {name: sums.get(name, 0.0) + value * n for name, value in metrics.items()}
         if on_step is not None:
@@ -17,7 +18,8 @@ def train_one_epoch(ts, batches, *, step, seed, on_step=None):
 
 
 WRONG = {
-    "the mean of the batches": ("n = len(y)", "n = 1", "result[1]"),
+    "the mean of the batches": ("n = int(count_targets(y))", "n = 1", "result[1]"),
+    "batches weigh their examples": ("n = int(count_targets(y))", "n = len(y)", "over what counts"),
     "every step from the beginning": ("ts, metrics = step(ts,", "after, metrics = step(ts,", "result[0]"),
     "another key": (
         "key=run_key(seed)",

@@ -81,11 +81,12 @@ DRILLS = {
         2,
         (
             *cases(f"{TRAIN}test_accumulated_gradients_are_those_of_the_large_batch", "0.0-2", "0.0-3", "0.2-5"),
+            *cases(f"{TRAIN}test_parts_weigh_the_targets_that_count", "0.0-3-a few", "0.0-2-whole parts", "0.0-3-none"),
             f"{TRAIN}test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part",
         ),
         (
             "chunk cuts the batch; its last part may be smaller, and then it counts for less.",
-            "Each part's share is len(y_part) / len(y), of its gradients, loss and metrics.",
+            "A part's share, of all that it gives, is count_targets(y_part) / count_targets(y); 0 · NaN is NaN.",
             "The state that one part leaves is what the next begins with; its key is fold_in(key, i).",
         ),
     ),
@@ -96,11 +97,12 @@ DRILLS = {
         (
             f"{TRAIN}test_an_epoch_is_the_step_repeated_under_the_keys_of_its_seed",
             *cases(f"{TRAIN}test_the_metrics_of_an_epoch_are_means_over_examples", "7"),
+            *cases(f"{TRAIN}test_the_metrics_of_an_epoch_are_means_over_what_counts", "2"),
             *cases(f"{TRAIN}test_bad_input_stops_training_before_the_update", "mlp-fc1.weight"),
         ),
         (
             "check_finite(step) is the step with metrics as numbers; its key is run_key(seed), the same for all steps.",
-            "add_examples(totals, metrics, n) sums over examples, mean_per_example divides: a short batch weighs less.",
+            "add_examples(totals, metrics, count_targets(y)) sums; mean_per_example divides the sums.",
             "After every step on_step(ts, metrics), if given, with the new state.",
         ),
         (),
@@ -114,11 +116,12 @@ DRILLS = {
             *cases(
                 f"{TRAIN}test_evaluation_weights_a_short_last_batch_and_changes_nothing", "10-mlp", "23-cnn", "10-cnn"
             ),
+            *cases(f"{TRAIN}test_evaluation_is_over_what_counts_whatever_the_batches", "2-a few", "1-whole parts"),
             *cases(f"{TRAIN}test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was", "True", "False"),
         ),
         (
             "In evaluation apply has train=False, and the state that it returns is not used.",
-            "A batch's mean times its size, summed, over the number of examples.",
+            "A batch's mean times count(f, y), what it is the mean over, summed; divided by the sum of those counts.",
             "A decorator keeps autograd from recording.",
         ),
     ),
