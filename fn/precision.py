@@ -7,14 +7,14 @@ products and convolutions need nothing of this: torch's kernels add up in float3
 from collections.abc import Callable, Iterable
 from functools import reduce, wraps
 from inspect import signature
-from typing import Any, ParamSpec, TypeVar, no_type_check
+from typing import Any, TypeVar, no_type_check
 
 import torch
 from torch import Tensor
 
 from fn import tree
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Op = TypeVar("Op", bound=Callable)
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -38,7 +38,7 @@ def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, (x.dtype for x in tensors))
 
 
-def half_in_float32(*like: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+def half_in_float32(*like: str) -> Callable[[Op], Op]:
     """Decorate an op: given any half, it computes in float32 and returns the common dtype of the arguments `like`.
 
     Its gradients are computed in float32 too, and each is rounded once to the dtype of its argument.
@@ -48,7 +48,7 @@ def half_in_float32(*like: str) -> Callable[[Callable[Arguments, Result]], Calla
     tensor([300., 300., 300.], dtype=torch.float16)
     """
 
-    def decorate(op: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    def decorate(op: Op) -> Op:
         places = [(list(signature(op).parameters).index(name), name) for name in like]
 
         @wraps(op)
@@ -60,6 +60,6 @@ def half_in_float32(*like: str) -> Callable[[Callable[Arguments, Result]], Calla
             dtype = common_dtype(args[i] if i < len(args) else kwargs[name] for i, name in places)
             return tree.map(lambda y: y.to(dtype), result)
 
-        return in_float32
+        return in_float32  # pyright: ignore[reportReturnType]
 
     return decorate

@@ -51,6 +51,11 @@ class Op(NamedTuple):
     """make(x, w): `x` draws numbers of the range, `w` of N(0, 1), by shape"""
 
 
+def pair(ops: Iterable[Callable], make: Callable) -> Op:
+    ours, torchs = ops
+    return Op(ours, torchs, make)
+
+
 def both(op: Callable, make: Callable, **options: Any) -> Op:
     torchs = getattr(F, op.__name__.removesuffix("_naive").removesuffix("_unfold"))
     return Op(partial(op, **options), partial(torchs, **options), make)
@@ -96,8 +101,8 @@ IMAGES = lambda x, w: [x(2, 4, 9, 8)]  # noqa: E731
 PAIRS = lambda x, w: [x(300), w(300)]  # noqa: E731
 OPS = {
     "linear": both(linear, lambda x, w: [x(7, 30), w(5, 30), x(5)]),
-    "linear, the bias takes it back": Op(
-        *(linear, F.linear),
+    "linear, the bias takes it back": pair(
+        (linear, F.linear),
         lambda x, w: (lambda x, w: [x, w, -(x @ w.T)[0]])(x(3, 30), w(5, 30)),
     ),
     "embedding": Op(looked_up(embedding), looked_up(F.embedding), lambda x, w: [x(2, 3)]),
@@ -113,9 +118,9 @@ OPS = {
     "layer_norm, affine": Op(
         partial(over_last, layer_norm), partial(over_last, F.layer_norm), lambda x, w: [x(500, 33), w(33), w(33)]
     ),
-    "batch_norm": Op(*normed(), lambda x, w: [x(600, 3), w(3), w(3).exp(), w(3), w(3)]),
-    "batch_norm, images": Op(*normed(), lambda x, w: [x(4, 3, 20, 20), w(3), w(3).exp(), w(3), w(3)]),
-    "batch_norm, evaluated": Op(*normed(training=False), lambda x, w: [x(4, 3), w(3), w(3).exp(), w(3), w(3)]),
+    "batch_norm": pair(normed(), lambda x, w: [x(600, 3), w(3), w(3).exp(), w(3), w(3)]),
+    "batch_norm, images": pair(normed(), lambda x, w: [x(4, 3, 20, 20), w(3), w(3).exp(), w(3), w(3)]),
+    "batch_norm, evaluated": pair(normed(training=False), lambda x, w: [x(4, 3), w(3), w(3).exp(), w(3), w(3)]),
     "conv2d_naive": both(conv2d_naive, lambda x, w: [x(2, 4, 9, 8), w(3, 4, 3, 3), w(3)], padding=1),
     "conv2d_unfold": both(conv2d_unfold, lambda x, w: [x(2, 4, 9, 8), w(3, 4, 3, 3), w(3)], padding=1),
     "max_pool2d": both(max_pool2d, IMAGES, kernel_size=5, stride=1, padding=2),
@@ -129,16 +134,16 @@ OPS = {
         IMAGES,
     ),
     "cross_entropy": Op(classified(cross_entropy), classified(F.cross_entropy), lambda x, w: [x(700, 5)]),
-    "cross_entropy, smoothed": Op(
-        *[classified(op, label_smoothing=0.2, reduction="none") for op in (cross_entropy, F.cross_entropy)],
+    "cross_entropy, smoothed": pair(
+        [classified(op, label_smoothing=0.2, reduction="none") for op in (cross_entropy, F.cross_entropy)],
         lambda x, w: [x(9, 40)],
     ),
     "mse_loss": both(mse_loss, PAIRS),
     "mse_loss, none": both(mse_loss, PAIRS, reduction="none"),
     "smooth_l1_loss": both(smooth_l1_loss, PAIRS, beta=0.5),
     "smooth_l1_loss, sum": both(smooth_l1_loss, lambda x, w: [w(300), w(300)], reduction="sum"),
-    "sigmoid_focal_loss": Op(
-        *[
+    "sigmoid_focal_loss": pair(
+        [
             lambda x, op=op: op(x, (torch.arange(len(x)) % 2).to(x), reduction="mean")
             for op in (sigmoid_focal_loss, torchvision.ops.sigmoid_focal_loss)
         ],
@@ -146,8 +151,8 @@ OPS = {
     ),
     "attention": Op(scaled_dot_product_attention, F.scaled_dot_product_attention, queries),
     "attention in tiles": Op(partial(tiled_attention, block_size=64), F.scaled_dot_product_attention, queries),
-    "attention, causal": Op(
-        *[partial(op, is_causal=True) for op in (scaled_dot_product_attention, F.scaled_dot_product_attention)],
+    "attention, causal": pair(
+        [partial(op, is_causal=True) for op in (scaled_dot_product_attention, F.scaled_dot_product_attention)],
         lambda x, w: [w(2, 40, 4), w(2, 40, 4), x(2, 40, 5)],
     ),
     "attention, masked": Op(
@@ -253,7 +258,7 @@ def test_compiled_ops_round_once_too(dtype):
     def values_and_grads(given: list[list[Tensor]], cotangents: list[tuple[Tensor, ...]]) -> list[list[Tensor]]:
         found = []
         for op, x, cotangents_of_op in zip(ops, given, cotangents, strict=True):
-            ys, pull = torch.func.vjp(lambda *x, op=op: outputs(op.ours, x), *x)
+            ys, pull = torch.func.vjp(lambda *x, op=op: outputs(op.ours, x), *x)[:2]
             found.append([*ys, *pull(cotangents_of_op)])
         return found
 
@@ -295,7 +300,7 @@ def test_an_additive_mask_may_be_float32(attend, dtype):
     mask = torch.randn(9, 9, generator=generator(1)).masked_fill(torch.eye(9).bool(), -math.inf)
     ours, torchs = attend(query, key, value, mask), F.scaled_dot_product_attention(query, key, value, mask)
     assert ours.dtype == torchs.dtype == dtype
-    exact = F.scaled_dot_product_attention(*(x.double() for x in (query, key, value, mask)))
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), mask.double())
     assert excess(ours, exact) <= 2
     of_mask = torch.func.grad(lambda mask: attend(query, key, value, mask).float().square().sum())(mask)
     assert of_mask.dtype == torch.float32
@@ -318,8 +323,8 @@ def test_norms_of_halves_beside_parameters_in_float32(dtype):
 def test_a_half_beside_float32_gives_float32_as_in_torch(loss, dtype):
     a, b = torch.ones(3).to(dtype), torch.zeros(3)
     torchs = getattr(F, loss.__name__, torchvision.ops.sigmoid_focal_loss)
-    for pair in ((a, b), (b, a), (a, a)):
-        assert loss(*pair).dtype == torchs(*pair).dtype
+    for operands in ((a, b), (b, a), (a, a)):
+        assert loss(*operands).dtype == torchs(*operands).dtype
 
 
 @each_half
@@ -451,8 +456,8 @@ def test_a_model_of_halves_trains_and_stays_one(name, dtype):
     params, state = model.init(generator(0))
     results = {}
     for kind in (dtype, torch.float32):
-        ts = TrainState(*(tree.to(tree.to(part, dtype), kind) for part in (params, state)), {})
-        ts = ts._replace(opt_state=optimizer.init(ts.params))
+        rounded, state_ = (tree.to(tree.to(part, dtype), kind) for part in (params, state))
+        ts = TrainState(rounded, state_, optimizer.init(rounded))
         after, metrics = step(ts, x.to(dtype).to(kind), y, key=run_key(0))
         dtypes = lambda ts: [tree.map(lambda leaf: leaf.dtype, part) for part in ts]  # noqa: E731
         assert dtypes(after) == dtypes(ts)
