@@ -19,9 +19,11 @@ from torch import Tensor
 from fn.initializers import xavier_uniform
 from fn.layers import dropout, linear, linear_init, softmax
 from fn.positions import rotary_encoding
+from fn.precision import half_in_float32
 from fn.tree import Params
 
 
+@half_in_float32("query")
 def attention_scores(
     query: Float[Tensor, "*batch queries d_head"],
     key: Float[Tensor, "*batch keys d_head"],
@@ -53,6 +55,7 @@ def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> 
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
 
 
+@half_in_float32("query")
 def attention_weights(
     query: Float[Tensor, "*batch queries d_head"],
     key: Float[Tensor, "*batch keys d_head"],
@@ -83,6 +86,7 @@ def _require_one_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
         raise ValueError("attention: is_causal and attn_mask exclude each other; make one mask of them")
 
 
+@half_in_float32("value")
 def weighted_sum(
     weights: Float[Tensor, "*batch queries keys"], value: Float[Tensor, "*batch keys d_value"]
 ) -> Float[Tensor, "*batch queries d_value"]:
@@ -94,6 +98,7 @@ def weighted_sum(
     return einsum(weights, value, "... queries keys, ... keys d_value -> ... queries d_value")
 
 
+@half_in_float32("query")
 def scaled_dot_product_attention(
     query: Float[Tensor, "*batch queries d_head"],
     key: Float[Tensor, "*batch keys d_head"],

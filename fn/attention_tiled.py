@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.func import vjp
 
 from fn.attention import _require_one_mask, attention_scores, causal_mask, scaled_dot_product_attention
+from fn.precision import half_in_float32
 
 
+@half_in_float32("query")
 def tiled_attention(
     query: Float[Tensor, "*batch queries d_head"],
     key: Float[Tensor, "*batch keys d_head"],

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fn.initializers import kaiming_normal
+from fn.precision import half_in_float32
 from fn.tree import Params
 
 Size = int | Sequence[int]
@@ -89,6 +90,7 @@ def _grouped(
     return rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
 
 
+@half_in_float32("x")
 def conv2d_naive(
     x: Float[Tensor, "batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
@@ -138,6 +140,7 @@ def axis_entries(
     return [x[(*before, slice(dilation * i, dilation * i + starts.stop, stride))] for i in range(kernel_size)]
 
 
+@half_in_float32("x")
 def windows(
     x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
 ) -> Float[Tensor, "batch channels kernel out_height out_width"]:
@@ -166,6 +169,7 @@ def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) ->
     return rearrange(x, "b channels (h ph) (w pw) -> b (h w) (channels ph pw)", ph=patch_size, pw=patch_size)
 
 
+@half_in_float32("x")
 def conv2d_unfold(
     x: Float[Tensor, "batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
@@ -246,6 +250,7 @@ def pool_padding(
     return pads
 
 
+@half_in_float32("x")
 def max_pool2d(
     x: Float[Tensor, "batch channels height width"],
     kernel_size: Size,
@@ -276,6 +281,7 @@ def _later_if_larger(
     return torch.where((later > x) | (later != later), later, x)
 
 
+@half_in_float32("x")
 def avg_pool2d(
     x: Float[Tensor, "batch channels height width"],
     kernel_size: Size,
@@ -301,6 +307,7 @@ def avg_pool2d(
     return total / windows(counted, kernel_size, stride).sum(dim=2)
 
 
+@half_in_float32("x")
 def adaptive_avg_pool2d(
     x: Float[Tensor, "batch channels height width"], output_size: Size
 ) -> Float[Tensor, "batch channels out_height out_width"]:

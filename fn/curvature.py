@@ -14,6 +14,7 @@ from torch.func import grad, jvp, vmap
 
 from fn import tree
 from fn.optim import global_norm
+from fn.precision import common_dtype, upcast
 from fn.rng import fold_in, uniform
 from fn.tree import Params
 
@@ -65,13 +66,15 @@ def gradient_noise_scale(grads: Params, *, whole: bool = False) -> Float[Tensor,
     n = len(tree.leaves(grads)[0])
     if n < 2:
         raise ValueError(f"gradient_noise_scale: {n} examples have no spread")
+    dtype = common_dtype(tree.leaves(grads))
+    grads = tree.map(upcast, grads)
     means = tree.map(lambda g: g.mean(dim=0), grads)
     squares = global_norm(means).square()
     deviations = global_norm(tree.map(torch.sub, grads, means)).square()
     if whole:
-        return deviations / n / squares
+        return (deviations / n / squares).to(dtype)
     noise = deviations / (n - 1)
-    return noise / (squares - noise / n).clamp(min=0.0)
+    return (noise / (squares - noise / n).clamp(min=0.0)).to(dtype)
 
 
 def hvp(f: Callable, params: Params, v: Params) -> Params:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fn.initializers import RELU_GAIN, kaiming_uniform
+from fn.precision import HALVES, half_in_float32, upcast
 from fn.rng import uniform
 from fn.tree import Params
 
@@ -29,8 +31,17 @@ def linear(
     >>> linear(x, weight, bias)[0]
     tensor([3., 4.])
     """
+    if bias is not None and x.dtype in HALVES and bias.dtype in HALVES:
+        return _linear_of_halves(x, weight, bias)
     y = x @ weight.T  # einsum would make it a batch of one product, 9 % more of a small step
     return y if bias is None else y + bias
+
+
+def _linear_of_halves(
+    x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"]
+) -> Float[Tensor, "*batch d_out"]:
+    """Add the bias before the product is rounded, as torch's kernel does."""
+    return F.linear(x, weight, bias)
 
 
 def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RELU_GAIN) -> Params:
@@ -43,6 +54,7 @@ def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RE
     return {"weight": kaiming_uniform(rng, (d_out, d_in), gain=gain), "bias": torch.zeros(d_out)}
 
 
+@half_in_float32("weight")
 def embedding(
     x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
@@ -83,6 +95,7 @@ def relu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(x <= 0, 0.0, x)
 
 
+@half_in_float32("x")
 def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "none") -> Float[Tensor, "*shape"]:
     """Return x Φ(x), Φ the distribution function of the standard normal. Hendrycks and Gimpel 2016.
 
@@ -96,6 +109,7 @@ def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "non
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
+@half_in_float32("x")
 def softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
     """Return exp(x) / Σ exp(x) along `dim`. The maximum is subtracted first, so that exp cannot overflow.
 
@@ -107,6 +121,7 @@ def softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
     return e / e.sum(dim, keepdim=True)
 
 
+@half_in_float32("x")
 def log_softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
     """Return x - log Σ exp(x) along `dim`. The log of a softmax would underflow to log 0 instead.
 
@@ -143,6 +158,7 @@ def dropout(
     return x * keep * (1 / (1 - p) if p < 1 else 0.0)
 
 
+@half_in_float32("x")
 def layer_norm(
     x: Float[Tensor, "*shape"],
     normalized_shape: Sequence[int],
@@ -200,8 +216,9 @@ def batch_norm(
     >>> y[0], state["running_mean"]
     (tensor([-1.0000, -1.0000]), tensor([0.2000, 2.0000]))
     """
+    dtype, x = x.dtype, upcast(x)
     statistics = {"running_mean": running_mean, "running_var": running_var}
-    mean, var = running_mean, running_var
+    mean, var = upcast(running_mean), upcast(running_var)
     if training:
         count = x.numel() // x.shape[1]
         if count < 2:
@@ -211,11 +228,13 @@ def batch_norm(
         axes = [0, *range(2, x.ndim)]
         var, mean = torch.var_mean(x, axes, correction=0)
         batch_statistics = {"running_mean": mean.detach(), "running_var": var.detach() * (count / (count - 1))}
-        statistics = {k: (1 - momentum) * statistics[k] + momentum * batch_statistics[k] for k in statistics}
+        moved = {k: (1 - momentum) * upcast(r) + momentum * batch_statistics[k] for k, r in statistics.items()}
+        statistics = {k: moved[k].to(r.dtype) for k, r in statistics.items()}
     scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
     per_channel = "channels -> channels" + " 1" * (x.ndim - 2)
     y = (x - rearrange(mean, per_channel)) * rearrange(scale, per_channel)
-    return (y if bias is None else y + rearrange(bias, per_channel)), statistics
+    y = y if bias is None else y + rearrange(bias, per_channel)
+    return y.to(dtype), statistics
 
 
 def batch_norm_init(channels: int) -> tuple[Params, Params]:

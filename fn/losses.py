@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn.layers import log_softmax
+from fn.precision import half_in_float32
 
 Reduction = Literal["mean", "sum", "none"]
 
 
+@half_in_float32("input")
 def cross_entropy(
     input: Float[Tensor, "batch classes *positions"],
     target: Int[Tensor, " batch *positions"],
@@ -41,6 +43,7 @@ def cross_entropy(
     return _reduce(torch.where(counted, loss, 0.0), reduction, counted.sum())
 
 
+@half_in_float32("input", "target")
 def mse_loss(
     input: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, reduction: Reduction = "mean"
 ) -> Float[Tensor, "..."]:
@@ -54,6 +57,7 @@ def mse_loss(
     return _reduce((input - target).square(), reduction, target.numel())
 
 
+@half_in_float32("input", "target")
 def smooth_l1_loss(
     input: Float[Tensor, "*shape"],
     target: Float[Tensor, "*shape"],
@@ -81,6 +85,7 @@ def _cross_entropies(
     return torch.logaddexp(zero, -input), torch.logaddexp(zero, input)
 
 
+@half_in_float32("inputs", "targets")
 def sigmoid_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],
@@ -108,6 +113,7 @@ def sigmoid_focal_loss(
     return _reduce(loss, reduction, targets.numel())
 
 
+@half_in_float32("inputs", "targets")
 def penalty_reduced_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],

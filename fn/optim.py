@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn import tree
+from fn.precision import common_dtype, upcast
 from fn.tree import Params
 
 Rate = float | Float[Tensor, ""]
@@ -46,6 +47,14 @@ def _require_like(params: Params, grads: Params) -> None:
         g = flat.get(name, p)  # a missing one is for tree.map to name
         if (g.shape, g.dtype) != (p.shape, p.dtype):
             raise ValueError(f"{name}: gradient {tuple(g.shape)} {g.dtype} for parameter {tuple(p.shape)} {p.dtype}")
+
+
+def _map(f: Callable, x: Params, *rest: Params) -> Params:
+    """Map `f` over the leaves in float32 or better; each result has the dtype of the leaf of `x`.
+
+    Without that a 0-d leaf would take the dtype of a 0-d `lr`.
+    """
+    return tree.map(lambda x, *rest: f(upcast(x), *[upcast(leaf) for leaf in rest]).to(x.dtype), x, *rest)
 
 
 def sgd_init(params: Params) -> Params:
@@ -77,10 +86,10 @@ def sgd_update(
     """
     _require_like(params, grads)
     if weight_decay:
-        grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
-    velocity = tree.map(lambda v, g: momentum * v + g, state["velocity"], grads)
-    move = tree.map(lambda g, v: g + momentum * v, grads, velocity) if nesterov else velocity
-    params = tree.map(lambda p, d: p - lr * d, params, move)
+        grads = _map(lambda g, p: g + weight_decay * p, grads, params)
+    velocity = _map(lambda v, g: momentum * v + g, state["velocity"], grads)
+    move = _map(lambda g, v: g + momentum * v, grads, velocity) if nesterov else velocity
+    params = _map(lambda p, d: p - lr * d, params, move)
     return params, {"step": state["step"] + 1, "velocity": velocity}
 
 
@@ -113,14 +122,14 @@ def adam_update(
     """
     _require_like(params, grads)
     if weight_decay:
-        grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)
+        grads = _map(lambda g, p: g + weight_decay * p, grads, params)
     beta1, beta2 = betas
     step = state["step"] + 1
-    mean = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
-    square = tree.map(lambda s, g: beta2 * s + (1 - beta2) * g * g, state["square"], grads)
+    mean = _map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
+    square = _map(lambda s, g: beta2 * s + (1 - beta2) * g * g, state["square"], grads)
     dtype = torch.promote_types(tree.leaves(params)[0].dtype, torch.float32)
     unbias1, unbias2 = _one_minus_power(beta1, step, dtype), _one_minus_power(beta2, step, dtype)
-    params = tree.map(lambda p, m, s: p - lr * (m / unbias1) / ((s / unbias2).sqrt() + eps), params, mean, square)
+    params = _map(lambda p, m, s: p - lr * (m / unbias1) / ((s / unbias2).sqrt() + eps), params, mean, square)
     return params, {"step": step, "mean": mean, "square": square}
 
 
@@ -147,7 +156,7 @@ def adamw_update(
     >>> adamw_update(params, grads, adam_init(params), lr=0.1, weight_decay=0.5)[0]
     {'w': tensor([0.9500, 1.9000])}
     """
-    decayed = tree.map(lambda p: p - lr * weight_decay * p, params)
+    decayed = _map(lambda p: p - lr * weight_decay * p, params)
     return adam_update(decayed, grads, state, lr=lr, betas=betas, eps=eps)
 
 
@@ -157,7 +166,9 @@ def global_norm(grads: Params) -> Float[Tensor, ""]:
     >>> global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])})
     tensor(5.)
     """
-    return torch.stack([g.square().sum() for g in tree.leaves(grads)]).sum().sqrt()
+    leaves = tree.leaves(grads)
+    norm = torch.stack([upcast(g).square().sum() for g in leaves]).sum().sqrt()
+    return norm.to(common_dtype(leaves))
 
 
 def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor, ""]]:
@@ -166,9 +177,9 @@ def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor
     >>> clip_grad_norm({"w": torch.tensor([3.0, 4.0])}, max_norm=1.0)
     ({'w': tensor([0.6000, 0.8000])}, tensor(5.))
     """
-    norm = global_norm(grads)
+    norm = global_norm(tree.map(upcast, grads))  # which may be beyond fp16
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return tree.map(lambda g: g * scale, grads), norm
+    return _map(lambda g: g * scale, grads), norm.to(common_dtype(tree.leaves(grads)))
 
 
 def sgd(*, lr: Rate | Callable, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:

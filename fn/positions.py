@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from fn.precision import half_in_float32
+
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 
 
@@ -35,6 +37,7 @@ def sinusoidal_encoding(
     return rearrange([angles.sin(), angles.cos()], "two t pairs -> t (pairs two)").to(dtype)
 
 
+@half_in_float32("x")
 def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: float = 1e4) -> Float[Tensor, "*batch seq d_head"]:
     """Rotate entries (2i, 2i + 1) of row t by the angle t · base^(-2i / d_head).
 

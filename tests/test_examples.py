@@ -38,6 +38,7 @@ ROOMS = (
     "fn.models.transformer",
     "fn.optim",
     "fn.positions",
+    "fn.precision",
     "fn.pretrained",
     "fn.rng",
     "fn.trace",

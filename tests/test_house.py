@@ -64,7 +64,7 @@ def test_models_import_neither_data_nor_training(name):
 
 
 OPS = ["tree", "rng", "initializers", "layers", "conv", "losses", "metrics", "optim", "positions", "attention"]
-OPS += ["attention_tiled"]
+OPS += ["attention_tiled", "precision"]
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -332,6 +332,7 @@ UNHOOKED = {
     "fn.jit.compiler.lay",
     "fn.jit.compiler.rebuild",
     "fn.jit._require_apart",
+    "fn.precision.upcast",
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {

@@ -100,10 +100,10 @@ def _signature_names(node: Definition) -> Iterator[str]:
 
 
 def _needed(ours: Source, given: tuple[str, ...]) -> list[str]:
-    """Names in the signature, imported names in our body, and the functions given."""
+    """Names in the signature, imported names in our body, and the functions given; not those of decorators."""
     signature = list(_signature_names(ours.node))
     imported = {bound for statement in ours.tree.body for bound in _bound(statement)}
-    return [*signature, *(name for name in _names(ours.node) if name in imported), *given]
+    return [*signature, *(name for name in _names(*ours.node.body) if name in imported), *given]
 
 
 def _bound(statement: ast.stmt) -> dict[str, str]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fn.detection.boxes import box_convert, box_iou
+from fn.precision import half_in_float32
 
 VARIANCES = (0.1, 0.2)
 """an offset of 1 moves the centre by a tenth of the anchor's size, or multiplies the size by exp(0.2)"""
@@ -65,6 +66,7 @@ def match_anchors(
     return torch.maximum(torch.where(taken, number, -1).amax(dim=0), torch.where(taken.any(dim=0), -1, match))
 
 
+@half_in_float32("boxes", "anchors")
 def encode(boxes: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:
     """Return the offsets of boxes from their anchors, in units of VARIANCES.
 
@@ -80,6 +82,7 @@ def encode(boxes: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"])
     return torch.cat([shift, torch.log(size / anchor_size) / VARIANCES[1]], dim=-1)
 
 
+@half_in_float32("offsets", "anchors")
 def decode(offsets: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:
     """Return the boxes at these offsets from the anchors: the inverse of `encode`.
 

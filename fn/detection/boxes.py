@@ -2,7 +2,7 @@
 
 A box is (x1, y1, x2, y2), in pixels from the upper left corner of the image, unless its format says otherwise. A box
 without an area is valid. One with reversed corners has a negative width or height, which is multiplied as it is;
-`remove_small_boxes` drops it.
+`remove_small_boxes` drops it. Areas and overlaps of fp16 and bf16 are float32, as in torchvision.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
+
+from fn.precision import upcast
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 BLOCK = 192
@@ -41,7 +43,7 @@ def box_area(boxes: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes"]:
     >>> box_area(torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5]]))
     tensor([800.,  25.])
     """
-    x1, y1, x2, y2 = boxes.unbind(-1)
+    x1, y1, x2, y2 = upcast(boxes).unbind(-1)
     return (x2 - x1) * (y2 - y1)
 
 
@@ -54,8 +56,8 @@ def box_intersection(
     >>> box_intersection(boxes1, boxes2)
     tensor([[50.,  0.]])
     """
-    left, top, right, bottom = boxes1.unsqueeze(1).unbind(-1)
-    x1, y1, x2, y2 = boxes2.unbind(-1)
+    left, top, right, bottom = upcast(boxes1).unsqueeze(1).unbind(-1)
+    x1, y1, x2, y2 = upcast(boxes2).unbind(-1)
     width = torch.minimum(right, x2) - torch.maximum(left, x1)
     height = torch.minimum(bottom, y2) - torch.maximum(top, y1)
     return width.clamp(min=0) * height.clamp(min=0)
@@ -68,6 +70,7 @@ def box_iou(boxes1: Float[Tensor, "boxes1 4"], boxes2: Float[Tensor, "boxes2 4"]
     >>> box_iou(boxes1, boxes2)
     tensor([[0.3333, 0.0000]])
     """
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     shared = box_intersection(boxes1, boxes2)
     return shared / (box_area(boxes1).unsqueeze(1) + box_area(boxes2) - shared)
 
@@ -83,6 +86,7 @@ def generalized_box_iou(
     >>> generalized_box_iou(boxes1, boxes2)
     tensor([[ 0.3333, -0.7778]])
     """
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     shared = box_intersection(boxes1, boxes2)
     union = box_area(boxes1).unsqueeze(1) + box_area(boxes2) - shared
     left, top, right, bottom = boxes1.unsqueeze(1).unbind(-1)
@@ -206,6 +210,7 @@ def _nms(
     The boxes that a block keeps suppress at once all later ones of their classes.
     """
     _require_numbers(boxes, scores)
+    boxes = upcast(boxes)
     limit = torch.tensor(threshold, dtype=boxes.dtype, device=boxes.device)
     if limit.item() > threshold:  # as of rounding to float32: an IoU of that very float exceeds the threshold
         limit = limit.nextafter(torch.zeros_like(limit))

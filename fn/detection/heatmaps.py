@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fn.conv import max_pool2d
+from fn.precision import half_in_float32
 
 
+@half_in_float32("size")
 def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7) -> Float[Tensor, "*objects"]:
     """Return how far both corners of a box may move, at worst, with an IoU of `min_overlap` left.
 
@@ -40,6 +42,7 @@ def center_cells(centres: Float[Tensor, "objects 2"], height: int, width: int) -
     return torch.stack([column.floor().clamp(0, width - 1), row.floor().clamp(0, height - 1)], dim=-1).long()
 
 
+@half_in_float32("centres")
 def center_heatmap(
     centres: Float[Tensor, "objects 2"],
     sizes: Float[Tensor, "objects 2"],

@@ -19,6 +19,7 @@ from fn.layers import relu
 from fn.losses import penalty_reduced_focal_loss
 from fn.models import Detector, Model
 from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, small_backbone
+from fn.precision import half_in_float32
 from fn.tree import Params
 
 PRIOR = 0.1
@@ -69,6 +70,7 @@ def centernet_apply(
     return output, {"pyramid": pyramid_state}
 
 
+@half_in_float32("heat")
 def centernet_loss(
     heat: Float[Tensor, "batch classes rows columns"],
     size: Float[Tensor, "batch 2 rows columns"],

@@ -19,6 +19,7 @@ from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
 from fn.models import Detector, Model
 from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, small_backbone
+from fn.precision import half_in_float32
 from fn.tree import Params
 
 ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
@@ -86,6 +87,7 @@ def ssd_apply(
     return output | {"anchors": torch.cat(anchors).to(x)}, {"pyramid": pyramid_state}
 
 
+@half_in_float32("logits")
 def ssd_loss(
     logits: Float[Tensor, "batch anchors labels"],
     offsets: Float[Tensor, "batch anchors 4"],
