@@ -35,13 +35,18 @@ def box_convert(boxes: Float[Tensor, "*boxes 4"], in_fmt: BoxFormat, out_fmt: Bo
     return torch.stack([a, b, c, d], dim=-1)
 
 
+def _upcast(boxes: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:
+    """Return boxes of half precision in float32: in float16 a square of 256 has an infinite area."""
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+
+
 def box_area(boxes: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes"]:
-    """Return (x2 - x1)(y2 - y1).
+    """Return (x2 - x1)(y2 - y1), of half precision in float32, as are all overlaps here.
 
     >>> box_area(torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5]]))
     tensor([800.,  25.])
     """
-    x1, y1, x2, y2 = boxes.unbind(-1)
+    x1, y1, x2, y2 = _upcast(boxes).unbind(-1)
     return (x2 - x1) * (y2 - y1)
 
 
@@ -54,8 +59,8 @@ def box_intersection(
     >>> box_intersection(boxes1, boxes2)
     tensor([[50.,  0.]])
     """
-    left, top, right, bottom = boxes1.unsqueeze(1).unbind(-1)
-    x1, y1, x2, y2 = boxes2.unbind(-1)
+    left, top, right, bottom = _upcast(boxes1).unsqueeze(1).unbind(-1)
+    x1, y1, x2, y2 = _upcast(boxes2).unbind(-1)
     width = torch.minimum(right, x2) - torch.maximum(left, x1)
     height = torch.minimum(bottom, y2) - torch.maximum(top, y1)
     return width.clamp(min=0) * height.clamp(min=0)
@@ -85,8 +90,8 @@ def generalized_box_iou(
     """
     shared = box_intersection(boxes1, boxes2)
     union = box_area(boxes1).unsqueeze(1) + box_area(boxes2) - shared
-    left, top, right, bottom = boxes1.unsqueeze(1).unbind(-1)
-    x1, y1, x2, y2 = boxes2.unbind(-1)
+    left, top, right, bottom = _upcast(boxes1).unsqueeze(1).unbind(-1)
+    x1, y1, x2, y2 = _upcast(boxes2).unbind(-1)
     width = torch.maximum(right, x2) - torch.minimum(left, x1)
     height = torch.maximum(bottom, y2) - torch.minimum(top, y1)
     hull = width.clamp(min=0) * height.clamp(min=0)
@@ -206,6 +211,7 @@ def _nms(
     The boxes that a block keeps suppress at once all later ones of their classes.
     """
     _require_numbers(boxes, scores)
+    boxes = _upcast(boxes)
     limit = torch.tensor(threshold, dtype=boxes.dtype, device=boxes.device)
     if limit.item() > threshold:  # as of rounding to float32: an IoU of that very float exceeds the threshold
         limit = limit.nextafter(torch.zeros_like(limit))
