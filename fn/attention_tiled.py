@@ -15,13 +15,20 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.func import vjp
 
-from fn.attention import _require_one_mask, attention_scores, causal_mask, scaled_dot_product_attention
+from fn.attention import (
+    _require_one_mask,
+    attention_scores,
+    causal_mask,
+    scaled_dot_product_attention,
+    share_heads,
+)
 
 
+@share_heads
 def tiled_attention(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
-    value: Float[Tensor, "*batch keys d_value"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -45,6 +52,9 @@ def tiled_attention(
     _require_one_mask(attn_mask, is_causal)
     if key.shape[-2] == 0:
         return scaled_dot_product_attention(query, key, value)
+    masked = () if attn_mask is None else (attn_mask,)
+    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value, *masked)))
+    query, key, value = (x.expand(*batch, *x.shape[-2:]) for x in (query, key, value))
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
