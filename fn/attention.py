@@ -153,6 +153,18 @@ def scaled_dot_product_attention(
     return weighted_sum(weights, value)
 
 
+def _expand_batch(
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
+    attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None,
+) -> list[Tensor]:
+    """Return query, key and value with all axes of the batch, those of the mask too, for kernels that need them."""
+    masked = () if attn_mask is None else (attn_mask,)
+    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value, *masked)))
+    return [x.expand(*batch, *x.shape[-2:]) for x in (query, key, value)]
+
+
 @share_heads
 def native_attention(
     query: Float[Tensor, "*#batch queries d_head"],
@@ -178,6 +190,7 @@ def native_attention(
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights by torch's kernel")
     _require_one_mask(attn_mask, is_causal)
+    query, key, value = _expand_batch(query, key, value, attn_mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fn.attention import (
+    _expand_batch,
     _require_one_mask,
     attention_scores,
     causal_mask,
@@ -52,9 +53,7 @@ def tiled_attention(
     _require_one_mask(attn_mask, is_causal)
     if key.shape[-2] == 0:
         return scaled_dot_product_attention(query, key, value)
-    masked = () if attn_mask is None else (attn_mask,)
-    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value, *masked)))
-    query, key, value = (x.expand(*batch, *x.shape[-2:]) for x in (query, key, value))
+    query, key, value = _expand_batch(query, key, value, attn_mask)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
