@@ -23,7 +23,7 @@ def linear(
     weight: Float[Tensor, " d_in"] | Float[Tensor, "d_out d_in"],
     bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*batch d_out"] | Float[Tensor, "*batch"]:
-    """Apply an affine map: y = x Wᵀ + b. A vector for W gives a number per row; ValueError for a bias beside it.
+    """Apply an affine map: y = x Wᵀ + b. A vector for W gives a number per row, and takes no bias.
 
     >>> x, weight, bias = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0.0, 1.0])
     >>> linear(x, weight, bias).shape
