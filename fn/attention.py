@@ -1,18 +1,22 @@
 """Attention, from one dot product to many heads, with torch.nn.functional's names and order of arguments.
 
 A boolean mask is True where a query attends to a key, as in torch.nn.functional; in nn.MultiheadAttention it means the
-opposite. A query whose keys are all masked gets zeros, and passes no gradient on. Masks broadcast over the batch.
+opposite. A query whose keys are all masked gets zeros, and passes no gradient on. The axes of the batch broadcast:
+those of queries, keys, values and mask.
 
 Three functions compute the same, with the same arguments: `scaled_dot_product_attention` here is the equation,
-`native_attention` torch's kernel, and `fn.attention_tiled.tiled_attention` a kernel to read.
+`native_attention` torch's kernel, and `fn.attention_tiled.tiled_attention` a kernel to read. All take `enable_gqa`, see
+`share_heads`.
 """
 
 import math
 from collections.abc import Callable
+from functools import wraps
+from typing import no_type_check
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -25,8 +29,8 @@ from fn.tree import Params
 
 @half_in_float32("query")
 def attention_scores(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "*batch queries keys"]:
@@ -57,8 +61,8 @@ def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> 
 
 @half_in_float32("query")
 def attention_weights(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
@@ -88,7 +92,7 @@ def _require_one_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
 
 @half_in_float32("value")
 def weighted_sum(
-    weights: Float[Tensor, "*batch queries keys"], value: Float[Tensor, "*batch keys d_value"]
+    weights: Float[Tensor, "*#batch queries keys"], value: Float[Tensor, "*#batch keys d_value"]
 ) -> Float[Tensor, "*batch queries d_value"]:
     """Return Σ_keys weight · value for each query.
 
@@ -98,11 +102,42 @@ def weighted_sum(
     return einsum(weights, value, "... queries keys, ... keys d_value -> ... queries d_value")
 
 
+def share_heads(attention: Callable) -> Callable:
+    """Let `attention` take `enable_gqa`: each head of keys and values then serves a group of heads of queries.
+
+    Heads are the axis before the positions. Ainslie et al. 2023, "GQA". ValueError if there are not as many heads of
+    queries as of keys and of values, or several times as many.
+
+    >>> query, key = torch.randn(8, 3, 4), torch.randn(2, 5, 4)
+    >>> scaled_dot_product_attention(query, key, key, enable_gqa=True).shape
+    torch.Size([8, 3, 4])
+    """
+
+    @wraps(attention)
+    @no_type_check
+    def shared(query, key, value, *args, enable_gqa=False, **options):
+        if enable_gqa:
+            key, value = (_repeat_heads(x, query) for x in (key, value))
+        return attention(query, key, value, *args, **options)
+
+    return shared
+
+
+def _repeat_heads(
+    x: Float[Tensor, "*batch keys d"], query: Float[Tensor, "*batch_of_queries queries d_head"]
+) -> Float[Tensor, "*batch_of_all keys d"]:
+    heads, own = ([0, *t.shape[:-2]][-1] for t in (query, x))
+    if not own or heads % own:
+        raise ValueError(f"attention: with enable_gqa {own} heads of keys or values serve no {heads} heads of queries")
+    return repeat(x, "... heads keys d -> ... (heads group) keys d", group=heads // own)
+
+
+@share_heads
 @half_in_float32("query")
 def scaled_dot_product_attention(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
-    value: Float[Tensor, "*batch keys d_value"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -123,10 +158,23 @@ def scaled_dot_product_attention(
     return weighted_sum(weights, value)
 
 
+def _expand_batch(
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
+    attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None,
+) -> list[Tensor]:
+    """Return query, key and value with all axes of the batch, those of the mask too, for kernels that need them."""
+    masked = () if attn_mask is None else (attn_mask,)
+    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value, *masked)))
+    return [x.expand(*batch, *x.shape[-2:]) for x in (query, key, value)]
+
+
+@share_heads
 def native_attention(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
-    value: Float[Tensor, "*batch keys d_value"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -147,6 +195,7 @@ def native_attention(
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights by torch's kernel")
     _require_one_mask(attn_mask, is_causal)
+    query, key, value = _expand_batch(query, key, value, attn_mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 
 

@@ -15,15 +15,23 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.func import vjp
 
-from fn.attention import _require_one_mask, attention_scores, causal_mask, scaled_dot_product_attention
+from fn.attention import (
+    _expand_batch,
+    _require_one_mask,
+    attention_scores,
+    causal_mask,
+    scaled_dot_product_attention,
+    share_heads,
+)
 from fn.precision import half_in_float32
 
 
+@share_heads
 @half_in_float32("query")
 def tiled_attention(
-    query: Float[Tensor, "*batch queries d_head"],
-    key: Float[Tensor, "*batch keys d_head"],
-    value: Float[Tensor, "*batch keys d_value"],
+    query: Float[Tensor, "*#batch queries d_head"],
+    key: Float[Tensor, "*#batch keys d_head"],
+    value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -47,6 +55,7 @@ def tiled_attention(
     _require_one_mask(attn_mask, is_causal)
     if key.shape[-2] == 0:
         return scaled_dot_product_attention(query, key, value)
+    query, key, value = _expand_batch(query, key, value, attn_mask)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale

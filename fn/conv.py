@@ -4,9 +4,9 @@ All of them slide a window: with size k, stride s, dilation d and padding p on b
 
     out = ⌊(n + 2p - d(k - 1) - 1) / s⌋ + 1
 
-A size is an int or (vertical, horizontal). Padding "same" keeps the size of a stride-1 output; an odd row or column
-goes below and right. "valid" is 0. ValueError for a window larger than the padded input, a stride below 1, a negative
-padding, or output channels that do not divide into the groups.
+A size is an int or (vertical, horizontal). An image may come alone, as (channels, height, width). Padding "same" keeps
+the size of a stride-1 output; an odd row or column goes below and right. "valid" is 0. ValueError for a window larger
+than the padded input, a stride below 1, a negative padding, or output channels that do not divide into the groups.
 """
 
 import math
@@ -29,12 +29,13 @@ Padding = Size | Literal["same", "valid"]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """Return (vertical, horizontal); an int counts for both.
+    """Return (vertical, horizontal); an int, or one in a sequence, counts for both.
 
     >>> pair(3), pair((1, 2))
     ((3, 3), (1, 2))
     """
-    vertical, horizontal = (size, size) if isinstance(size, int) else size
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    vertical, horizontal = 2 * sizes if len(sizes) == 1 else sizes
     return vertical, horizontal
 
 
@@ -67,8 +68,8 @@ def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dil
 
 
 def _pad(
-    x: Float[Tensor, "batch channels height width"], pads: list[tuple[int, int]], value: float = 0.0
-) -> Float[Tensor, "batch channels padded_height padded_width"]:
+    x: Float[Tensor, "*batch channels height width"], pads: list[tuple[int, int]], value: float = 0.0
+) -> Float[Tensor, "*batch channels padded_height padded_width"]:
     (top, bottom), (left, right) = pads
     return F.pad(x, (left, right, top, bottom), value=value) if any([top, bottom, left, right]) else x
 
@@ -92,14 +93,14 @@ def _grouped(
 
 @half_in_float32("x")
 def conv2d_naive(
-    x: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> Float[Tensor, "batch out_channels out_height out_width"]:
+) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve, one output position at a time.
 
     y[o, i, j] = b[o] + Σ_{c,u,v} w[o, c, u, v] · x[c, s·i + d·u, s·j + d·v]
@@ -112,7 +113,7 @@ def conv2d_naive(
     """
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
     x = _pad(x, resolve_padding(padding, (kernel_h, kernel_w), stride, dilation))
-    x = rearrange(x, "batch (groups channels) h w -> batch groups channels h w", groups=groups)
+    x = rearrange(x, "... (groups channels) h w -> ... groups channels h w", groups=groups)
     kernels = _grouped(weight, groups)
     rows = []
     for i in _starts(x.shape[-2], kernel_h, stride_h, dil_h):
@@ -120,10 +121,10 @@ def conv2d_naive(
         for j in _starts(x.shape[-1], kernel_w, stride_w, dil_w):
             window = x[..., i : i + dil_h * kernel_h : dil_h, j : j + dil_w * kernel_w : dil_w]
             row.append(
-                einsum(window, kernels, "batch groups channels kh kw, groups out channels kh kw -> batch groups out")
+                einsum(window, kernels, "... groups channels kh kw, groups out channels kh kw -> ... groups out")
             )
         rows.append(torch.stack(row, dim=-1))
-    y = rearrange(torch.stack(rows, dim=-2), "batch groups out oh ow -> batch (groups out) oh ow")
+    y = rearrange(torch.stack(rows, dim=-2), "... groups out oh ow -> ... (groups out) oh ow")
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
 
@@ -142,8 +143,8 @@ def axis_entries(
 
 @half_in_float32("x")
 def windows(
-    x: Float[Tensor, "batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
-) -> Float[Tensor, "batch channels kernel out_height out_width"]:
+    x: Float[Tensor, "*batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
+) -> Float[Tensor, "*batch channels kernel out_height out_width"]:
     """Return all windows at once; the axis `kernel` runs over the entries of a window.
 
     >>> x = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -151,8 +152,8 @@ def windows(
     (torch.Size([1, 1, 4, 2, 2]), tensor([0., 1., 3., 4.]))
     """
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
-    rows = axis_entries(x, 2, kernel_h, stride_h, dil_h)
-    return torch.stack([entry for row in rows for entry in axis_entries(row, 3, kernel_w, stride_w, dil_w)], dim=2)
+    rows = axis_entries(x, -2, kernel_h, stride_h, dil_h)
+    return torch.stack([entry for row in rows for entry in axis_entries(row, -1, kernel_w, stride_w, dil_w)], dim=-3)
 
 
 def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) -> Float[Tensor, "batch patches d_patch"]:
@@ -171,14 +172,14 @@ def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) ->
 
 @half_in_float32("x")
 def conv2d_unfold(
-    x: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> Float[Tensor, "batch out_channels out_height out_width"]:
+) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve as one matrix product: a row per kernel, a column per window (im2col).
 
     >>> x, weight = torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 2, 2)
@@ -187,21 +188,21 @@ def conv2d_unfold(
     """
     kernel_size = (weight.shape[2], weight.shape[3])
     patches = windows(_pad(x, resolve_padding(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
-    columns = rearrange(patches, "batch (g channels) kernel oh ow -> batch g (channels kernel) (oh ow)", g=groups)
+    columns = rearrange(patches, "... (g channels) kernel oh ow -> ... g (channels kernel) (oh ow)", g=groups)
     kernels = rearrange(_grouped(weight, groups), "g out channels kh kw -> g out (channels kh kw)")
-    y = rearrange(kernels @ columns, "batch g out (oh ow) -> batch (g out) oh ow", oh=patches.shape[3])
+    y = rearrange(kernels @ columns, "... g out (oh ow) -> ... (g out) oh ow", oh=patches.shape[-2])
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
 
 def conv2d(
-    x: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> Float[Tensor, "batch out_channels out_height out_width"]:
+) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve by torch's compiled kernel; the models call this one.
 
     >>> x, weight = torch.zeros(8, 3, 32, 32), torch.zeros(16, 3, 5, 5)
@@ -210,6 +211,9 @@ def conv2d(
     >>> conv2d(x, weight, stride=2, padding=2).shape
     torch.Size([8, 16, 16, 16])
     """
+    if x.ndim > 4:  # torch's kernel knows one axis of the batch
+        y = conv2d(x.flatten(0, 1), weight, bias, stride, padding, dilation, groups)
+        return y.unflatten(0, x.shape[:2])
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # pyright: ignore[reportArgumentType]
 
 
@@ -252,13 +256,13 @@ def pool_padding(
 
 @half_in_float32("x")
 def max_pool2d(
-    x: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "*batch channels height width"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Float[Tensor, "batch channels out_height out_width"]:
+) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
 
     Of equal values the first, in reading order, receives the gradient; of several NaNs the last.
@@ -268,59 +272,66 @@ def max_pool2d(
               [13., 15.]]]])
     """
     stride = kernel_size if stride is None else stride
-    pads = pool_padding(x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    pads = pool_padding(x.shape[-2:], kernel_size, stride, padding, dilation, ceil_mode)
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
     # entry by entry: a gradient through `max` would be scattered, this one is selected, which compiles to vector code
-    x = reduce(_later_if_larger, axis_entries(_pad(x, pads, -math.inf), 3, kernel_w, stride_w, dil_w))
-    return reduce(_later_if_larger, axis_entries(x, 2, kernel_h, stride_h, dil_h))
+    x = reduce(_later_if_larger, axis_entries(_pad(x, pads, -math.inf), -1, kernel_w, stride_w, dil_w))
+    return reduce(_later_if_larger, axis_entries(x, -2, kernel_h, stride_h, dil_h))
 
 
 def _later_if_larger(
-    x: Float[Tensor, "batch channels height width"], later: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, "batch channels height width"]:
+    x: Float[Tensor, "*batch channels height width"], later: Float[Tensor, "*batch channels height width"]
+) -> Float[Tensor, "*batch channels height width"]:
     return torch.where((later > x) | (later != later), later, x)
 
 
 @half_in_float32("x")
 def avg_pool2d(
-    x: Float[Tensor, "batch channels height width"],
+    x: Float[Tensor, "*batch channels height width"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-) -> Float[Tensor, "batch channels out_height out_width"]:
+    divisor_override: int | None = None,
+) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the mean of each window. The stride is the kernel size unless given.
 
     Padding counts as zeros, or not at all (`count_include_pad`); what reaches past the end in `ceil_mode` never counts.
+    The sums are divided by `divisor_override` if given; ValueError if it is 0.
 
     >>> avg_pool2d(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
     tensor([[[[ 2.5000,  4.5000],
               [10.5000, 12.5000]]]])
     """
     stride = kernel_size if stride is None else stride
-    pads = pool_padding(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
-    total = windows(_pad(x, pads), kernel_size, stride).sum(dim=2)
-    counted = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    pads = pool_padding(x.shape[-2:], kernel_size, stride, padding, 1, ceil_mode)
+    total = windows(_pad(x, pads), kernel_size, stride).sum(dim=-3)
+    if divisor_override is not None:
+        if divisor_override == 0:
+            raise ValueError("avg_pool2d: divisor_override is 0")
+        return total / divisor_override
+    counted = torch.ones(1, *x.shape[-2:], dtype=x.dtype, device=x.device)
     counted = _pad(counted, [(p, p) for p in pair(padding)], float(count_include_pad))
     counted = _pad(counted, [(0, after - before) for before, after in pads])
-    return total / windows(counted, kernel_size, stride).sum(dim=2)
+    return total / windows(counted, kernel_size, stride).sum(dim=-3)
 
 
 @half_in_float32("x")
 def adaptive_avg_pool2d(
-    x: Float[Tensor, "batch channels height width"], output_size: Size
-) -> Float[Tensor, "batch channels out_height out_width"]:
+    x: Float[Tensor, "*batch channels height width"], output_size: int | Sequence[int | None]
+) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the means over a grid of `output_size` cells.
 
-    Cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap.
+    Cell i of m covers ⌊i·n/m⌋ up to ⌈(i + 1)·n/m⌉, so neighbours may overlap. None keeps an axis as it is.
 
     >>> adaptive_avg_pool2d(torch.ones(8, 512, 7, 7), output_size=1).shape
     torch.Size([8, 512, 1, 1])
     """
-    rows, columns = (_cells(n, m) for n, m in zip(x.shape[2:], pair(output_size), strict=True))
+    grid = pair(output_size) if isinstance(output_size, int) else output_size
+    rows, columns = (_cells(n, n if m is None else m) for n, m in zip(x.shape[-2:], grid, strict=True))
     return torch.stack(
-        [torch.stack([x[:, :, row, column].mean(dim=(2, 3)) for column in columns], dim=-1) for row in rows], dim=-2
+        [torch.stack([x[..., row, column].mean(dim=(-2, -1)) for column in columns], dim=-1) for row in rows], dim=-2
     )
 
 

@@ -15,15 +15,18 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fn.initializers import RELU_GAIN, kaiming_uniform
-from fn.precision import HALVES, half_in_float32, upcast
+from fn.precision import half_in_float32, halves_by, upcast
 from fn.rng import uniform
 from fn.tree import Params
 
 
+@halves_by(F.linear)
 def linear(
-    x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
-) -> Float[Tensor, "*batch d_out"]:
-    """Apply an affine map: y = x Wᵀ + b.
+    x: Float[Tensor, "*batch d_in"],
+    weight: Float[Tensor, " d_in"] | Float[Tensor, "d_out d_in"],
+    bias: Float[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "*batch d_out"] | Float[Tensor, "*batch"]:
+    """Apply an affine map: y = x Wᵀ + b. A vector for W gives a number per row, and takes no bias.
 
     >>> x, weight, bias = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0.0, 1.0])
     >>> linear(x, weight, bias).shape
@@ -31,17 +34,10 @@ def linear(
     >>> linear(x, weight, bias)[0]
     tensor([3., 4.])
     """
-    if bias is not None and x.dtype in HALVES and bias.dtype in HALVES:
-        return _linear_of_halves(x, weight, bias)
-    y = x @ weight.T  # einsum would make it a batch of one product, 9 % more of a small step
+    if weight.ndim == 1 and bias is not None:
+        raise ValueError("linear: a weight that is a vector takes no bias")
+    y = x @ weight.t()  # einsum would make it a batch of one product, 9 % more of a small step
     return y if bias is None else y + bias
-
-
-def _linear_of_halves(
-    x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"]
-) -> Float[Tensor, "*batch d_out"]:
-    """Add the bias before the product is rounded, as torch's kernel does."""
-    return F.linear(x, weight, bias)
 
 
 def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RELU_GAIN) -> Params:
@@ -56,16 +52,23 @@ def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RE
 
 @half_in_float32("weight")
 def embedding(
-    x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"]
+    x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"], padding_idx: int | None = None
 ) -> Float[Tensor, "*batch d_model"]:
-    """Look up a row of the table per index: y = W[x].
+    """Look up a row of the table per index: y = W[x]. The row `padding_idx` gets no gradient; -1 is the last row.
+
+    ValueError for a `padding_idx` that is no row.
 
     >>> table = torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]])
     >>> embedding(torch.tensor([2, 1]), table)
     tensor([[ 2., 20.],
             [ 1., 10.]])
     """
-    return weight[x]
+    if padding_idx is None:
+        return weight[x]
+    rows = len(weight)
+    if not -rows <= padding_idx < rows:
+        raise ValueError(f"embedding: padding_idx {padding_idx} is none of {rows} rows")
+    return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
 
 
 def embedding_init(rng: torch.Generator, num_embeddings: int, d_model: int, *, std: float = 1.0) -> Params:
@@ -110,27 +113,35 @@ def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "non
 
 
 @half_in_float32("x")
-def softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
+def softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
     """Return exp(x) / Σ exp(x) along `dim`. The maximum is subtracted first, so that exp cannot overflow.
+
+    `dtype` is that of the sum and of the result, if not x's.
 
     >>> softmax(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), dim=-1)
     tensor([[0.5000, 0.5000],
             [1.0000, 0.0000]])
     """
-    e = torch.exp(x - x.detach().amax(dim, keepdim=True))
+    x = x.to(dtype=dtype)
+    top = x.detach().amax(dim, keepdim=True) if x.numel() else x  # there is no maximum of nothing
+    e = torch.exp(x - top)
     return e / e.sum(dim, keepdim=True)
 
 
 @half_in_float32("x")
-def log_softmax(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
+def log_softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
     """Return x - log Σ exp(x) along `dim`. The log of a softmax would underflow to log 0 instead.
+
+    `dtype` is that of the sum and of the result, if not x's.
 
     >>> log_softmax(torch.tensor([0.0, 0.0]), dim=0)
     tensor([-0.6931, -0.6931])
     >>> log_softmax(torch.tensor([200.0, 0.0]), dim=0)  # exp(-200) is 0 in float32
     tensor([   0., -200.])
     """
-    shifted = x - x.detach().amax(dim, keepdim=True)
+    x = x.to(dtype=dtype)
+    top = x.detach().amax(dim, keepdim=True) if x.numel() else x
+    shifted = x - top
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 

@@ -6,6 +6,7 @@ Each is the mean over its entries, their sum, or with "none" the entries themsel
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,7 +19,8 @@ Reduction = Literal["mean", "sum", "none"]
 @half_in_float32("input")
 def cross_entropy(
     input: Float[Tensor, "batch classes *positions"],
-    target: Int[Tensor, " batch *positions"],
+    target: Int[Tensor, " batch *positions"] | Float[Tensor, "batch classes *positions"],
+    weight: Float[Tensor, " classes"] | None = None,
     *,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
@@ -27,7 +29,8 @@ def cross_entropy(
     """Return -(1 - ε) log p[target] - ε/C Σ_c log p[c], p = softmax(input): the input is logits, not probabilities.
 
     A target equal to `ignore_index` counts neither in the sum nor in the mean; the mean over no targets is NaN.
-    Label smoothing ε: Szegedy et al. 2016.
+    Label smoothing ε: Szegedy et al. 2016. With a `weight` w per class log p[c] counts w[c] times, and the mean divides
+    by the sum of w[target]. A target may be a probability q per class instead: -Σ_c q[c] log p[c], over the examples.
 
     >>> cross_entropy(torch.zeros(4, 10), torch.tensor([3, 1, 4, 1]))  # log 10
     tensor(2.3026)
@@ -35,12 +38,19 @@ def cross_entropy(
     tensor([2.3026, 2.3026, 2.3026, 0.0000])
     """
     log_p = log_softmax(input, dim=1)
+    if weight is not None:
+        log_p = log_p * rearrange(weight, "classes -> classes" + " 1" * (input.ndim - 2))
+    if target.is_floating_point():
+        target = (1 - label_smoothing) * target + label_smoothing / input.shape[1]
+        loss = -(target * log_p).sum(dim=1)
+        return _reduce(loss, reduction, loss.numel())
     counted = target != ignore_index
-    index = torch.where(counted, target, 0).unsqueeze(1)
-    loss = -log_p.gather(1, index).squeeze(1)
+    index = torch.where(counted, target, 0)
+    loss = -log_p.gather(1, index.unsqueeze(1)).squeeze(1)
     if label_smoothing:  # else a class of probability 0 would give 0 · ∞
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
-    return _reduce(torch.where(counted, loss, 0.0), reduction, counted.sum())
+    count = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
+    return _reduce(torch.where(counted, loss, 0.0), reduction, count)
 
 
 @half_in_float32("input", "target")
@@ -135,5 +145,7 @@ def penalty_reduced_focal_loss(
     return _reduce(torch.where(targets == 1, (1 - p) ** alpha * if_one, away), reduction, targets.numel())
 
 
-def _reduce(loss: Float[Tensor, "*shape"], reduction: Reduction, count: int | Int[Tensor, ""]) -> Float[Tensor, "..."]:
+def _reduce(
+    loss: Float[Tensor, "*shape"], reduction: Reduction, count: int | Int[Tensor, ""] | Float[Tensor, ""]
+) -> Float[Tensor, "..."]:
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / count

@@ -41,6 +41,7 @@ def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
 def half_in_float32(*like: str) -> Callable[[Op], Op]:
     """Decorate an op: given any half, it computes in float32 and returns the common dtype of the arguments `like`.
 
+    If the op takes a `dtype` and one is given, that is the result's.
     Its gradients are computed in float32 too, and each is rounded once to the dtype of its argument.
 
     >>> root_of_square = half_in_float32("x")(lambda x: x.square().sqrt())
@@ -57,9 +58,31 @@ def half_in_float32(*like: str) -> Callable[[Op], Op]:
             if not any(isinstance(x, Tensor) and x.dtype in HALVES for x in (*args, *kwargs.values())):
                 return op(*args, **kwargs)
             result = op(*map(upcast, args), **{name: upcast(x) for name, x in kwargs.items()})
-            dtype = common_dtype(args[i] if i < len(args) else kwargs[name] for i, name in places)
+            dtype = kwargs.get("dtype") or common_dtype(
+                args[i] if i < len(args) else kwargs[name] for i, name in places
+            )
             return tree.map(lambda y: y.to(dtype), result)
 
         return in_float32  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+def halves_by(kernel: Callable) -> Callable[[Op], Op]:
+    """Decorate an op: given halves alone, torch's own kernel computes it, which rounds its result once.
+
+    >>> x, weight = torch.tensor([[257.0, 0.0]]).bfloat16(), torch.tensor([[1.0, 0.0]]).bfloat16()
+    >>> halves_by(torch.nn.functional.linear)(lambda x, weight: x @ weight.T)(x, weight)
+    tensor([[256.]], dtype=torch.bfloat16)
+    """
+
+    def decorate(op: Op) -> Op:
+        @wraps(op)
+        @no_type_check
+        def by_kernel(x, *args, **kwargs):
+            halves = all(t.dtype in HALVES for t in (x, *args, *kwargs.values()) if isinstance(t, Tensor))
+            return (kernel if halves else op)(x, *args, **kwargs)
+
+        return by_kernel  # pyright: ignore[reportReturnType]
 
     return decorate

@@ -140,21 +140,23 @@ def _arithmetic(op: str, arguments: dict[str, Any]) -> tuple[str, tuple[int, ...
     if op.startswith("conv2d") and weight is not None:
         pads = resolve_padding(arguments["padding"], weight.shape[2:], arguments["stride"], arguments["dilation"])
         text, sizes = _slide(x, weight.shape[2:], arguments["stride"], pads, arguments["dilation"])
-        shape = (x.shape[0], weight.shape[0], *sizes)
+        shape = (*x.shape[:-3], weight.shape[0], *sizes)
         return text, shape, prod(shape) * prod(weight.shape[1:])
     if op in ("max_pool2d", "avg_pool2d"):
         kernel, stride = pair(arguments["kernel_size"]), arguments["stride"] or arguments["kernel_size"]
         options = (stride, arguments["padding"], arguments.get("dilation", 1), arguments["ceil_mode"])
-        pads = pool_padding(x.shape[2:], kernel, *options)
+        pads = pool_padding(x.shape[-2:], kernel, *options)
         text, sizes = _slide(x, kernel, stride, pads, arguments.get("dilation", 1))
-        return text, (*x.shape[:2], *sizes), 0
+        return text, (*x.shape[:-2], *sizes), 0
     if op == "linear" and weight is not None:
-        shape = (*x.shape[:-1], weight.shape[0])
-        return f"{weight.shape[0]} rows of weight", shape, prod(shape) * weight.shape[1]
+        shape = (*x.shape[:-1], *weight.shape[:-1])
+        return f"{prod(weight.shape[:-1])} rows of weight", shape, prod(shape) * weight.shape[-1]
     if op == "flatten":
         return f"{' · '.join(map(str, x.shape[1:]))} = {prod(x.shape[1:])}", (x.shape[0], prod(x.shape[1:])), 0
     if op == "adaptive_avg_pool2d":
-        return "as asked", (*x.shape[:2], *pair(arguments["output_size"])), 0
+        asked = arguments["output_size"]
+        grid = zip(x.shape[-2:], pair(asked) if isinstance(asked, int) else asked, strict=True)
+        return "as asked", (*x.shape[:-2], *(n if m is None else m for n, m in grid)), 0
     if op in KEEPS_SHAPE:
         return "unchanged", tuple(x.shape), 0
     return _arithmetic_of_attention(op, x, arguments)
@@ -191,7 +193,7 @@ def _slide(
 ) -> tuple[str, list[int]]:
     """Return the window formula of fn.conv with its numbers, once if both axes have the same, and its sizes."""
     texts, sizes = [], []
-    for n, k, s, (before, after), d in zip(x.shape[2:], kernel, pair(stride), pads, pair(dilation), strict=True):
+    for n, k, s, (before, after), d in zip(x.shape[-2:], kernel, pair(stride), pads, pair(dilation), strict=True):
         padding = f"2·{before}" if before == after else f"({before} + {after})"
         span = f"{k}" if d == 1 else f"{d}·({k} − 1) − 1"
         sizes.append((n + before + after - d * (k - 1) - 1) // s + 1)

@@ -79,6 +79,66 @@ def test_attention_is_torchs(under_test, way, case: Case, block_size):
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
 
 
+@st.composite
+def grouped(draw: st.DrawFn) -> Case:
+    """Several heads of queries for each of keys, and of values, under any mask."""
+    groups, of_values = draw(st.sampled_from([(1, 1), (2, 2), (3, 3), (2, 4), (4, 1)]))
+    heads = groups * of_values * draw(st.integers(1, 2))
+    batch = draw(st.lists(st.integers(1, 2), max_size=2))
+    queries, keys, d_head, d_value = draw(st.tuples(*[st.integers(1, 4)] * 4))
+    kind = draw(st.sampled_from(MASKS))
+    mask = draw(masked(kind, *batch, heads, queries, keys))
+    q = draw(tensor(*batch, heads, queries, d_head))
+    k = draw(tensor(*batch, heads // groups, keys, d_head))
+    v = draw(tensor(*batch, heads // of_values, keys, d_value))
+    return Case((q, k, v, mask), {"is_causal": kind == "causal", "enable_gqa": True})
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@settings(max_examples=50)
+@given(case=grouped())
+def test_a_head_of_keys_serves_a_group_of_queries_as_torchs(way, case: Case):
+    agree(
+        partial(attention_by(way), **case.options),
+        partial(F.scaled_dot_product_attention, **case.options),
+        *case.tensors,
+    )
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("heads", [(), (3,), (0,), (1, 5)])
+def test_heads_that_make_no_groups_are_refused(way, heads):
+    q, k = torch.ones(2, 4, 3, 8), torch.ones(*heads, 6, 8)
+    with pytest.raises(ValueError, match=f"enable_gqa {[0, *heads][-1]} heads of keys or values serve no 4 heads"):
+        attention_by(way)(q, k, k, enable_gqa=True)
+
+
+@st.composite
+def broadcast(draw: st.DrawFn) -> Case:
+    """Each of query, key, value and mask lacks some axes of the batch, or has 1 there."""
+    batch = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    queries, keys, d_head, d_value = draw(st.tuples(*[st.integers(1, 4)] * 4))
+    kind = draw(st.sampled_from(MASKS))
+    part = lambda: [draw(st.sampled_from([n, n, 1])) for n in batch[draw(st.integers(0, len(batch))) :]]  # noqa: E731
+    shapes = [(queries, d_head), (keys, d_head), (keys, d_value)]
+    mask = draw(masked(kind, *batch, queries, keys))
+    return Case((*(draw(tensor(*part(), *shape)) for shape in shapes), mask), {"is_causal": kind == "causal"})
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@settings(max_examples=60)
+@given(case=broadcast())
+def test_the_axes_of_the_batch_broadcast(way, case: Case):
+    """As for torch's on what is expanded before."""
+
+    def expanded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None):
+        batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value, mask) if x is not None))
+        query, key, value = (x.expand(*batch, *x.shape[-2:]) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, mask, **case.options)
+
+    agree(partial(attention_by(way), **case.options), expanded, *case.tensors)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_without_a_key_there_is_nothing_to_take(way, is_causal):

@@ -135,6 +135,24 @@ def test_the_naive_nms_is_torchvisions_on_240_sets():
         assert torch.equal(nms_naive(first.float(), scores, threshold), expected), seed
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_of_half_precision_boxes_the_overlaps_are_in_float32_as_torchvisions(nms, batched_nms, dtype):
+    """torchvision's kernel for CPUs takes no halves, so its answer is that for the same numbers in float32."""
+    for seed in range(60):
+        first, scores, classes, threshold = candidates(seed)
+        first, scores = first.to(dtype), scores.to(dtype)
+        wide = first.float(), scores.float()
+        expected = ops.nms(*wide, threshold)
+        for suppress in (nms, nms_naive):
+            assert torch.equal(suppress(first, scores, threshold), expected), seed
+        by_class = ops.batched_nms(*wide, classes, threshold)
+        assert torch.equal(batched_nms(first, scores, classes, threshold), by_class), seed
+    square = torch.tensor([[0, 0, 300, 300], [0, 0, 300, 150]], dtype=dtype)  # 90000 is beyond float16
+    for overlap in ("box_area", "box_iou", "generalized_box_iou"):
+        given = [square] * (1 if overlap == "box_area" else 2)
+        torch.testing.assert_close(getattr(ours, overlap)(*given), getattr(ops, overlap)(*given))
+
+
 @pytest.mark.parametrize("bad", [0, 1])
 def test_nms_refuses_nan(nms, bad):
     boxes, scores = given = torch.ones(2, 4), torch.ones(2)

@@ -44,6 +44,22 @@ def test_adaptive_avg_pool2d_is_torchs(tensors, cells):
     agree(partial(adaptive_avg_pool2d, output_size=cells), partial(F.adaptive_avg_pool2d, output_size=cells), *tensors)
 
 
+@given(poolings(), st.sampled_from([-2, 1, 5]))
+def test_avg_pool2d_divides_as_torchs(case: Case, divisor):
+    options = case.options | {"divisor_override": divisor}
+    agree(partial(avg_pool2d, **options), partial(F.avg_pool2d, **options), *case.tensors)
+
+
+def test_avg_pool2d_refuses_a_divisor_of_0():
+    with pytest.raises(ValueError, match="divisor_override is 0"):
+        avg_pool2d(torch.ones(1, 1, 2, 2), 2, divisor_override=0)
+
+
+@given(made_by(lambda t, a, b, c: (t(2, a, b, c),), largest=9), st.tuples(*[st.none() | st.integers(1, 9)] * 2))
+def test_adaptive_avg_pool2d_keeps_an_axis_as_torchs(tensors, cells):
+    agree(partial(adaptive_avg_pool2d, output_size=cells), partial(F.adaptive_avg_pool2d, output_size=cells), *tensors)
+
+
 # name: (ours, torch's, shapes), one set of options each, for what does not depend on the options
 OPS = {
     "conv2d_naive": (partial(conv2d_naive, stride=2, padding=1, groups=2), [(2, 4, 5, 4), (4, 2, 3, 2), (4,)]),
@@ -63,6 +79,21 @@ def test_lifts(op, shapes, data):
     lifts(op, *(data.draw(tensor(*shape)) for shape in shapes))
 
 
+def torchs(op):
+    name = "conv2d" if op.func in (conv2d_naive, conv2d_unfold) else op.func.__name__
+    return partial(getattr(F, name), **op.keywords)
+
+
+@each_op
+@settings(max_examples=10)
+@given(data=st.data())
+def test_an_image_may_come_alone_and_a_batch_in_batches(op, shapes, data):
+    x, *rest = (data.draw(tensor(*shape)) for shape in shapes)
+    agree(op, torchs(op), x[0], *rest)
+    batches = torch.stack([x, x.flip(0), x.roll(1, dims=-1)])
+    torch.testing.assert_close(op(batches, *rest), torch.stack([op(batch, *rest) for batch in batches]))
+
+
 @each_op
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_one_odd_entry_spreads_as_in_torch(op, shapes, odd):
@@ -70,8 +101,7 @@ def test_one_odd_entry_spreads_as_in_torch(op, shapes, odd):
     rng = torch.Generator().manual_seed(0)
     x, *rest = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
     x[0, 1, 2, 2] = odd
-    name = "conv2d" if op.func in (conv2d_naive, conv2d_unfold) else op.func.__name__
-    agree(op, partial(getattr(F, name), **op.keywords), x, *rest)
+    agree(op, torchs(op), x, *rest)
 
 
 @pytest.mark.xfail(strict=True, reason="the padding is -inf too, and the first: it takes the gradient")

@@ -56,9 +56,12 @@ CASES = {
     "linear": (*both(linear), lambda t, a, b, c: (t(a, b), t(c, b), t(c))),
     "linear, no bias": (*both(linear), lambda t, a, b, c: (t(a, b), t(c, b))),
     "linear, one row": (*both(linear), lambda t, a, b, c: (t(b), t(c, b), t(c))),
+    "linear, vector": (*both(linear), lambda t, a, b, c: (t(a, 3, b), t(b))),
     "linear, sequences": (*both(linear), lambda t, a, b, c: (t(a, 3, b), t(c, b), t(c))),
     "embedding": (*both(embedding), lambda t, a, b, c: (t(a, b, below=c), t(c, 3))),
     "embedding, int32": (*both(embedding), lambda t, a, b, c: (t(9, below=c).int(), t(c, b))),
+    "embedding, padding": (*both(embedding, padding_idx=0), lambda t, a, b, c: (t(a, b, below=c), t(c, 3))),
+    "embedding, padding -1": (*both(embedding, padding_idx=-1), lambda t, a, b, c: (t(a, b, below=c), t(c, 3))),
     "flatten": (flatten, partial(torch.flatten, start_dim=1), lambda *n: (image(*n),)),
     "flatten, flat": (flatten, partial(torch.flatten, start_dim=1), lambda t, a, b, c: (t(a, b),)),
     "relu": (*both(relu), lambda t, a, b, c: (t(a, b, c, ties=True),)),
@@ -124,6 +127,33 @@ def test_far_from_zero_the_variance_is_as_exact(layer_norm, batch_norm, name):
         pairs = [(y, F.batch_norm(x, mean, var, training=True)), (new["running_var"], var)]  # torch's moves in place
     for ours, expected in pairs:
         torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("op", [softmax, log_softmax])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_a_softmax_of_nothing_is_nothing(op, shape):
+    agree(partial(op, dim=0), partial(getattr(F, op.__name__), dim=0), torch.ones(shape))
+
+
+@pytest.mark.parametrize("op", [softmax, log_softmax])
+def test_a_softmax_sums_in_the_dtype_that_is_asked_for(op):
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).half()
+    ours, torchs = (partial(f, dim=1, dtype=torch.float64) for f in (op, getattr(F, op.__name__)))
+    assert ours(x).dtype == torch.float64
+    torch.testing.assert_close(ours(x), torchs(x), rtol=1e-12, atol=1e-12)
+    agree(ours, torchs, x, tol={torch.float32: 1e-6})
+
+
+def test_a_vector_as_weight_takes_no_bias():
+    for op in (linear, F.linear):
+        with pytest.raises((ValueError, RuntimeError)):
+            op(torch.ones(4, 3), torch.ones(3), torch.ones(4))
+
+
+@pytest.mark.parametrize("row", [3, -4])
+def test_a_padding_idx_that_is_no_row_is_refused(row):
+    with pytest.raises(ValueError, match=f"padding_idx {row} is none of 3 rows"):
+        embedding(torch.tensor([0]), torch.ones(3, 2), padding_idx=row)
 
 
 def test_layer_norm_refuses_another_shape(layer_norm):

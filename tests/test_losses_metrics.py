@@ -42,6 +42,27 @@ def test_cross_entropy_is_torchs(cross_entropy, case: Case):
     agree(partial(cross_entropy, **case.options), partial(F.cross_entropy, **case.options), *case.tensors)
 
 
+@given(classified(), st.data())
+def test_classes_have_the_weights_of_torchs(case: Case, data):
+    """0 too, short of smoothing the labels of nothing: that is ∞ here, NaN there. torch's has no gradient for them."""
+    weight = data.draw(tensor(case.tensors[0].shape[1])).abs()  # pyright: ignore[reportOptionalMemberAccess]
+    if not case.options["label_smoothing"]:
+        weight[: data.draw(st.integers(0, 1))] = 0
+    ours, torchs = (
+        lambda x, y, f=f: f(x, y, weight.to(x.dtype), **case.options) for f in (cross_entropy, F.cross_entropy)
+    )
+    agree(ours, torchs, *case.tensors)
+
+
+@given(classified(), st.booleans(), st.data())
+def test_a_target_may_be_probabilities_as_torchs(case: Case, weighted, data):
+    """Any numbers in place of probabilities; `ignore_index` is for indices."""
+    (logits, _), options = case.tensors, {k: x for k, x in case.options.items() if k != "ignore_index"}
+    assert logits is not None
+    given = (logits, data.draw(tensor(*logits.shape)), *([data.draw(tensor(logits.shape[1]))] if weighted else []))
+    agree(partial(cross_entropy, **options), partial(F.cross_entropy, **options), *given)
+
+
 @given(made_by(lambda t, a, b, c: (t(a, b, c), t(a, b, c))), REDUCTIONS)
 def test_mse_loss_is_torchs(tensors, reduction):
     agree(partial(mse_loss, reduction=reduction), partial(F.mse_loss, reduction=reduction), *tensors)
@@ -111,6 +132,14 @@ LOSSES: dict[str, tuple[Any, Any]] = {
     "cross_entropy": (
         partial(cross_entropy, ignore_index=1, label_smoothing=0.2),
         lambda t, a, b, c: (t(a, 4, b), t(a, b, below=3)),
+    ),
+    "cross_entropy, weighted": (
+        lambda x, y, w, **options: cross_entropy(x, y, w, **options),
+        lambda t, a, b, c: (t(a, 4, b), t(a, b, below=4), t(4).abs()),
+    ),
+    "cross_entropy, probabilities": (
+        partial(cross_entropy, label_smoothing=0.2),
+        lambda t, a, b, c: (t(a, 4, b), t(a, 4, b).abs()),
     ),
     "mse_loss": (mse_loss, lambda t, a, b, c: (t(a, b), t(a, b))),
     "smooth_l1_loss": (smooth_l1_loss, lambda t, a, b, c: (t(a, b), t(a, b))),

@@ -29,7 +29,8 @@ from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
 from fn.detection.train import Detections
 from fn.ensemble import stack
-from fn.layers import linear_init, norm_modes
+from fn.layers import linear, linear_init, norm_modes
+from fn.losses import cross_entropy
 from fn.metrics import accuracy
 from fn.models.centernet import centernet
 from fn.models.cnn import cnn_apply, cnn_init
@@ -375,7 +376,7 @@ TIES = {
     "fn.layers.batch_norm": {"channels"},
     "fn.layers.layer_norm": {"normalized_shape"},
     "fn.layers.linear": {"d_in", "d_out"},
-    "fn.losses.cross_entropy": {"batch", "positions"},
+    "fn.losses.cross_entropy": {"batch", "classes", "positions"},
     "fn.losses.mse_loss": {"shape"},
     "fn.metrics.accuracy": {"batch", "positions"},
     "fn.metrics.exact_match": {"batch", "positions"},
@@ -416,7 +417,7 @@ def members(f: Callable) -> Iterator[tuple[str, Any]]:
 
 
 def tensors(f: Callable) -> dict[str, Any]:
-    """The parameters of `f` with a jaxtyping annotation; the members of a union differ in dtype alone."""
+    """The parameters of `f` with a jaxtyping annotation, of a union the last; UNIONS has those that differ in shape."""
     return {name: a for name, a in members(f) if inspect.isclass(a) and issubclass(a, AbstractArray)}
 
 
@@ -581,6 +582,22 @@ def test_a_model_names_the_op_and_the_entry_that_do_not_fit(leaf: str, change: C
     where = [str(refusal.value), *(str(entry.statement) for entry in refusal.traceback)]
     assert any(op in text for text in where)
     assert f"'{blamed}'" in str(refusal.value)
+
+
+LOGITS = torch.ones(2, 3, 4)
+# What the first member of a union asks for, where the last asks for another shape.
+UNIONS: list[tuple[Callable, str, Given]] = [
+    (linear, "weight", {"x": torch.ones(2, 3), "weight": torch.ones(4)}),
+    (cross_entropy, "target", {"input": LOGITS, "target": torch.zeros(2, 5).long()}),
+    (cross_entropy, "target", {"input": LOGITS, "target": torch.zeros(3, 4).long()}),
+    (cross_entropy, "target", {"input": LOGITS, "target": torch.zeros(2, 3, 4).long()}),
+    (cross_entropy, "target", {"input": LOGITS, "target": torch.zeros(2, 4)}),
+]
+
+
+@pytest.mark.parametrize(("f", "blamed", "arguments"), UNIONS)
+def test_a_shape_that_no_member_of_a_union_has_is_refused(f: Callable, blamed: str, arguments: Given) -> None:
+    assert_refused(f, blamed, arguments)
 
 
 def test_a_transposed_weight_of_a_perceptron_is_refused() -> None:

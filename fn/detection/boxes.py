@@ -38,7 +38,7 @@ def box_convert(boxes: Float[Tensor, "*boxes 4"], in_fmt: BoxFormat, out_fmt: Bo
 
 
 def box_area(boxes: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes"]:
-    """Return (x2 - x1)(y2 - y1).
+    """Return (x2 - x1)(y2 - y1), of half precision in float32, as are all overlaps here.
 
     >>> box_area(torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5]]))
     tensor([800.,  25.])
@@ -89,8 +89,8 @@ def generalized_box_iou(
     boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     shared = box_intersection(boxes1, boxes2)
     union = box_area(boxes1).unsqueeze(1) + box_area(boxes2) - shared
-    left, top, right, bottom = boxes1.unsqueeze(1).unbind(-1)
-    x1, y1, x2, y2 = boxes2.unbind(-1)
+    left, top, right, bottom = upcast(boxes1).unsqueeze(1).unbind(-1)
+    x1, y1, x2, y2 = upcast(boxes2).unbind(-1)
     width = torch.maximum(right, x2) - torch.minimum(left, x1)
     height = torch.maximum(bottom, y2) - torch.minimum(top, y1)
     hull = width.clamp(min=0) * height.clamp(min=0)
