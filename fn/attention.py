@@ -20,6 +20,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fn.domains import Count, Natural, NonNegative, Probability
 from fn.initializers import xavier_uniform
 from fn.layers import dropout, linear, linear_init, softmax
 from fn.positions import rotary_encoding
@@ -49,7 +50,9 @@ def attention_scores(
     return torch.where(attn_mask, scores, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
 
 
-def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> Bool[Tensor, "{queries} {keys}"]:
+def causal_mask(
+    queries: Natural, keys: Natural, device: torch.device | None = None
+) -> Bool[Tensor, "{queries} {keys}"]:
     """Return the mask with which query i attends to keys 0 to i: itself and the past.
 
     >>> causal_mask(2, 3)
@@ -139,7 +142,7 @@ def scaled_dot_product_attention(
     key: Float[Tensor, "*#batch keys d_head"],
     value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     *,
@@ -176,7 +179,7 @@ def native_attention(
     key: Float[Tensor, "*#batch keys d_head"],
     value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     *,
@@ -199,7 +202,7 @@ def native_attention(
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 
 
-def split_heads(x: Float[Tensor, "*batch seq d_model"], heads: int) -> Float[Tensor, "*batch {heads} seq d_head"]:
+def split_heads(x: Float[Tensor, "*batch seq d_model"], heads: Count) -> Float[Tensor, "*batch {heads} seq d_head"]:
     """Return the columns of each head, d_head = d_model / heads. ValueError if the heads do not divide d_model.
 
     >>> split_heads(torch.zeros(2, 5, 8), heads=4).shape
@@ -223,12 +226,12 @@ def multi_head_attention(
     query: Float[Tensor, "*batch queries d_model"],
     key: Float[Tensor, "*batch keys d_model"],
     value: Float[Tensor, "*batch keys d_model"],
-    heads: int,
+    heads: Count,
     in_proj_weight: Float[Tensor, "3*d_model d_model"],
     in_proj_bias: Float[Tensor, " 3*d_model"],
     out_proj: Params,
     attn_mask: Bool[Tensor, "... #queries #keys"] | Float[Tensor, "... #queries #keys"] | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     is_causal: bool = False,
     *,
     rotary: bool = False,
@@ -260,7 +263,7 @@ def multi_head_attention(
     return linear(merge_heads(y), **out_proj), weights
 
 
-def multi_head_attention_init(rng: torch.Generator, d_model: int, *, gain: float = 1.0) -> Params:
+def multi_head_attention_init(rng: torch.Generator, d_model: Count, *, gain: NonNegative = 1.0) -> Params:
     """Draw Xavier-uniform weights, as nn.MultiheadAttention has them; `gain` is that of the output projection.
 
     >>> multi_head_attention_init(torch.Generator().manual_seed(0), 8)["in_proj_weight"].shape

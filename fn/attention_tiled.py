@@ -23,6 +23,7 @@ from fn.attention import (
     scaled_dot_product_attention,
     share_heads,
 )
+from fn.domains import Count, Probability
 from fn.precision import half_in_float32
 
 
@@ -33,16 +34,16 @@ def tiled_attention(
     key: Float[Tensor, "*#batch keys d_head"],
     value: Float[Tensor, "*#batch keys d_value"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     *,
     dropout_key: Int64[Tensor, ""] | None = None,
-    block_size: int,
+    block_size: Count,
 ) -> Float[Tensor, "*batch queries d_value"]:
     """Return `scaled_dot_product_attention`, computed in tiles of `block_size` queries and keys.
 
-    ValueError for dropout, for a block_size below 1, and for a mask beside `is_causal`.
+    ValueError for dropout, and for a mask beside `is_causal`.
 
     >>> query, key, value = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 6)
     >>> tiled_attention(query, key, value, block_size=2).shape
@@ -50,8 +51,6 @@ def tiled_attention(
     """
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights in tiles")
-    if block_size < 1:
-        raise ValueError(f"attention: in tiles block_size is at least 1, not {block_size}")
     _require_one_mask(attn_mask, is_causal)
     if key.shape[-2] == 0:
         return scaled_dot_product_attention(query, key, value)

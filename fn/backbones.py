@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d
 from fn.data.datasets import Stats
+from fn.domains import Count, Probability
 from fn.models import Model
 from fn.models.resnet import resnet, resnet_features, resnet_network
 from fn.models.squeezenet import squeezenet, squeezenet_features
@@ -77,7 +78,7 @@ def cut(spec: BackboneSpec, branches: Params) -> Params:
 
 
 def transfer_model(
-    spec: BackboneSpec, classes: int, *, weights: tuple[Params, Params] | None, dropout_p: float = 0.0
+    spec: BackboneSpec, classes: Count, *, weights: tuple[Params, Params] | None, dropout_p: Probability = 0.0
 ) -> Model:
     """Build the model `transfer_apply`: the backbone under a new head. Without weights both start from scratch.
 
@@ -102,7 +103,7 @@ def _transfer_init(
     return attach_head(weights, head)
 
 
-def head_model(spec: BackboneSpec, classes: int, *, dropout_p: float = 0.0) -> Model:
+def head_model(spec: BackboneSpec, classes: Count, *, dropout_p: Probability = 0.0) -> Model:
     """Build the model `head_apply` on its own, which learns from the features of the backbone.
 
     >>> from fn.rng import generator

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from fn import tree
+from fn.domains import Count
 from fn.files import is_sound, write_digested
 from fn.tree import Params
 
@@ -51,7 +52,7 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message is one line with the file and the reason."""
 
 
-def save(folder: Path, tensors: Params, progress: Progress, *, keep: int, best: bool = False) -> Path:
+def save(folder: Path, tensors: Params, progress: Progress, *, keep: Count, best: bool = False) -> Path:
     """Write a checkpoint, then remove all but the last `keep`. `best` also writes it in place of the best so far.
 
     OSError if the disk is full; the earlier checkpoints are then still whole.

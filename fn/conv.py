@@ -20,6 +20,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from fn.domains import Count
 from fn.initializers import kaiming_normal
 from fn.precision import half_in_float32
 from fn.tree import Params
@@ -156,7 +157,9 @@ def windows(
     return torch.stack([entry for row in rows for entry in axis_entries(row, -1, kernel_w, stride_w, dil_w)], dim=-3)
 
 
-def patches(x: Float[Tensor, "batch channels height width"], patch_size: int) -> Float[Tensor, "batch patches d_patch"]:
+def patches(
+    x: Float[Tensor, "batch channels height width"], patch_size: Count
+) -> Float[Tensor, "batch patches d_patch"]:
     """Cut each image into squares of `patch_size`, row by row, and flatten each to one row.
 
     A matrix product with these rows is a convolution of stride `patch_size`. ValueError unless it divides
@@ -218,7 +221,13 @@ def conv2d(
 
 
 def conv2d_init(
-    rng: torch.Generator, channels: int, out_channels: int, kernel_size: Size, *, groups: int = 1, bias: bool = True
+    rng: torch.Generator,
+    channels: Count,
+    out_channels: Count,
+    kernel_size: Size,
+    *,
+    groups: Count = 1,
+    bias: bool = True,
 ) -> Params:
     """Draw a Kaiming-normal weight for a ReLU; the bias is zero, or left out (a batch norm would subtract it).
 

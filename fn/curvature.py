@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from fn import tree
+from fn.domains import Count
 from fn.optim import global_norm
 from fn.precision import common_dtype, upcast
 from fn.rng import fold_in, uniform
@@ -92,21 +93,19 @@ def hvp(f: Callable, params: Params, v: Params) -> Params:
         return jvp(grad(f), (params,), (v,))[1]
 
 
-def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: int = 20) -> Float[Tensor, ""]:
+def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: Count = 20) -> Float[Tensor, ""]:
     """Return the largest eigenvalue of H, approximated from below. Lanczos 1950.
 
     It is that of Q H Qᵀ, Q an orthonormal basis of q, Hq, H²q, …, with q drawn under `key`. As many steps as parameters
     make it exact; an eigenvalue well above the rest takes a dozen. Gradient descent at rate η is stable on a quadratic
     up to a sharpness of 2/η: Cohen et al. 2021.
 
-    NaN where f has diverged. ValueError for less than one step.
+    NaN where f has diverged.
 
     >>> f = lambda params: (torch.tensor([1.0, 4.0]) * params["w"].square()).sum() / 2
     >>> sharpness(f, {"w": torch.ones(2)}, key=torch.tensor(0))
     tensor(4.)
     """
-    if steps < 1:
-        raise ValueError(f"sharpness: at least one step is needed, not {steps}")
     basis: list[Tensor] = []
     products: list[Tensor] = []
     for i in range(min(steps, tree.size(params))):

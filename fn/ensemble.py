@@ -19,6 +19,7 @@ from torch.func import vmap
 
 from fn import tree
 from fn.data.loader import epoch_order
+from fn.domains import Count, Natural
 from fn.losses import cross_entropy
 from fn.models import Model
 from fn.optim import Rate
@@ -84,7 +85,12 @@ def ensemble_key(seeds: Sequence[int], device: torch.device | str = "cpu") -> In
 
 
 def ensemble_batches(
-    examples: int, batch_size: int, *, seeds: Sequence[int], epoch: int, device: torch.device | str = "cpu"
+    examples: Natural,
+    batch_size: Count,
+    *,
+    seeds: Sequence[int],
+    epoch: Natural,
+    device: torch.device | str = "cpu",
 ) -> Sequence[Int64[Tensor, "models batch"]]:
     """Return the indices of every batch of an epoch; see `batches`. Row k is what a run from seeds[k] alone visits.
 
@@ -111,6 +117,6 @@ def ensemble_eval(
     return {name: vmap(f, in_dims=(0, None))(logits, y) for name, f in functions.items()}
 
 
-def member(ts: TrainState, k: int) -> TrainState:
+def member(ts: TrainState, k: Natural) -> TrainState:
     """Return the TrainState of member k, the inverse of `stack`."""
     return TrainState(*(tree.map(lambda x: x[k], part) for part in ts))

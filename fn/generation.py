@@ -6,20 +6,24 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fn.domains import Count, Natural, NonNegative
 from fn.rng import fold_in, uniform
 from fn.tree import Params
 
 
 def sample(
-    logits: Float[Tensor, " classes"], key: Int64[Tensor, ""], *, temperature: float = 1.0, top_k: int | None = None
+    logits: Float[Tensor, " classes"],
+    key: Int64[Tensor, ""],
+    *,
+    temperature: NonNegative = 1.0,
+    top_k: Count | None = None,
 ) -> Int64[Tensor, ""]:
     """Draw a class from softmax(logits / temperature).
 
     Only the `top_k` largest take part, if given, of equal ones the first; temperature 0 takes the largest, and an
     infinite one draws from all alike. With Gumbel noise g = -log(-log u), argmax(logits / temperature + g) has that
-    distribution. Gumbel 1954. A class whose logit is -infinity is never drawn. ValueError for a negative temperature,
-    or a `top_k` that is not between 1 and the number of classes. The logits must not be NaN, infinite, or all
-    -infinity: see `require_logits`.
+    distribution. Gumbel 1954. A class whose logit is -infinity is never drawn. ValueError for a `top_k` above the
+    number of classes. The logits must not be NaN, infinite, or all -infinity: see `require_logits`.
 
     >>> logits = torch.tensor([0.0, 3.0, 1.0])
     >>> sample(logits, torch.tensor(0), temperature=0)
@@ -27,11 +31,9 @@ def sample(
     >>> sample(logits, torch.tensor(0), temperature=10.0)
     tensor(0)
     """
-    if not temperature >= 0:
-        raise ValueError(f"sample: temperature {temperature} is not at least 0")
     if top_k is not None:
-        if not 1 <= top_k <= len(logits):
-            raise ValueError(f"sample: top_k {top_k} is not between 1 and {len(logits)}, the number of classes")
+        if top_k > len(logits):
+            raise ValueError(f"sample: top_k {top_k} is more than {len(logits)} classes")
         kept = logits.argsort(descending=True, stable=True)[:top_k]
         logits = torch.full_like(logits, -torch.inf).scatter(0, kept, logits[kept])
     if temperature == 0:
@@ -58,15 +60,15 @@ def generate(
     prompt: Int64[Tensor, " seq"],
     *,
     apply: Callable,
-    tokens: int,
-    context: int,
+    tokens: Natural,
+    context: Count,
     key: Int64[Tensor, ""],
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    temperature: NonNegative = 1.0,
+    top_k: Count | None = None,
 ) -> Int64[Tensor, " tokens"]:
     """Return the next `tokens` tokens. Token t sees the `context` tokens before it and is drawn under fold_in(key, t).
 
-    ValueError for an empty prompt, a context below 1, or logits that are no distribution.
+    ValueError for an empty prompt, or logits that are no distribution.
 
     >>> count = lambda params, state, x, train: (torch.nn.functional.one_hot((x + 1) % 5, 5).mT.float(), state)
     >>> zero, prompt = torch.tensor(0), torch.tensor([1, 2])
@@ -75,8 +77,6 @@ def generate(
     """
     if not len(prompt):
         raise ValueError("generate: prompt is empty; the first token has nothing to follow")
-    if context < 1:
-        raise ValueError(f"generate: context {context} is not at least 1")
     written = prompt
     for t in range(tokens):
         logits, _ = apply(params, state, written[None, -context:], train=False)

@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.func import vmap
 
 from fn import tree
+from fn.domains import Count, Positive
 from fn.tree import Params
 
 
-def numerical_grad(f: Callable[[Params], Tensor], params: Params, eps: float = 1e-6, chunk_size: int = 256) -> Params:
+def numerical_grad(
+    f: Callable[[Params], Tensor], params: Params, eps: Positive = 1e-6, chunk_size: Count = 256
+) -> Params:
     """Return ∂f/∂θᵢ ≈ (f(θ + εeᵢ) - f(θ - εeᵢ)) / 2ε for every entry of every leaf, `chunk_size` entries at a time.
 
     Use float64: the error is about ε² from the curvature plus 1e-16/ε from rounding. Within ±ε of a kink, such as

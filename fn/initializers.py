@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fn.domains import NonNegative
+
 RELU_GAIN = math.sqrt(2)
 
 
@@ -26,7 +28,7 @@ def _uniform(rng: torch.Generator, shape: Sequence[int], bound: float) -> Float[
     return (torch.rand(*shape, generator=rng) * 2 - 1) * bound
 
 
-def kaiming_std(shape: Sequence[int], mode: Literal["fan_in", "fan_out"], gain: float) -> float:
+def kaiming_std(shape: Sequence[int], mode: Literal["fan_in", "fan_out"], gain: NonNegative) -> float:
     """Return gain / √fan. He et al. 2015.
 
     It keeps the variance through ReLU layers, forward (fan_in) or backward (fan_out).
@@ -43,7 +45,7 @@ def kaiming_uniform(
     shape: Sequence[int],
     *,
     mode: Literal["fan_in", "fan_out"] = "fan_in",
-    gain: float = RELU_GAIN,
+    gain: NonNegative = RELU_GAIN,
 ) -> Float[Tensor, "..."]:
     """Draw weights from U(-√3·std, √3·std), std = gain / √fan.
 
@@ -59,7 +61,7 @@ def kaiming_normal(
     shape: Sequence[int],
     *,
     mode: Literal["fan_in", "fan_out"] = "fan_in",
-    gain: float = RELU_GAIN,
+    gain: NonNegative = RELU_GAIN,
 ) -> Float[Tensor, "..."]:
     """Draw weights from N(0, std²), std = gain / √fan.
 
@@ -70,7 +72,7 @@ def kaiming_normal(
     return torch.randn(*shape, generator=rng) * kaiming_std(shape, mode, gain)
 
 
-def xavier_std(shape: Sequence[int], gain: float) -> float:
+def xavier_std(shape: Sequence[int], gain: NonNegative) -> float:
     """Return gain · √(2 / (fan_in + fan_out)), a compromise between forward and backward. Glorot and Bengio 2010.
 
     >>> xavier_std((100, 100), gain=1)
@@ -79,7 +81,7 @@ def xavier_std(shape: Sequence[int], gain: float) -> float:
     return gain * math.sqrt(2 / sum(_fans(shape)))
 
 
-def xavier_uniform(rng: torch.Generator, shape: Sequence[int], *, gain: float = 1.0) -> Float[Tensor, "..."]:
+def xavier_uniform(rng: torch.Generator, shape: Sequence[int], *, gain: NonNegative = 1.0) -> Float[Tensor, "..."]:
     """Draw weights from U(-√3·std, √3·std), std = gain · √(2 / (fan_in + fan_out)).
 
     >>> weight = xavier_uniform(torch.Generator().manual_seed(0), (100, 200))  # √3·std = √(6 / 300)
@@ -89,7 +91,7 @@ def xavier_uniform(rng: torch.Generator, shape: Sequence[int], *, gain: float = 
     return _uniform(rng, shape, math.sqrt(3) * xavier_std(shape, gain))
 
 
-def xavier_normal(rng: torch.Generator, shape: Sequence[int], *, gain: float = 1.0) -> Float[Tensor, "..."]:
+def xavier_normal(rng: torch.Generator, shape: Sequence[int], *, gain: NonNegative = 1.0) -> Float[Tensor, "..."]:
     """Draw weights from N(0, std²), std = gain · √(2 / (fan_in + fan_out)).
 
     >>> weight = xavier_normal(torch.Generator().manual_seed(0), (100, 100))  # std = 0.1

@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from fn.domains import Count, NonNegative
 from fn.initializers import RELU_GAIN, kaiming_uniform
 from fn.precision import half_in_float32, halves_by, upcast
 from fn.rng import uniform
@@ -40,7 +41,7 @@ def linear(
     return y if bias is None else y + bias
 
 
-def linear_init(rng: torch.Generator, d_in: int, d_out: int, *, gain: float = RELU_GAIN) -> Params:
+def linear_init(rng: torch.Generator, d_in: Count, d_out: Count, *, gain: NonNegative = RELU_GAIN) -> Params:
     """Draw a Kaiming-uniform weight; the bias is zero. `gain` is √2 before a ReLU and 1 where no activation follows.
 
     >>> params = linear_init(torch.Generator().manual_seed(0), d_in=3, d_out=2)
@@ -71,7 +72,7 @@ def embedding(
     return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
 
 
-def embedding_init(rng: torch.Generator, num_embeddings: int, d_model: int, *, std: float = 1.0) -> Params:
+def embedding_init(rng: torch.Generator, num_embeddings: Count, d_model: Count, *, std: NonNegative = 1.0) -> Params:
     """Draw an embedding table from N(0, std²).
 
     >>> embedding_init(torch.Generator().manual_seed(0), num_embeddings=100, d_model=16)["weight"].shape
@@ -248,7 +249,7 @@ def batch_norm(
     return y.to(dtype), statistics
 
 
-def batch_norm_init(channels: int) -> tuple[Params, Params]:
+def batch_norm_init(channels: Count) -> tuple[Params, Params]:
     """Return (params, state): weight 1 and bias 0; running mean 0 and variance 1.
 
     >>> params, state = batch_norm_init(2)

@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fn.domains import NonNegative, Probability
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -24,7 +25,7 @@ def cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: Probability = 0.0,
 ) -> Float[Tensor, "..."]:
     """Return -(1 - ε) log p[target] - ε/C Σ_c log p[c], p = softmax(input): the input is logits, not probabilities.
 
@@ -73,7 +74,7 @@ def smooth_l1_loss(
     target: Float[Tensor, "*shape"],
     *,
     reduction: Reduction = "mean",
-    beta: float = 1.0,
+    beta: NonNegative = 1.0,
 ) -> Float[Tensor, "..."]:
     """Return d²/2β where d = |input - target| is below β, else d - β/2. Girshick 2015.
 
@@ -100,7 +101,7 @@ def sigmoid_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],
     alpha: float = 0.25,
-    gamma: float = 2.0,
+    gamma: NonNegative = 2.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
     """Return the focal loss α_t (1 - p_t)^γ · (-log p_t), p = sigmoid(inputs). Lin et al. 2017, as in torchvision.ops.
@@ -127,8 +128,8 @@ def sigmoid_focal_loss(
 def penalty_reduced_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],
-    alpha: float = 2.0,
-    beta: float = 4.0,
+    alpha: NonNegative = 2.0,
+    beta: NonNegative = 4.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
     """Return -(1 - p)^α log p where the target is 1, -(1 - target)^β p^α log(1 - p) elsewhere, p = sigmoid(inputs).

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from fn.domains import Natural
+
 
 def accuracy(
     input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"]
@@ -134,7 +136,7 @@ def count(metric: Callable, target: Int[Tensor, "batch ..."]) -> Int[Tensor, ""]
     return counter(target, **options)
 
 
-def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: int) -> dict[str, Any]:
+def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: Natural) -> dict[str, Any]:
     """Return the sums over examples after one more batch, {"examples": n, "loss": Σ loss, …}; `metrics` are its means.
 
     Where an example has several targets, or targets are ignored, `examples` is `count_targets(target)`.

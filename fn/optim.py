@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn import tree
+from fn.domains import Beta, Count, NonNegative, Positive, Probability
 from fn.precision import common_dtype, upcast
 from fn.tree import Params
 
-Rate = float | Float[Tensor, ""]
+Rate = NonNegative | Float[Tensor, ""]
 Step = int | Int[Tensor, ""]
 
 
@@ -72,9 +73,9 @@ def sgd_update(
     state: Params,
     *,
     lr: Rate,
-    momentum: float = 0.0,
+    momentum: NonNegative = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegative = 0.0,
 ) -> tuple[Params, Params]:
     """Update by stochastic gradient descent: v ← μv + g + λθ,  θ ← θ - ηv;  Nesterov: θ ← θ - η(g + λθ + μv).
 
@@ -108,9 +109,9 @@ def adam_update(
     state: Params,
     *,
     lr: Rate,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    betas: tuple[Beta, Beta] = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
 ) -> tuple[Params, Params]:
     """Update by Adam: m ← β₁m + (1-β₁)g,  s ← β₂s + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(s/(1-β₂ᵗ)) + ε)
 
@@ -144,9 +145,9 @@ def adamw_update(
     state: Params,
     *,
     lr: Rate,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
+    betas: tuple[Beta, Beta] = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-2,
 ) -> tuple[Params, Params]:
     """Update by Adam with decoupled weight decay: θ ← θ - ηλθ, then `adam_update` without decay.
 
@@ -171,7 +172,7 @@ def global_norm(grads: Params) -> Float[Tensor, ""]:
     return norm.to(common_dtype(leaves))
 
 
-def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor, ""]]:
+def clip_grad_norm(grads: Params, max_norm: NonNegative) -> tuple[Params, Float[Tensor, ""]]:
     """Return (g · min(1, max_norm / (‖g‖ + 1e-6)), ‖g‖), with the norm before clipping. Pascanu et al. 2013.
 
     >>> clip_grad_norm({"w": torch.tensor([3.0, 4.0])}, max_norm=1.0)
@@ -182,7 +183,9 @@ def clip_grad_norm(grads: Params, max_norm: float) -> tuple[Params, Float[Tensor
     return _map(lambda g: g * scale, grads), norm.to(common_dtype(tree.leaves(grads)))
 
 
-def sgd(*, lr: Rate | Callable, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
+def sgd(
+    *, lr: Rate | Callable, momentum: NonNegative = 0.0, nesterov: bool = False, weight_decay: NonNegative = 0.0
+) -> Optimizer:
     """Return the optimizer whose equation is `sgd_update`. `lr` is a number or a schedule: a function of the step.
 
     >>> optimizer, params = sgd(lr=0.1, momentum=0.9), {"w": torch.ones(2)}
@@ -196,9 +199,9 @@ def sgd(*, lr: Rate | Callable, momentum: float = 0.0, nesterov: bool = False, w
 def adam(
     *,
     lr: Rate | Callable,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    betas: tuple[Beta, Beta] = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
     """Return the optimizer whose equation is `adam_update`. `lr` is a number or a schedule.
 
@@ -213,9 +216,9 @@ def adam(
 def adamw(
     *,
     lr: Rate | Callable,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
+    betas: tuple[Beta, Beta] = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-2,
 ) -> Optimizer:
     """Return the optimizer whose equation is `adamw_update`. `lr` is a number or a schedule.
 
@@ -241,7 +244,7 @@ def _rate_at(lr: Rate | Callable, step: Step) -> Rate:
     return lr(step) if callable(lr) else lr
 
 
-def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
+def clip_by_global_norm(optimizer: Optimizer, max_norm: NonNegative) -> Optimizer:
     """Return the optimizer with its gradients clipped by `clip_grad_norm` before every update.
 
     >>> optimizer, params = clip_by_global_norm(sgd(lr=1.0), 1.0), {"w": torch.zeros(2)}
@@ -299,7 +302,7 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
     return scales[max(above, key=len)] if above else 1.0
 
 
-def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor, ""]:
+def constant_schedule(step: Step, *, lr: Rate, total_steps: Count) -> Float[Tensor, ""]:
     """Return `lr` at every step.
 
     >>> constant_schedule(3, lr=0.1, total_steps=10)
@@ -308,7 +311,7 @@ def constant_schedule(step: Step, *, lr: Rate, total_steps: int) -> Float[Tensor
     return torch.as_tensor(lr)
 
 
-def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor, ""]:
+def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: Count) -> Float[Tensor, ""]:
     """Return lr · min(1, (step + 1) / warmup_steps). `lr` may be the value of another schedule at this step.
 
     >>> torch.stack([warmup_schedule(step, lr=1.0, warmup_steps=4) for step in range(5)])
@@ -317,7 +320,7 @@ def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: int) -> Float[Tensor,
     return torch.clamp((torch.as_tensor(step) + 1) / warmup_steps, max=1.0) * lr
 
 
-def cosine_schedule(step: Step, *, lr: Rate, total_steps: int, min_lr: float = 0.0) -> Float[Tensor, ""]:
+def cosine_schedule(step: Step, *, lr: Rate, total_steps: Count, min_lr: NonNegative = 0.0) -> Float[Tensor, ""]:
     """Return min_lr + (lr - min_lr) · (1 + cos(π · step / total_steps)) / 2, and min_lr after the last step.
 
     Loshchilov and Hutter 2017.
@@ -332,21 +335,19 @@ def one_cycle_schedule(
     step: Step,
     *,
     lr: Rate,
-    total_steps: int,
-    pct_start: float = 0.3,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
+    total_steps: Count,
+    pct_start: Probability = 0.3,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
 ) -> Float[Tensor, ""]:
     """Return a rate that rises from lr/div_factor to lr, then falls to lr/div_factor/final_div_factor, along cosines.
 
     `pct_start` is the share of the steps that rise; the rate is highest at step pct_start · total_steps - 1, and only
-    falls if that is below 0. Smith 2018. ValueError for a share that is not between 0 and 1.
+    falls if that is below 0. Smith 2018.
 
     >>> torch.stack([one_cycle_schedule(step, lr=1.0, total_steps=5, pct_start=0.6) for step in range(5)])
     tensor([4.0000e-02, 5.2000e-01, 1.0000e+00, 5.0000e-01, 4.0000e-06])
     """
-    if not 0 <= pct_start <= 1:
-        raise ValueError(f"one_cycle_schedule: pct_start {pct_start} is not between 0 and 1")
     low, peak, step = lr / div_factor, pct_start * total_steps - 1, torch.as_tensor(step)
     fall = _cosine((step - peak) / max(total_steps - 1 - peak, 1e-6), lr, low / final_div_factor)
     return torch.where(step <= peak, _cosine(step / peak, low, lr), fall) if peak > 0 else fall

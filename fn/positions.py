@@ -7,6 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from fn.domains import Count, Natural, Positive
 from fn.precision import half_in_float32
 
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
@@ -21,7 +22,7 @@ def _angles(length: int, width: int, base: float) -> Float[Tensor, "{length} pai
 
 
 def sinusoidal_encoding(
-    length: int, d_model: int, base: float = 1e4, *, dtype: torch.dtype = torch.float32
+    length: Natural, d_model: Count, base: Positive = 1e4, *, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "{length} {d_model}"]:
     """Return the table p[t, 2i] = sin(t · base^(-2i / d_model)), p[t, 2i + 1] = cos(t · base^(-2i / d_model)).
 
@@ -38,7 +39,7 @@ def sinusoidal_encoding(
 
 
 @half_in_float32("x")
-def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: float = 1e4) -> Float[Tensor, "*batch seq d_head"]:
+def rotary_encoding(x: Float[Tensor, "*batch seq d_head"], base: Positive = 1e4) -> Float[Tensor, "*batch seq d_head"]:
     """Rotate entries (2i, 2i + 1) of row t by the angle t · base^(-2i / d_head).
 
     The product of a rotated query and a rotated key depends on their positions through the distance alone. Su et al.

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from fn import tree
+from fn.domains import Count, Natural, Probability
 from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, count, count_targets, mean_per_example
@@ -64,7 +65,7 @@ def classification_loss(
     *,
     apply: Callable,
     key: Int64[Tensor, ""] | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Probability = 0.0,
 ) -> tuple[Float[Tensor, ""], tuple[Metrics, Params]]:
     """Return (loss, (metrics, new state)) of a training batch: an objective, to be differentiated in `params`."""
     logits, state = apply(params, state, x, train=True, key=key)
@@ -80,7 +81,7 @@ def train_step(
     objective: Callable,
     optimizer: Optimizer,
     key: Int64[Tensor, ""],
-    accumulate: int = 1,
+    accumulate: Count = 1,
 ) -> tuple[TrainState, Metrics]:
     """Forward, gradient, update. The metrics are those before the update.
 
@@ -179,7 +180,7 @@ def eval_one_epoch(
     return {name: mean for of_one in totals.values() for name, mean in mean_per_example(of_one).items()}
 
 
-def count_steps(examples: int, *, epochs: int, batch_size: int) -> int:
+def count_steps(examples: Natural, *, epochs: Natural, batch_size: Count) -> int:
     """Return the number of batches in all epochs, with the short last ones."""
     return epochs * math.ceil(examples / batch_size)
 
@@ -202,7 +203,7 @@ def accumulated(
     y: Int[Tensor, " batch *positions"],
     *,
     key: Int64[Tensor, ""],
-    parts: int,
+    parts: Count,
 ) -> tuple[Params, tuple[Tensor, tuple[Metrics, Params]]]:
     """Compute grad_and_value(objective) of a batch from `parts` of it in turn, which takes less memory.
 
@@ -228,7 +229,7 @@ def _share(x: Float[Tensor, "..."], count: Int[Tensor, ""], total: Int[Tensor, "
     return torch.where(count > 0, share, 0.0).to(x.dtype)
 
 
-def compiled(step: Callable, batch_size: int) -> Callable:
+def compiled(step: Callable, batch_size: Count) -> Callable:
     """Return `step`, compiled for batches of `batch_size`; a shorter last batch runs without compilation."""
     whole = jit(step)
 

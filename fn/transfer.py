@@ -15,12 +15,13 @@ from torch import Tensor
 from fn import tree
 from fn.conv import adaptive_avg_pool2d
 from fn.data.loader import epoch_order
+from fn.domains import Count, Natural, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes
 from fn.models import Model
 from fn.tree import Params
 
 
-def head_init(rng: torch.Generator, features: int, classes: int, *, cells: int = 1) -> tuple[Params, Params]:
+def head_init(rng: torch.Generator, features: Count, classes: Count, *, cells: Count = 1) -> tuple[Params, Params]:
     """Draw the parameters of `head_apply`, for `features` channels that are pooled to `cells` × `cells`.
 
     >>> from fn.rng import generator
@@ -41,8 +42,8 @@ def head_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
-    cells: int = 1,
-    dropout_p: float = 0.0,
+    cells: Count = 1,
+    dropout_p: Probability = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Classify feature maps: average pooling to `cells` × `cells`, batch norm, dropout, linear. `modes`: `norm_modes`.
 
@@ -77,8 +78,8 @@ def transfer_apply(
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
     features: Callable,
-    cells: int = 1,
-    dropout_p: float = 0.0,
+    cells: Count = 1,
+    dropout_p: Probability = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Apply the head to features(params["backbone"], state["backbone"], x, train=…, modes=…) -> (maps, new state).
 
@@ -216,7 +217,7 @@ def _is_trained(name: str, trained: Sequence[str]) -> bool:
 
 
 def few_per_class(
-    labels: Int[Tensor, " examples"], classes: int, shots: int | None, *, seed: int
+    labels: Int[Tensor, " examples"], classes: Count, shots: Count | None, *, seed: int
 ) -> Int64[Tensor, " few"]:
     """Draw the indices of `shots` examples of each class, class after class; all where there are fewer, or for None.
 
@@ -228,7 +229,7 @@ def few_per_class(
     return torch.cat([order[labels[order] == label][:shots] for label in range(classes)])
 
 
-def batch_size_of(examples: int, share: float) -> int:
+def batch_size_of(examples: Natural, share: Probability) -> int:
     """Round examples · share so that no batch, the last one too, holds a single example, on which batch norm fails.
 
     >>> batch_size_of(100, 1 / 4), batch_size_of(101, 1 / 4)

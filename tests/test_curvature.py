@@ -153,9 +153,3 @@ def test_the_sharpness_of_an_ensemble_survives_a_member_that_diverged():
     both = vmap(at)(tree.stack(sound, broken))
     assert_close(both[0], at(sound))
     assert both[1].isnan()
-
-
-def test_sharpness_takes_a_step():
-    f, params = loss_of("mlp")
-    with pytest.raises(ValueError, match="at least one step is needed, not 0"):
-        sharpness(f, params, key=key(0), steps=0)

@@ -63,7 +63,19 @@ def test_models_import_neither_data_nor_training(name):
     assert not {other for other in reached(name) if any(f"{other}.".startswith(f"{b}.") for b in beyond)}
 
 
-OPS = ["tree", "rng", "initializers", "layers", "conv", "losses", "metrics", "optim", "positions", "attention"]
+OPS = [
+    "tree",
+    "domains",
+    "rng",
+    "initializers",
+    "layers",
+    "conv",
+    "losses",
+    "metrics",
+    "optim",
+    "positions",
+    "attention",
+]
 OPS += ["attention_tiled", "precision"]
 
 

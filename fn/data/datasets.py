@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fn.data.cache import cached, fingerprint, user_cache
 from fn.data.transforms import channel_stats, normalize
+from fn.domains import Count
 
 Stats = tuple[Sequence[float], Sequence[float]]
 """(mean, standard deviation) of each channel"""
@@ -112,7 +113,7 @@ def _split(dataset: Any) -> Split:
     return Split(rearrange(pixels, layout).float(), labels)
 
 
-def folder(root: Path, *, image_size: int = 64, stats: Stats | None = None) -> Dataset:
+def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) -> Dataset:
     """Photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
 
     If `root` has `train` and `test` (or `val`), these are the splits; else every fifth photograph of each class is held

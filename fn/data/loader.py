@@ -15,6 +15,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fn.domains import Count, Natural
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 
@@ -23,7 +24,7 @@ from fn.rng import key as rng_key
 START_METHOD = "fork" if sys.platform == "linux" else None
 
 
-def epoch_order(examples: int, *, seed: int, epoch: int) -> Int64[Tensor, " examples"]:
+def epoch_order(examples: Natural, *, seed: int, epoch: Natural) -> Int64[Tensor, " examples"]:
     """A random permutation of the examples, a function of (seed, epoch)."""
     return torch.randperm(examples, generator=generator(seed, epoch))
 
@@ -47,14 +48,14 @@ class Gather:
 
 def batches(
     split: tuple[Tensor, Tensor],
-    batch_size: int,
+    batch_size: Count,
     *,
     seed: int | None = None,
-    epoch: int = 0,
-    start: int = 0,
+    epoch: Natural = 0,
+    start: Natural = 0,
     augment: Callable | None = None,
     moves_targets: bool = False,
-    workers: int = 0,
+    workers: Natural = 0,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield the batches of one epoch from batch `start` on, shuffled if there is a seed; the last one may be short.
 
@@ -76,7 +77,7 @@ def batches(
         yield from map(gather.__getitem__, indices)
 
 
-def endless(split: tuple[Tensor, Tensor], batch_size: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(split: tuple[Tensor, Tensor], batch_size: Count, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of epoch after epoch, for a loop that counts steps."""
     for epoch in count():
         yield from batches(split, batch_size, seed=seed, epoch=epoch)

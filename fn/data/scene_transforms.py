@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fn.data.transforms import affine, horizontal_flip
 from fn.detection.boxes import box_area, clip_boxes_to_image
+from fn.domains import Count, NonNegative, Probability
 from fn.rng import fold_in, uniform
 
 
-def flip_boxes(objects: Float[Tensor, "*batch 5"], width: int) -> Float[Tensor, "*batch 5"]:
+def flip_boxes(objects: Float[Tensor, "*batch 5"], width: Count) -> Float[Tensor, "*batch 5"]:
     """Return the objects of the image mirrored left to right."""
     x1, y1, x2, y2, label = objects.unbind(-1)
     return torch.stack([width - x2, y1, width - x1, y2, label], dim=-1)
@@ -24,7 +25,7 @@ def zoom(
     translate: Float[Tensor, "batch 2"],
     scale: Float[Tensor, " batch"],
     *,
-    visible: float = 0.3,
+    visible: Probability = 0.3,
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
     """Scale each image about its centre and move it (right, down) by pixels: a scale above 1 crops, below 1 pads.
 
@@ -67,7 +68,7 @@ def random_zoom(
     key: Int64[Tensor, " batch"],
     *,
     scale: tuple[float, float] = (0.8, 1.25),
-    translate: float = 0.15,
+    translate: NonNegative = 0.15,
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
     """Scale each image by a factor from the range `scale` and move it by up to ±`translate` of its width and height."""
     right, down, size = uniform(key, (3,)).to(x.dtype).unbind(1)

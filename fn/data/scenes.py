@@ -17,6 +17,7 @@ from fn.data.cache import cached
 from fn.data.datasets import Split
 from fn.data.transforms import channel_stats, normalize
 from fn.detection.boxes import box_iou, unpack_objects
+from fn.domains import Count, Natural
 from fn.rng import generator
 
 
@@ -45,7 +46,7 @@ def take_scenes(scenes: Scenes, n: int) -> Scenes:
     return Scenes(scenes.images[:n], scenes.objects[:n])
 
 
-def require_valid(scenes: Scenes, classes: int) -> None:
+def require_valid(scenes: Scenes, classes: Count) -> None:
     """Raise ValueError, naming the first, for objects that no detector can learn.
 
     A valid box has an area, its corners in order and, to a thousandth of a pixel, inside the image; its class is below
@@ -68,7 +69,7 @@ def require_valid(scenes: Scenes, classes: int) -> None:
             raise ValueError(f"image {image}, object {row}: ({values}) {complaint}")
 
 
-def digits(train: int = 4000, test: int = 500, *, size: int = 64, seed: int = 0) -> SceneSet:
+def digits(train: Natural = 4000, test: Natural = 500, *, size: Count = 64, seed: int = 0) -> SceneSet:
     """Return canvases of `size` pixels with up to five of scikit-learn's handwritten digits each, see `canvas`.
 
     Held-out canvases hold held-out digits.
@@ -97,8 +98,8 @@ def canvas(
     labels: Int[Tensor, " digits"],
     *,
     rng: torch.Generator,
-    size: int,
-    max_objects: int = 5,
+    size: Count,
+    max_objects: Natural = 5,
 ) -> tuple[Tensor, Float32[Tensor, "{max_objects} 5"]]:
     """Draw (bytes (1, size, size), objects): 0 to `max_objects` digits, 12 to 28 pixels high, over noise and scraps.
 

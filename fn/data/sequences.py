@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from fn.domains import Count, Natural
+
 IGNORED = -100
 """the target where nothing is asked: cross-entropy's ignore_index"""
 TOY_VOCABULARY = "0123456789+="
@@ -46,7 +48,7 @@ TOYS = {
 }
 
 
-def toy_examples(toy: Toy, examples: int, *, seed: int) -> Sequences:
+def toy_examples(toy: Toy, examples: Natural, *, seed: int) -> Sequences:
     """Return `examples` different problems in random order: question and answer as inputs, the answer alone as targets.
 
     ValueError if the task has fewer.
@@ -106,7 +108,7 @@ def read_text(path: Path | None = None) -> str:
     return text
 
 
-def next_characters(tokens: Int64[Tensor, " length"], seq: int) -> Sequences:
+def next_characters(tokens: Int64[Tensor, " length"], seq: Count) -> Sequences:
     """Return every stretch of `seq` tokens, and as targets the token after each; both are views of the text.
 
     ValueError for a text of fewer than `seq` + 1 tokens.

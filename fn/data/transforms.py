@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from fn.domains import Count, Natural, NonNegative, Probability
 from fn.rng import fold_in, randint, uniform
 
 
@@ -36,7 +37,7 @@ def pad_crop(
     top: Int[Tensor, " batch"],
     left: Int[Tensor, " batch"],
     *,
-    padding: int,
+    padding: Natural,
 ) -> Float[Tensor, "batch channels height width"]:
     """Pad every side, then cut the original size out at (top, left), each from 0 to 2·padding."""
     *_, height, width = x.shape
@@ -100,7 +101,7 @@ def cutout(
     top: Int[Tensor, " batch"],
     left: Int[Tensor, " batch"],
     *,
-    size: int,
+    size: Natural,
 ) -> Float[Tensor, "batch channels height width"]:
     """Set a square to 0, the mean of standardised pixels. Its upper left corner may lie outside the image."""
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
@@ -111,7 +112,7 @@ def cutout(
 
 
 def random_crop(
-    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, padding: int = 2
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, padding: Natural = 2
 ) -> Float[Tensor, "batch channels height width"]:
     """Move each image by up to `padding` pixels along both axes."""
     top, left = randint(key, 0, 2 * padding + 1, (2,)).unbind(1)
@@ -119,7 +120,7 @@ def random_crop(
 
 
 def random_horizontal_flip(
-    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, p: float = 0.5
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, p: Probability = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
     """Mirror each image with probability `p`."""
     flipped = rearrange(uniform(key, ()) < p, "batch -> batch 1 1 1")
@@ -130,8 +131,8 @@ def random_affine(
     x: Float[Tensor, "batch channels height width"],
     key: Int64[Tensor, " batch"],
     *,
-    degrees: float = 10.0,
-    translate: float = 0.1,
+    degrees: NonNegative = 10.0,
+    translate: NonNegative = 0.1,
     scale: tuple[float, float] = (0.9, 1.1),
 ) -> Float[Tensor, "batch channels height width"]:
     """Rotate by up to ±`degrees`, move by up to ±`translate` of each side, scale by a factor within `scale`."""
@@ -142,7 +143,7 @@ def random_affine(
 
 
 def random_resized_crop(
-    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: float = 0.5
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: Probability = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
     """Cut out a random part of each image, at least `area` of its area, and scale it up to the size of the image.
 
@@ -157,7 +158,7 @@ def random_resized_crop(
 
 
 def random_cutout(
-    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, size: int | None = None
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, size: Count | None = None
 ) -> Float[Tensor, "batch channels height width"]:
     """Set a square about a random pixel to 0; `size` is a third of the height unless given. DeVries and Taylor 2017."""
     *_, height, width = x.shape

@@ -15,10 +15,11 @@ from fn.data.datasets import DatasetUnavailable, Stats
 from fn.data.scenes import Scenes, SceneSet
 from fn.data.transforms import channel_stats, normalize
 from fn.detection.boxes import clip_boxes_to_image, remove_small_boxes
+from fn.domains import Count
 
 
 def voc(
-    root: Path, *, classes: Sequence[str] | None = None, image_size: int = 160, stats: Stats | None = None
+    root: Path, *, classes: Sequence[str] | None = None, image_size: Count = 160, stats: Stats | None = None
 ) -> SceneSet:
     """Load the photographs in `root`/images, each with a VOC XML in `root`/annotations, squeezed to squares.
 

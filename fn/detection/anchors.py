@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fn.detection.boxes import box_convert, box_iou
+from fn.domains import Natural, Probability
 from fn.precision import half_in_float32
 
 VARIANCES = (0.1, 0.2)
@@ -45,7 +46,7 @@ def match_anchors(
     boxes: Float[Tensor, "objects 4"],
     present: Bool[Tensor, " objects"],
     *,
-    threshold: float = 0.5,
+    threshold: Probability = 0.5,
 ) -> Int64[Tensor, " anchors"]:
     """Return the index of the object that each anchor is matched with, or -1.
 
@@ -97,7 +98,7 @@ def decode(offsets: Float[Tensor, "*boxes 4"], anchors: Float[Tensor, "*boxes 4"
 
 
 def hard_negatives(
-    loss: Float[Tensor, " anchors"], positive: Bool[Tensor, " anchors"], *, ratio: int = 3
+    loss: Float[Tensor, " anchors"], positive: Bool[Tensor, " anchors"], *, ratio: Natural = 3
 ) -> Bool[Tensor, " anchors"]:
     """Return which negative anchors have the largest losses: `ratio` per positive anchor, `ratio` also without one.
 

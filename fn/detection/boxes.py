@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+from fn.domains import NonNegative
 from fn.precision import upcast
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
@@ -109,7 +110,7 @@ def clip_boxes_to_image(boxes: Float[Tensor, "*boxes 4"], size: Sequence[int]) -
     return torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], dim=-1)
 
 
-def remove_small_boxes(boxes: Float[Tensor, "boxes 4"], min_size: float) -> Int64[Tensor, " kept"]:
+def remove_small_boxes(boxes: Float[Tensor, "boxes 4"], min_size: NonNegative) -> Int64[Tensor, " kept"]:
     """Return the indices of the boxes with both sides at least `min_size`; reversed corners and NaN never pass.
 
     >>> remove_small_boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 1], [5, 5, 8, 8]]), min_size=2)

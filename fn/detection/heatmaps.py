@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fn.conv import max_pool2d
+from fn.domains import Count, Probability
 from fn.precision import half_in_float32
 
 
 @half_in_float32("size")
-def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7) -> Float[Tensor, "*objects"]:
+def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: Probability = 0.7) -> Float[Tensor, "*objects"]:
     """Return how far both corners of a box may move, at worst, with an IoU of `min_overlap` left.
 
     `size` is (width, height). The result is the least of three radii r, each the root of a quadratic. Corners that
@@ -31,7 +32,7 @@ def gaussian_radius(size: Float[Tensor, "*objects 2"], min_overlap: float = 0.7)
     return torch.minimum(torch.minimum(alike, inwards), outwards)
 
 
-def center_cells(centres: Float[Tensor, "objects 2"], height: int, width: int) -> Int[Tensor, "objects 2"]:
+def center_cells(centres: Float[Tensor, "objects 2"], height: Count, width: Count) -> Int[Tensor, "objects 2"]:
     """Return the cell (column, row) of each centre; for a centre outside the map the nearest cell.
 
     >>> center_cells(torch.tensor([[4.2, 6.9], [16.0, -3.0]]), height=10, width=16)
@@ -49,9 +50,9 @@ def center_heatmap(
     labels: Int[Tensor, " objects"],
     present: Bool[Tensor, " objects"],
     *,
-    classes: int,
-    height: int,
-    width: int,
+    classes: Count,
+    height: Count,
+    width: Count,
 ) -> Float[Tensor, "classes {height} {width}"]:
     """Return exp(-d² / 2σ²), d the distance to the nearest centre of the class: 1 in a centre's cell, 0 without one.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fn.detection.average_precision import SIZES, average_precision
 from fn.detection.boxes import object_table
+from fn.domains import Count
 from fn.models import Detector
 from fn.optim import Optimizer
 from fn.train import Metrics, train_step
@@ -103,7 +104,7 @@ def collect(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Detections:
 def evaluate_detections(
     detections: Detections,
     objects: Float[Tensor, "examples objects 5"],
-    classes: int,
+    classes: Count,
     *,
     sizes: dict[str, tuple[float, float]] = SIZES,
 ) -> Float64[Tensor, "thresholds sizes classes"]:

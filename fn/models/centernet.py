@@ -15,6 +15,7 @@ from torch.func import vmap
 from fn.conv import conv2d, conv2d_init
 from fn.detection.boxes import box_convert, clip_boxes_to_image, unpack_objects
 from fn.detection.heatmaps import center_cells, center_heatmap, peaks
+from fn.domains import Count, Probability
 from fn.layers import relu
 from fn.losses import penalty_reduced_focal_loss
 from fn.models import Detector, Model
@@ -28,7 +29,7 @@ SIZE_WEIGHT = 0.1
 """of the size's loss, where the others have 1, as in the paper"""
 
 
-def centernet_init(rng: torch.Generator, backbone: Backbone, classes: int, width: int) -> tuple[Params, Params]:
+def centernet_init(rng: torch.Generator, backbone: Backbone, classes: Count, width: Count) -> tuple[Params, Params]:
     """Draw the parameters and the state: a pyramid of `width` channels, and three heads of two convolutions.
 
     >>> params, state = centernet_init(torch.Generator().manual_seed(0), small_backbone(1), 3, 16)
@@ -124,8 +125,8 @@ def centernet_detect(
     offset: Float[Tensor, "batch 2 rows columns"],
     *,
     image_size: Sequence[int],
-    score_threshold: float = 0.01,
-    max_detections: int = 100,
+    score_threshold: Probability = 0.01,
+    max_detections: Count = 100,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return (boxes, scores, labels) of each image, best first: a box at every peak of the heat, without NMS.
 
@@ -151,11 +152,11 @@ def centernet_detect(
 
 def centernet(
     shape: Sequence[int],
-    classes: int,
+    classes: Count,
     *,
     backbone: Backbone | None = None,
     widths: Sequence[int] = WIDTHS,
-    width: int = 64,
+    width: Count = 64,
 ) -> Detector:
     """Return the detector of images (channels, height, width), on the small backbone of `widths` unless one is given.
 

@@ -8,13 +8,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
+from fn.domains import Count, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
 
 
 def cnn_init(
-    rng: torch.Generator, shape: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 64)
+    rng: torch.Generator, shape: Sequence[int], classes: Count, widths: Sequence[int] = (32, 64, 64)
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state for images (channels, height, width): a block per width.
 
@@ -47,7 +48,7 @@ def cnn_apply(
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
     blocks: int,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Return (logits, new state), with dropout before the last layer. `modes`: see `norm_modes`.
 
@@ -70,7 +71,9 @@ def cnn_apply(
     return linear(x, **params["fc"]), new_state
 
 
-def cnn(shape: Sequence[int], classes: int, *, widths: Sequence[int] = (32, 64, 64), dropout_p: float = 0.0) -> Model:
+def cnn(
+    shape: Sequence[int], classes: Count, *, widths: Sequence[int] = (32, 64, 64), dropout_p: Probability = 0.0
+) -> Model:
     """Return the model of images (channels, height, width), with a block per width.
 
     >>> params, state = cnn((1, 8, 8), 10, widths=(4, 6)).init(torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
+from fn.domains import Count
 from fn.layers import batch_norm, batch_norm_init, relu
 from fn.models.squeezenet import FIRES, POOLED, fire, squeezenet_init
 from fn.tree import Params
@@ -36,7 +37,7 @@ WIDTHS = (16, 32, 64, 64, 96, 96)
 """channels of the small backbone's convolutions"""
 
 
-def backbone_init(rng: torch.Generator, channels: int, widths: Sequence[int]) -> tuple[Params, Params]:
+def backbone_init(rng: torch.Generator, channels: Count, widths: Sequence[int]) -> tuple[Params, Params]:
     """Draw the parameters and the state of the small backbone, with a width for each of its six convolutions.
 
     >>> params, state = backbone_init(torch.Generator().manual_seed(0), 1, WIDTHS)
@@ -96,7 +97,7 @@ def squeezenet_maps(
     return [maps[-1], x], state
 
 
-def pyramid_init(rng: torch.Generator, backbone: Backbone, width: int, levels: int) -> tuple[Params, Params]:
+def pyramid_init(rng: torch.Generator, backbone: Backbone, width: Count, levels: Count) -> tuple[Params, Params]:
     """Draw the parameters and the state: a 1×1 convolution to `width` channels for every map of the backbone, and a
     3×3 one with batch norm for each of the `levels` finest.
 
@@ -122,7 +123,7 @@ def pyramid_apply(
     *,
     train: bool,
     backbone_apply: Callable,
-    levels: int,
+    levels: Count,
 ) -> tuple[list[Tensor], Params]:
     """Return (the `levels` finest maps of the pyramid, new state).
 
@@ -147,7 +148,7 @@ def pyramid_apply(
     return pyramid, new_state
 
 
-def small_backbone(channels: int, *, widths: Sequence[int] = WIDTHS) -> Backbone:
+def small_backbone(channels: Count, *, widths: Sequence[int] = WIDTHS) -> Backbone:
     """Return the backbone of six convolutions, with maps of a quarter, an eighth and a sixteenth of the image's side.
 
     >>> small_backbone(1).channels
@@ -157,7 +158,7 @@ def small_backbone(channels: int, *, widths: Sequence[int] = WIDTHS) -> Backbone
     return Backbone(init, backbone_apply, (widths[2], widths[4], widths[5]))
 
 
-def squeezenet_backbone(channels: int, *, weights: Params | None = None) -> Backbone:
+def squeezenet_backbone(channels: Count, *, weights: Params | None = None) -> Backbone:
     """Return SqueezeNet as a backbone, with maps of an eighth and a sixteenth of the image's side, if 16 divides it.
 
     It starts from published `weights`, or else from scratch.

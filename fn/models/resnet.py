@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
+from fn.domains import Count, Positive, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
@@ -65,7 +66,7 @@ def _pad(
 
 
 def basic_block_init(
-    rng: torch.Generator, channels: int, width: int, *, shortcut: Shortcut = "identity"
+    rng: torch.Generator, channels: Count, width: Count, *, shortcut: Shortcut = "identity"
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state of `basic_block`.
 
@@ -117,12 +118,12 @@ def basic_block(
 
 def bottleneck_init(
     rng: torch.Generator,
-    channels: int,
-    width: int,
+    channels: Count,
+    width: Count,
     *,
     shortcut: Shortcut = "identity",
-    groups: int = 1,
-    width_ratio: float = 1.0,
+    groups: Count = 1,
+    width_ratio: Positive = 1.0,
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state of `bottleneck`, whose 3×3 convolution has `groups` of width · width_ratio.
 
@@ -154,7 +155,7 @@ def bottleneck(
     modes: Params,
     stride: int = 1,
     shortcut: Shortcut = "identity",
-    groups: int = 1,
+    groups: Count = 1,
 ) -> tuple[Float[Tensor, "batch out_channels out_height out_width"], Params]:
     """Return relu(shortcut(x) + bn₃(conv₃(relu(bn₂(conv₂(relu(bn₁(conv₁(x)))))))))) and the new state.
 
@@ -194,8 +195,8 @@ def _shortcut(stage: int, index: int, block: Block, changed: Shortcut) -> Shortc
 
 def resnet_init(
     rng: torch.Generator,
-    channels: int,
-    classes: int,
+    channels: Count,
+    classes: Count,
     *,
     blocks: Sequence[int],
     widths: Sequence[int],
@@ -271,7 +272,7 @@ def resnet_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     **network: Any,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Return (logits, new state): the features' means over the image, dropout, and a linear layer.
@@ -292,7 +293,7 @@ IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3
 IMAGENET_WIDTHS, CIFAR_WIDTHS = (64, 128, 256, 512), (16, 32, 64)
 
 
-def resnet_network(depth: int, *, stages: int = 3) -> dict[str, Any]:
+def resnet_network(depth: Count, *, stages: Count = 3) -> dict[str, Any]:
     """Return the blocks, block, stem and shortcut of the published network of this depth, for `resnet_features`.
 
     Depth 18, 34, 50, 101 or 152 is for ImageNet, with four stages; every other 6n + 2 from 8 on for CIFAR, with
@@ -313,13 +314,13 @@ def resnet_network(depth: int, *, stages: int = 3) -> dict[str, Any]:
 
 def resnet(
     shape: Sequence[int],
-    classes: int,
+    classes: Count,
     *,
-    depth: int = 8,
+    depth: Count = 8,
     widths: Sequence[int] | None = None,
-    groups: int = 1,
-    width_per_group: int | None = None,
-    dropout_p: float = 0.0,
+    groups: Count = 1,
+    width_per_group: Count | None = None,
+    dropout_p: Probability = 0.0,
 ) -> Model:
     """Return the model of images (channels, height, width); see `resnet_network` for its depth.
 

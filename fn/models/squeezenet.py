@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
+from fn.domains import Count, Probability
 from fn.layers import dropout, flatten, relu
 from fn.models import Model
 from fn.tree import Params
@@ -19,7 +20,7 @@ POOLED = ("3", "6", "9")
 """the fire modules with pooling before them"""
 
 
-def squeezenet_init(rng: torch.Generator, channels: int, classes: int) -> tuple[Params, Params]:
+def squeezenet_init(rng: torch.Generator, channels: Count, classes: Count) -> tuple[Params, Params]:
     """Draw the parameters; there is no state.
 
     >>> params, state = squeezenet_init(torch.Generator().manual_seed(0), 3, 10)
@@ -82,7 +83,7 @@ def squeezenet_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
-    dropout_p: float = 0.5,
+    dropout_p: Probability = 0.5,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Return (logits, state): dropout, a 1×1 kernel per class, relu, and the means over the image.
 
@@ -96,7 +97,7 @@ def squeezenet_apply(
     return flatten(adaptive_avg_pool2d(x, 1)), state
 
 
-def squeezenet(shape: Sequence[int], classes: int, *, dropout_p: float = 0.5) -> Model:
+def squeezenet(shape: Sequence[int], classes: Count, *, dropout_p: Probability = 0.5) -> Model:
     """Return the model of images (channels, height, width).
 
     >>> params, state = squeezenet((3, 64, 64), 10).init(torch.Generator().manual_seed(0))

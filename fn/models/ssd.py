@@ -15,6 +15,7 @@ from torch.func import vmap
 from fn.conv import conv2d, conv2d_init
 from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
 from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
+from fn.domains import Count, Probability
 from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
 from fn.models import Detector, Model
@@ -29,10 +30,10 @@ ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
 def ssd_init(
     rng: torch.Generator,
     backbone: Backbone,
-    classes: int,
+    classes: Count,
     anchor_sizes: Sequence[Sequence[float]],
     ratios: Sequence[float],
-    width: int,
+    width: Count,
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state: a pyramid of `width` channels, and two 3×3 convolutions on each level.
 
@@ -133,10 +134,10 @@ def ssd_detect(
     anchors: Float[Tensor, "anchors 4"],
     *,
     image_size: Sequence[int],
-    score_threshold: float = 0.01,
-    candidates: int = 300,
-    iou_threshold: float = 0.45,
-    max_detections: int = 100,
+    score_threshold: Probability = 0.01,
+    candidates: Count = 300,
+    iou_threshold: Probability = 0.45,
+    max_detections: Count = 100,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return (boxes, scores, labels) of each image, best first: what `batched_nms` keeps of the best `candidates`.
 
@@ -158,11 +159,11 @@ def ssd_detect(
 
 def ssd(
     shape: Sequence[int],
-    classes: int,
+    classes: Count,
     *,
     backbone: Backbone | None = None,
     widths: Sequence[int] = WIDTHS,
-    width: int = 64,
+    width: Count = 64,
     anchor_sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
     ratios: Sequence[float] = RATIOS,
 ) -> Detector:

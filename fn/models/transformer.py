@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fn.attention import multi_head_attention, multi_head_attention_init, scaled_dot_product_attention
 from fn.conv import patches
+from fn.domains import Count, Probability
 from fn.layers import dropout, embedding, embedding_init, gelu, layer_norm, layer_norm_init, linear, linear_init
 from fn.models import Model
 from fn.positions import Positions, add_positions
@@ -27,10 +28,10 @@ def encoder_layer(
     norm1: Params,
     norm2: Params,
     *,
-    heads: int,
+    heads: Count,
     train: bool = False,
     key: Int64[Tensor, ""] | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: Probability = 0.0,
     norm_first: bool = True,
     activation: Callable = gelu,
     attn_mask: Bool[Tensor, "... #seq #seq"] | Float[Tensor, "... #seq #seq"] | None = None,
@@ -78,7 +79,7 @@ def encoder(
     layers: Params,
     norm: Params | None = None,
     *,
-    num_layers: int,
+    num_layers: Count,
     key: Int64[Tensor, ""] | None = None,
     need_weights: bool = False,
     **options: Any,
@@ -101,7 +102,7 @@ def encoder(
     return x, torch.stack(weights) if need_weights else None
 
 
-def encoder_init(rng: torch.Generator, d_model: int, layers: int, heads: int, d_ff: int) -> Params:
+def encoder_init(rng: torch.Generator, d_model: Count, layers: Count, heads: Count, d_ff: Count) -> Params:
     """Draw the parameters of `layers` layers and a norm. ValueError unless the heads divide d_model.
 
     The 2 · layers terms that are added to the residual stream start 1/√(2 · layers) as large, as in GPT-2.
@@ -134,13 +135,13 @@ def _positions_init(rng: torch.Generator, length: int, d_model: int, positions: 
 
 def language_model_init(
     rng: torch.Generator,
-    length: int,
-    classes: int,
+    length: Count,
+    classes: Count,
     *,
-    d_model: int,
-    layers: int,
-    heads: int,
-    d_ff: int,
+    d_model: Count,
+    layers: Count,
+    heads: Count,
+    d_ff: Count,
     positions: Positions,
 ) -> tuple[Params, Params]:
     """Draw the parameters for sequences of up to `length` tokens, each one of `classes`; there is no state.
@@ -162,7 +163,7 @@ def language_model_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
-    layers: int,
+    layers: Count,
     positions: Positions = "learned",
     **options: Any,
 ) -> tuple[Float[Tensor, "batch classes seq"] | tuple[Float[Tensor, "batch classes seq"], Tensor], Params]:
@@ -187,13 +188,13 @@ def language_model_apply(
 def vision_transformer_init(
     rng: torch.Generator,
     shape: Sequence[int],
-    classes: int,
+    classes: Count,
     *,
-    patch_size: int,
-    d_model: int,
-    layers: int,
-    heads: int,
-    d_ff: int,
+    patch_size: Count,
+    d_model: Count,
+    layers: Count,
+    heads: Count,
+    d_ff: Count,
     positions: Positions,
 ) -> tuple[Params, Params]:
     """Draw the parameters for images of `shape` (channels, height, width); there is no state.
@@ -217,8 +218,8 @@ def vision_transformer_apply(
     *,
     train: bool,
     key: Int64[Tensor, ""] | None = None,
-    layers: int,
-    patch_size: int = 4,
+    layers: Count,
+    patch_size: Count = 4,
     positions: Positions = "learned",
     **options: Any,
 ) -> tuple[Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], Tensor], Params]:
@@ -241,14 +242,14 @@ def vision_transformer_apply(
 
 def transformer(
     shape: Sequence[int],
-    classes: int,
+    classes: Count,
     *,
-    d_model: int = 64,
-    layers: int = 2,
-    heads: int = 4,
+    d_model: Count = 64,
+    layers: Count = 2,
+    heads: Count = 4,
     positions: Positions = "learned",
-    patch_size: int | None = None,
-    dropout_p: float = 0.0,
+    patch_size: Count | None = None,
+    dropout_p: Probability = 0.0,
     attention: Callable = scaled_dot_product_attention,
 ) -> Model:
     """Return the model of images (channels, height, width), or for a shape (seq,) a language model of `classes` tokens.
