@@ -3,7 +3,6 @@
 0: every check holds. 1: one does not. 2: bad input, in one line on stderr. 130: Ctrl-C.
 """
 
-import io
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from experiments.shared import show
 from experiments.shared.checks import Check, check, check_mean
 from experiments.shared.flags import (
     Compiled,
@@ -38,7 +38,7 @@ from experiments.shared.flags import (
     program,
 )
 from experiments.shared.registry import DATASETS, resolve
-from experiments.shared.show import console, table
+from experiments.shared.show import console, print_anything, table
 
 if TYPE_CHECKING:
     import torch
@@ -102,9 +102,7 @@ def run(
 ) -> NoReturn:
     """Parse the flags, run the experiment, report, and exit."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without θ shows a question mark
+    print_anything()
     try:
         config = parse(config_type, sys.argv[1:])
         prepare(config.out)
@@ -114,6 +112,8 @@ def run(
             sys.exit(0)
         report(checks, config, time.perf_counter() - started)
         sys.stdout.flush()
+        for error in show.failures:
+            raise error
     except UsageError as error:
         fail(2, str(error))
     except RunError as error:

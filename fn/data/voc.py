@@ -12,9 +12,11 @@ from torch import Tensor
 
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import DatasetUnavailable, Stats
+from fn.data.images import ImageError, first_line, photograph
 from fn.data.scenes import Scenes, SceneSet
 from fn.data.transforms import channel_stats, normalize
 from fn.detection.boxes import clip_boxes_to_image, remove_small_boxes
+from fn.files import read_bytes
 
 
 def voc(
@@ -48,10 +50,10 @@ def voc(
         raise DatasetUnavailable(f"voc: no XML in {root / 'annotations'} has an object")
     photographs = [root / "images" / annotation.filename for annotation in parsed]
     images, sizes = _squares(root, photographs, image_size)
-    for file, photograph, annotation, size in zip(files, photographs, parsed, sizes, strict=True):
+    for file, taken, annotation, size in zip(files, photographs, parsed, sizes, strict=True):
         if annotation.size != size:
             (height, width), (tall, wide) = annotation.size, size
-            raise DatasetUnavailable(f"voc: {file} is of {height}×{width} pixels, but {photograph} of {tall}×{wide}")
+            raise DatasetUnavailable(f"voc: {file} is of {height}×{width} pixels, but {taken} of {tall}×{wide}")
     objects, dropped = _as_objects(parsed, list(classes), image_size)
     held_out = first_copies(images) % 5 == 4
     for kind, split in (("training", ~held_out), ("held-out", held_out)):
@@ -93,7 +95,7 @@ class Annotation(NamedTuple):
 def read_voc(file: Path) -> Annotation:
     """Read a VOC annotation; DatasetUnavailable, in one line, for a file that is not one."""
     try:
-        root = ElementTree.parse(file).getroot()
+        root = ElementTree.fromstring(read_bytes(file, "xml"))
         objects = root.findall("object")
         corners = [[_number(o, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
         boxes = torch.tensor(corners).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
@@ -105,7 +107,7 @@ def read_voc(file: Path) -> Annotation:
             raise ValueError(f"filename {filename} is none within images/")
         return Annotation(filename, size, boxes, [_text(o, "name") for o in objects])
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # of an encoding that nobody knows
-        raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({error})") from None
+        raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({first_line(error)})") from None
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -155,13 +157,12 @@ def _decoded(files: Sequence[Path], size: int) -> dict[str, Tensor]:
 
 def _square(file: Path, size: int) -> tuple[Tensor, tuple[int, int]]:
     """Decode a photograph to (bytes, (height, width) of it upright)."""
-    from PIL import Image, ImageOps
+    from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     try:
-        with Image.open(file) as photograph:
-            upright = ImageOps.exif_transpose(photograph)
-            square = upright.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-            return pil_to_tensor(square), (upright.height, upright.width)
-    except Exception as error:  # each decoder meets damage with errors of its own
+        with photograph(file) as image:
+            square = image.resize((size, size), Image.Resampling.BICUBIC)
+            return pil_to_tensor(square), (image.height, image.width)
+    except ImageError as error:
         raise DatasetUnavailable(f"voc: {file} cannot be read as an image ({error})") from None
