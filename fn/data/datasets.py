@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fn.data.cache import cached, fingerprint, user_cache
 from fn.data.idx import is_complete, read_split
-from fn.data.image_folders import Found, find_classes, splits
+from fn.data.image_folders import Found, find_classes, folders_of, splits
 from fn.data.images import ImageError, first_line, photograph
 from fn.data.transforms import channel_stats, normalize
 from fn.files import require_file
@@ -140,7 +140,7 @@ def folder(root: Path, *, image_size: int = 64, stats: Stats | None = None) -> D
     from 0 to 255, replace those of `train`: for a pretrained network, give the ones that it was trained with.
     """
     try:
-        parts = splits(root) or [root]
+        parts = splits(root, holds=folders_of) or [root]
         found = [find_classes(part) for part in parts]
     except OSError as error:
         raise DatasetUnavailable(f"folder: {root} is no directory of images per class ({first_line(error)})") from None

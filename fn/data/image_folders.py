@@ -2,8 +2,9 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fn.data.images import find_images, is_hidden
 
@@ -20,16 +21,17 @@ class Found(NamedTuple):
     classes: list[str]
 
 
-def splits(root: Path) -> tuple[Path, Path] | None:
+def splits(root: Path, holds: Callable[[Path], Any]) -> tuple[Path, Path] | None:
     """Return the folders of a training split and of one held out; None if `root` has no such two.
 
-    ValueError if several folders have the name of one split, in different case.
+    A folder that does not hold examples with their answers, as `holds` sees it, is no split. ValueError if several
+    folders have the name of one split, in different case.
     """
     named: dict[str, list[Path]] = {}
-    for folder in _folders(root):
+    for folder in folders_of(root):
         named.setdefault(folder.name.lower(), []).append(folder)
     train, held_out = ([folder for name in names for folder in named.get(name, [])] for names in (TRAIN, HELD_OUT))
-    held_out = [folder for folder in held_out if _folders(folder)]  # a test set without labels is none to test on
+    train, held_out = ([folder for folder in part if holds(folder)] for part in (train, held_out))
     if not train or not held_out:
         return None
     for chosen in (train[0], held_out[0]):
@@ -44,7 +46,7 @@ def find_classes(root: Path) -> Found:
     A folder that holds no image, but folders that do, is no class: `root` is then another folder than was meant.
     Files that are not read are counted in a warning.
     """
-    folders, files, labels, unread = _folders(root), [], [], Counter()
+    folders, files, labels, unread = folders_of(root), [], [], Counter()
     if not folders:
         raise ValueError(f"{root} has no class folder")
     for label, folder in enumerate(folders):
@@ -70,7 +72,8 @@ def _is_between(below: list[str]) -> bool:
     return len(below) == 1 and below[0].lower() in BETWEEN
 
 
-def _folders(root: Path) -> list[Path]:
+def folders_of(root: Path) -> list[Path]:
+    """Return the folders in a folder, in order of their names, without hidden ones."""
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
