@@ -225,6 +225,12 @@ def test_whatever_a_picture_meets_the_results_are_saved_first(monkeypatch, tmp_p
     assert end.value is error or end.value.code == 1
 
 
+def test_a_folder_for_results_that_no_checkpoint_can_be_read_from_is_refused_before_the_work(tmp_path):
+    with pytest.raises(cli.UsageError, match="its name is not in UTF-8"):
+        cli.prepare(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_picture_of_a_result_is_drawn_so():
     """A call of `draw.save` stands in a function under @show.picture, or is made through it."""
     import ast

@@ -89,10 +89,13 @@ def fail(status: int, message: str) -> NoReturn:
 def prepare(out: Path) -> None:
     """Make the folder; UsageError, before the work rather than after it, where nothing can be written."""
     try:
+        str(out).encode()
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"--out {out}: its name is not in UTF-8, and safetensors opens no such file") from None
 
 
 def run(
