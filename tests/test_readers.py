@@ -293,7 +293,7 @@ def fuzz(reader: Reader, folder: Path, times: int) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_read_right_or_refused_in_words(tmp_path, name, times):
     read, no = fuzz(READERS[name], tmp_path, times)
@@ -301,7 +301,7 @@ def test_a_damaged_file_is_read_right_or_refused_in_words(tmp_path, name, times)
     assert no
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_the_progress_of_the_drills_survives_any_damage(monkeypatch, tmp_path, times):
     """It refuses nothing: lines that cannot be read are passed over."""
     monkeypatch.setattr(progress, "file", lambda: tmp_path / "drills.jsonl")
