@@ -15,8 +15,8 @@ from torch.func import grad, grad_and_value
 
 from experiments.shared import cli, show
 from experiments.shared.lab0_tables import show_gradient_norms, show_lines
-from experiments.shared.training_pictures import draw_metrics
-from fn import draw, tree
+from experiments.shared.training_pictures import draw_losses, draw_metrics
+from fn import tree
 from fn.data.datasets import Dataset, Split, take
 from fn.data.loader import batches
 from fn.gradcheck import largest, numerical_grad, relative_error, smallest
@@ -162,8 +162,7 @@ def compare_loops(config: Config, few: Split) -> list[cli.Check]:
 
     classic, functional = classic_loop(module, x, y, 100), functional_loop(params, x, y, 100)
     show_lines(classic_loop, functional_loop)
-    panels = {"loss": {"classic": classic, "functional": functional}}
-    draw.save(draw.curves(panels, log=["loss"]), config.out / "loops.png")
+    draw_losses({"classic": classic, "functional": functional}, config.out / "loops.png")
     gap = largest(abs(a - b) for a, b in zip(classic, functional, strict=True))
     return [cli.check("functional and classic loop: largest gap in 100 losses", gap, "<=", 1e-5)]
 

@@ -22,8 +22,9 @@ from experiments.shared.attention_pictures import draw_positions, show_attention
 from experiments.shared.lab3_flags import Flags, apply_flags
 from experiments.shared.language_tasks import Task, bigram_loss, require_sizes, text_task, toy_task
 from experiments.shared.shapes import trace_shapes
+from experiments.shared.training_pictures import draw_losses
 from experiments.shared.written_text import question_length, show_answers, show_continuations
-from fn import draw, tree
+from fn import tree
 from fn.data.loader import batches, endless
 from fn.data.sequences import TOYS, Sequences, decode
 from fn.gradcheck import largest, smallest
@@ -122,7 +123,7 @@ def train(config: Config, recipe: Recipe, model: Model, task: Task) -> list[Trai
                 advance(metrics["loss"])
         trained.append(ts)
         losses[f"seed {seed}"] = history
-    draw.save(draw.curves({"loss": losses}, log=["loss"]), config.out / "training.png")
+    draw_losses(losses, config.out / "training.png")
     return trained
 
 

@@ -72,7 +72,7 @@ class Config(cli.Compiled):
     dataset: Literal["digits", "voc"] = "digits"
     """digits on canvases, or photographs with VOC XML"""
     data: cli.MaybePath = None
-    """the folder with annotations/ and images/ of --dataset voc"""
+    """the folder of photographs with VOC XML of --dataset voc"""
     classes: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")] = None
     """the only ones that --dataset voc may have; all that occur unless given"""
     weights: cli.MaybePath = None
@@ -139,7 +139,7 @@ def train_and_test(config: Config, flavor: str, detector: Detector, scenes: Scen
     show.console.print(f"{flavor}: trained in {seconds:.0f} s, with {busy:.0f} s of processor time")
 
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
-    ap = evaluate_detections(detections, scenes.test.objects, detector.classes, sizes=recipe.sizes)
+    ap = evaluate_detections(detections, scenes.test.objects, detector.classes, scenes.difficult, sizes=recipe.sizes)
     path = config.out / f"{flavor}_training.png"
     detection_report.show_parts(f"{flavor}: all images, {total} steps", history, path)
     detection_report.show_average_precision(flavor, ap, scenes, recipe.sizes)
@@ -169,7 +169,7 @@ def check_baselines(config: Config, scenes: SceneSet) -> list[cli.Check]:
     )
     background = Detections(*(column[:0] for column in guesses))
     scores = {
-        name: summarize(evaluate_detections(detections, scenes.test.objects, classes))["AP50"]
+        name: summarize(evaluate_detections(detections, scenes.test.objects, classes, scenes.difficult))["AP50"]
         for name, detections in (("all background", background), ("random boxes", guesses))
     }
     if config.dataset == "voc":  # where an object fills the picture, a box of its size cannot but overlap it

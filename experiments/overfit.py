@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.shared import cli, show
 from experiments.shared.detection_report import good_enough
 from experiments.shared.registry import DETECTORS, MODELS, DatasetName, FamilyName, resolve
-from fn import draw
+from experiments.shared.training_pictures import draw_losses
 from fn.data.datasets import take
 from fn.data.scenes import digits
 from fn.detection.average_precision import summarize
@@ -128,7 +128,7 @@ def check_classifiers(config: Config, runs: dict[str, list[Run]]) -> list[cli.Ch
         ]
     title = f"Overfitting {IMAGES} images of {config.dataset}, seeds {config.seed} to {config.seed + SEEDS - 1}"
     show.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
-    draw_losses(runs, config.out / "loss.png")
+    draw_losses(first_losses(runs), config.out / "loss.png")
     return checks
 
 
@@ -145,14 +145,13 @@ def check_detectors(config: Config, runs: dict[str, list[Run]]) -> list[cli.Chec
         ]
     title = f"Overfitting {CANVASES} canvases, seeds {config.seed} to {config.seed + SEEDS - 1}"
     show.table(title, ("family", "median steps", "most steps", "worst AP50", "worst AP50:95"), rows)
-    draw_losses(runs, config.out / "detectors.png")
+    draw_losses(first_losses(runs), config.out / "detectors.png")
     return checks
 
 
-def draw_losses(runs: dict[str, list[Run]], path: Path) -> None:
-    """Draw the losses of each family's first seed."""
-    losses = {family: [metrics["loss"] for metrics in seeds[0].history] for family, seeds in runs.items()}
-    draw.save(draw.curves({"loss": losses}, log=["loss"]), path)
+def first_losses(runs: dict[str, list[Run]]) -> dict[str, list[float]]:
+    """Return the losses of each family's first seed."""
+    return {family: [metrics["loss"] for metrics in seeds[0].history] for family, seeds in runs.items()}
 
 
 if __name__ == "__main__":

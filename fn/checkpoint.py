@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fn import tree
 from fn.domains import Count
-from fn.files import is_sound, write_digested
+from fn.files import is_sound, require_file, write_digested
 from fn.tree import Params
 
 KEY, VERSION = "functional-torch checkpoint", 1
@@ -88,6 +88,7 @@ def load(path: Path, like: Params) -> tuple[Params, Progress]:
     CheckpointError for a damaged file, or one of other tensors. Nothing in a file is ever executed.
     """
     try:
+        require_file(path, "tensor")
         if not path.stat().st_size:
             raise CheckpointError(f"{path} is empty")
         if _is_pickle(path):

@@ -1,12 +1,109 @@
-"""Write files that are either whole or not there, and check that they still hold what was written."""
+"""Read files within limits, write files that are either whole or not there, check that they hold what was written."""
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import re
+import stat
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor"]
+MOST_BYTES: dict[Kind, int] = {
+    "image": 2**28,
+    "xml": 2**24,
+    "json": 2**26,
+    "text": 2**28,
+    "idx": 2**28,
+    "log": 2**30,
+    "tensor": 2**33,
+}
+"""the size of the largest file of a kind that is read; an IDX file counts as it is unpacked"""
+KINDS_OF_FILE = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def require_file(path: Path, kind: Kind) -> None:
+    """Raise OSError unless `path` is a regular file within MOST_BYTES. It stands before every reader.
+
+    A FIFO would keep its reader waiting, /dev/zero never ends. The `strerror` is the reason, in words.
+
+    >>> require_file(Path("/dev/zero"), "image")
+    Traceback (most recent call last):
+    OSError: [Errno 22] it is a device, not a regular file: '/dev/zero'
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        other = KINDS_OF_FILE.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {other}, not a regular file", str(path))
+    if found.st_size > MOST_BYTES[kind]:
+        raise OSError(errno.EFBIG, f"its {found.st_size:,} bytes are more than {MOST_BYTES[kind]:,}", str(path))
+
+
+def read_bytes(path: Path, kind: Kind) -> bytes:
+    """Return the content of a file within the limits of its kind, see `require_file`."""
+    require_file(path, kind)
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES[kind] + 1)  # the files of /proc have no size
+    if len(content) > MOST_BYTES[kind]:
+        raise OSError(errno.EFBIG, f"it holds more than {MOST_BYTES[kind]:,} bytes", str(path))
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file, see `parse_json`; OSError or ValueError for one that is not read."""
+    return parse_json(read_bytes(path, "json"))
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Return the value of a JSON text; ValueError for what cannot be written again as strict JSON in UTF-8.
+
+    So NaN and Infinity are refused, 1e999 too, and a lone surrogate, unless it stands for a byte of a file's name.
+
+    >>> parse_json('{"loss": NaN}')
+    Traceback (most recent call last):
+    ValueError: it holds NaN or Infinity, which is no JSON
+    """
+    try:
+        value = json.loads(text)
+        again = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        again.encode("utf-8", "surrogateescape")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    except ValueError as error:
+        if "not JSON compliant" in str(error):
+            raise ValueError("it holds NaN or Infinity, which is no JSON") from None
+        raise
+    return value
+
+
+def decode_text(content: bytes) -> str:
+    r"""Return the text of bytes in UTF-8, or in what a byte order mark says; lines end with \n. ValueError for others.
+
+    NUL is refused: UTF-16 without a mark looks like a text with a NUL after each letter.
+
+    >>> decode_text("é\r\n".encode("utf-16"))
+    'é\n'
+    """
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32"}
+    marks |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32, which begin with them
+    encoding = next((marks[mark] for mark in marks if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise ValueError(f"no text in {name}: byte {error.start} cannot be read") from None
+    if "\0" in text:
+        place = f"character {text.index(chr(0))} is NUL, as in UTF-16 without a byte order mark"
+        raise ValueError(f"no text in UTF-8: {place}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -14,7 +111,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
         try:
-            aside.write(content.encode() if isinstance(content, str) else content)
+            aside.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
             aside.flush()
             os.fsync(aside.fileno())
             Path(aside.name).chmod(0o644)
@@ -44,6 +141,7 @@ def write_digested(folder: Path, stem: str, suffix: str, content: bytes) -> Path
 
 def is_sound(path: Path) -> bool:
     """Return whether the file holds what its name says: no bit flipped, none missing. OSError if it cannot be read."""
+    require_file(path, "tensor")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return re.fullmatch(r".*-([0-9a-f]{16})", path.stem) is not None and path.stem.endswith(f"-{digest[:16]}")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fn import tree
-from fn.files import write_atomic
+from fn.files import require_file, write_atomic
 from fn.tree import Params
 
 COUNT = "num_batches_tracked"
@@ -93,6 +93,7 @@ def read(path: Path, *, renamed: Mapping[str, str] | None = None) -> dict[str, T
     torch.Size([2, 3])
     """
     try:
+        require_file(path, "tensor")
         _require_digest(path)
         content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except OSError as error:

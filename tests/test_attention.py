@@ -316,8 +316,6 @@ def test_what_attention_refuses():
     q, mask = torch.ones(3, 4), causal_mask(3, 3)
     with pytest.raises(ValueError, match="exclude each other"):
         attention_weights(q, q, mask, is_causal=True)
-    with pytest.raises(ValueError, match="in tiles block_size is at least 1, not 0"):
-        tiled_attention(q, q, q, block_size=0)
     for way in ("native", 2):
         with pytest.raises(ValueError, match="attention: there is no dropout of weights"):
             attention_by(way)(q, q, q, dropout_p=0.1, dropout_key=key(0))

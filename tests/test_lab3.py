@@ -41,7 +41,7 @@ ALPHABET = "abcdefghij\n" * 80
         (None, ["--lr", "nan"], "--lr nan is not between"),
         (None, ["--task", "text", "--file", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
         (b"", ["--task", "text"], "is empty"),
-        (b"\xff\xfe\x00", ["--task", "text"], "is no text in UTF-8"),
+        (b"\xff\xfe\x00", ["--task", "text"], "is no text in UTF-16"),
         (b"a" * 1000, ["--task", "text"], "--file: all of the text is 'a'"),
         (b"too short", ["--task", "text"], "--block 64 does not fit into a tenth of a text of 9"),
         (ALPHABET.encode(), ["--task", "text", "--prompt", "xyz"], "--prompt: not in the vocabulary: 'x' 'y' 'z'"),

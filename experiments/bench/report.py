@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.bench.timing import Growth, Result, Timing, Timings
-from experiments.shared import cli, strict_json
+from experiments.shared import cli, show, strict_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@show.picture
 def draw_steps(results: Sequence[Result], path: Path) -> None:
     """Draw a bar per way and a panel per workload; ours are blue."""
     from matplotlib.figure import Figure
@@ -42,6 +43,7 @@ def _bars(axes: "Axes", result: Result) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@show.picture
 def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) -> None:
     """Draw time against batch and width: a line per way, a row of panels per workload."""
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from experiments.drill import cut, launch, progress, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.progress import Standing
 from experiments.shared import cli
-from experiments.shared.show import console, table
+from experiments.shared.show import console, print_anything, table
 
 FOLDER = cut.ROOT / "drills"
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -191,6 +191,7 @@ def show(name: str) -> int:
 
 
 def run() -> NoReturn:
+    print_anything()
     try:
         status = main(cli.parse_flags(Config, sys.argv[1:]))
     except cli.UsageError as error:

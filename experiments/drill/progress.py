@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 VERSION = 1
 DAY = 86_400.0
+END_OF_TIME = 1e11
+"""in seconds; no clock of this millennium says more"""
 GROWTH = 2.5
 """factor of the days until a drill is due again, per pass"""
 
@@ -67,17 +69,20 @@ def standings() -> dict[str, Standing]:
 
 
 def _events() -> Iterator[dict[str, Any]]:
+    from fn.files import parse_json, read_bytes  # here, not above: what it imports would hold up --help
+
     try:
-        lines = file().read_bytes().splitlines()
+        lines = read_bytes(file(), "log").splitlines()
     except FileNotFoundError:
         return
     for line in lines:
         try:
-            event = json.loads(line)
+            event = parse_json(line)
             if isinstance(event["drill"], str) and isinstance(event["event"], str):
                 event["at"] = float(event["at"])
-                yield event
-        except (ValueError, TypeError, KeyError, RecursionError):  # cut off in a crash, or not ours
+                if 0 <= event["at"] < END_OF_TIME:
+                    yield event
+        except (ValueError, TypeError, KeyError, OverflowError):  # cut off in a crash, or not ours
             continue
 
 

@@ -13,7 +13,7 @@ from experiments.gallery.breaking import on, show_seen
 from experiments.gallery.failures import Failure, gallery
 from experiments.shared.cli import UsageError
 from experiments.shared.show import console, wrapped
-from fn.files import write_atomic
+from fn.files import read_json, write_atomic
 
 Score = dict[str, dict[str, int]]
 """{failure: {"asked": how often, "right": how often}}"""
@@ -28,8 +28,11 @@ def score_file() -> Path:
 def load_score() -> Score:
     """Read the score; UsageError for a damaged file."""
     try:
-        kept: Any = json.loads(score_file().read_text())
-        return {name: {"asked": int(n["asked"]), "right": int(n["right"])} for name, n in kept["failures"].items()}
+        kept: Any = read_json(score_file())
+        score = {name: {"asked": int(n["asked"]), "right": int(n["right"])} for name, n in kept["failures"].items()}
+        if not all(0 <= n["right"] <= n["asked"] and n["asked"] for n in score.values()):
+            raise ValueError("more were right than asked")
+        return score
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

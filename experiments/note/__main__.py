@@ -5,13 +5,13 @@ figures and its command.
 """
 
 import argparse
-import json
 import re
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.shared.cli import UsageError, fail
+from experiments.shared.show import print_anything
 
 JOURNAL = Path(__file__).parents[2] / "LEARNING.md"
 
@@ -24,6 +24,7 @@ class OneLine(argparse.ArgumentParser):
 
 
 def main() -> None:
+    print_anything()
     parser = OneLine(prog="python -m experiments.note", description=__doc__)
     parser.add_argument("text", help="what was observed, with the number")
     parser.add_argument("--run", type=Path, metavar="DIR", help="a run, whose figures and command are added")
@@ -66,8 +67,10 @@ def entry(text: str, figures: str, day: date) -> str:
 
 def run_figures(run: Path) -> str:
     """The checks of a run as a table, and its command; UsageError for a folder without a summary.json."""
+    from fn.files import read_json  # here, not above: what it imports would hold up --help
+
     try:
-        summary: Any = json.loads((run / "summary.json").read_text())
+        summary: Any = read_json(run / "summary.json")
         rows = [f"| {_cell(c['name'])} | {_cell(_value(c))} | {_cell(c['target'])} |" for c in summary["checks"]]
         command = summary["command"]
     except OSError as error:

@@ -20,6 +20,7 @@ def label(characters: str) -> list[str]:
     return [{" ": "·", "\n": "↵"}.get(character, character) for character in characters]
 
 
+@show.picture
 def show_attention(weights: Tensor, characters: str, title: str, path: Path, *, first_row: int = 0) -> None:
     """Draw all heads (layers, heads, queries, keys) into a picture; print one of them, see `print_attention`."""
     names = label(characters)
@@ -42,6 +43,7 @@ def _shade(weight: float) -> str:
     return " " if weight < 0.05 else SHADES[min(int(weight * len(SHADES)), len(SHADES) - 1)]
 
 
+@show.picture
 def draw_positions(params: Params, seq: int, path: Path) -> None:
     """Draw the encodings as tables, the product of any two positions, and the learned encoding if there is one."""
     table = sinusoidal_encoding(seq, WIDTH)

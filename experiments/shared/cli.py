@@ -3,7 +3,6 @@
 0: every check holds. 1: one does not. 2: bad input, in one line on stderr. 130: Ctrl-C.
 """
 
-import io
 import os
 import platform
 import shlex
@@ -19,7 +18,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.shared import strict_json
+from experiments.shared import show, strict_json
 from experiments.shared.checks import Check, check, check_mean, deviation
 from experiments.shared.errors import explain
 from experiments.shared.flags import (
@@ -48,7 +47,7 @@ from experiments.shared.flags import (
     program,
 )
 from experiments.shared.registry import DATASETS, resolve
-from experiments.shared.show import console, table
+from experiments.shared.show import console, print_anything, table
 
 if TYPE_CHECKING:
     import torch
@@ -110,10 +109,13 @@ def fail(status: int, message: str) -> NoReturn:
 def prepare(out: Path) -> None:
     """Make the folder; UsageError, before the work rather than after it, where nothing can be written."""
     try:
+        str(out).encode()
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"--out {out}: its name is not in UTF-8, and safetensors opens no such file") from None
 
 
 def run(
@@ -123,9 +125,7 @@ def run(
 ) -> NoReturn:
     """Parse the flags, run the experiment, report, and exit."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without θ shows a question mark
+    print_anything()
     try:
         config = parse(config_type, sys.argv[1:])
         prepare(config.out)
@@ -135,6 +135,8 @@ def run(
             sys.exit(0)
         report(checks, config, time.perf_counter() - started)
         sys.stdout.flush()
+        for error in show.failures:
+            raise error
     except BrokenPipeError:  # the reader, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -24,6 +24,7 @@ SCORE_THRESHOLDS = {"anchor": 0.5, "center": 0.3}
 """a detection with a lower score is not drawn; scores of centers are lower at the same average precision"""
 
 
+@show.picture
 def draw_flavor(
     flavor: str, detector: Detector, ts: TrainState, scenes: SceneSet, detections: Detections, out: Path
 ) -> None:
@@ -47,6 +48,7 @@ def draw_flavor(
         draw_heat(detector, ts, scenes.test, classes, out / "heat.png")
 
 
+@show.picture
 def draw_predictions(
     scenes: Scenes,
     detections: Detections,
@@ -150,6 +152,7 @@ def _drawn_mistakes(
     return named + [_object(objects[o].tolist(), classes, "tab:orange") for o in missed]
 
 
+@show.picture
 def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: Path, *, columns: int = 4) -> None:
     """Draw one object in each of the first images with objects, and the anchors matched to it, ten at most."""
     chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
@@ -167,6 +170,7 @@ def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: 
     draw.save(draw.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
 
 
+@show.picture
 @torch.no_grad()
 def draw_heat(detector: Detector, ts: TrainState, scenes: Scenes, classes: Sequence[str], path: Path) -> None:
     """Draw the heat maps of the classes in the first image that has two of them, each from 0 to 1."""

@@ -32,6 +32,7 @@ def good_enough(ap: Tensor) -> bool:
     return bool(ap[0, 0].nanmean() >= 1) and bool(ap[:, 0].nanmean() >= 0.9)
 
 
+@show.picture
 def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
     """Print and draw the parts of the loss: a table, a sentence on each, and the curves."""
     parts = [name for name in history[0] if name in PARTS]

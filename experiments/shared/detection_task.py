@@ -33,7 +33,7 @@ def load_scenes(
                 raise cli.UsageError(f"--dataset digits takes no --{name}")
         scenes = digits()
     elif data is None:
-        raise cli.UsageError("--dataset voc needs --data, a folder with annotations/ and images/")
+        raise cli.UsageError("--dataset voc needs --data, a folder of photographs with VOC XML")
     else:
         try:
             scenes = voc(data, classes=classes, stats=IMAGENET_STATS)

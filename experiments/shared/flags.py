@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -138,9 +137,11 @@ def as_json(config: Config) -> dict[str, Any]:
 
 def as_flags(config_type: type[Config], file: Path) -> list[str]:
     """Return the flags that a config.json stands for; `parse` checks them like any others."""
+    from fn.files import read_json  # here, not above: what it imports would hold up --help
+
     try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        values = read_json(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} is not a readable JSON file ({_first_line(error)})") from None
     if not isinstance(values, dict):
         raise UsageError(f"{file} is not a JSON object, which a config is")

@@ -1,11 +1,15 @@
 """Tables on stdout and progress on stderr, for a person who watches an experiment."""
 
+import io
 import math
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from itertools import pairwise
+from typing import ParamSpec, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,8 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Span, Text
 
+P, T = ParamSpec("P"), TypeVar("T")
 console = Console(highlight=False)
 log = Console(stderr=True, highlight=False)
+
+
+def print_anything() -> None:
+    """Let a terminal that lacks a sign, θ or an undecodable byte of a file's name, show a question mark, not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager
@@ -34,6 +46,24 @@ def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[...,
                 log.print(f"{title}: step {step} of {total}, loss {loss:.4f}{rate}", soft_wrap=True)
 
         yield advance
+
+
+failures: list[Exception] = []
+"""what went wrong with pictures; `cli.run` raises the first once the results are saved"""
+
+
+def picture(draw: Callable[P, T]) -> Callable[P, T | None]:
+    """Let a function that draws fail without an end to the run: no picture is worth the results of a training."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return draw(*args, **kwargs)
+        except Exception as error:
+            failures.append(error)
+            log.print(f"{draw.__name__} failed ({type(error).__name__}); the results come first", markup=False)
+
+    return drawn
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from experiments.shared import show
 from fn import draw
 from fn.data.datasets import Dataset
 from fn.layers import softmax
@@ -15,6 +16,7 @@ from fn.trace import trace
 from fn.train import Metrics, TrainState
 
 
+@show.picture
 def draw_metrics(runs: Mapping[str, Sequence[Metrics]], path: Path) -> None:
     """Draw the loss, on a logarithmic axis, and the accuracy over the steps, a line per run."""
     panels = {
@@ -24,6 +26,12 @@ def draw_metrics(runs: Mapping[str, Sequence[Metrics]], path: Path) -> None:
     draw.save(draw.curves(panels, log=["loss"]), path)
 
 
+@show.picture
+def draw_losses(losses: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw the loss over the steps, on a logarithmic axis, a line per run."""
+    draw.save(draw.curves({"loss": losses}, log=["loss"]), path)
+
+
 def draw_network(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> None:
     """Draw what a convolutional network has learned: kernels, feature maps, its mistakes on the held-out images."""
     draw_kernels(ts, out / "filters.png")
@@ -31,12 +39,14 @@ def draw_network(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> N
     draw_mistakes(model, ts, dataset, out)
 
 
+@show.picture
 def draw_kernels(ts: TrainState, path: Path) -> None:
     """Draw the kernels of the first convolution, of their first input channel."""
     kernels = ts.params["conv1"]["weight"][:, 0]
     draw.save(draw.image_grid(kernels, signed=True, title="kernels of conv1: red adds, blue subtracts"), path)
 
 
+@show.picture
 def draw_feature_maps(model: Model, ts: TrainState, dataset: Dataset, path: Path) -> None:
     """Draw one held-out image, and below it seven channels of each block's output."""
     image = dataset.test.images[:1]
@@ -48,6 +58,7 @@ def draw_feature_maps(model: Model, ts: TrainState, dataset: Dataset, path: Path
     draw.save(draw.image_grid(torch.cat([image[0], blank, *rows]), columns=7, title=title), path)
 
 
+@show.picture
 @torch.no_grad()
 def draw_mistakes(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> None:
     """Draw the 16 held-out images whose class was given the least probability, and the confusion matrix."""

@@ -55,6 +55,7 @@ def check_moved(way: str, before: Sequence[Params], after: Sequence[Params], tra
     return cli.check(f"{way}: leaves that moved and should not, or the other way", len(wrong), "==", 0)
 
 
+@show.picture
 def draw_growth(accuracies: Mapping[int, Mapping[str, Sequence[float]]], path: Path) -> None:
     """Draw the mean accuracy of each way against the labelled images per class, from {images: {way: accuracies}}."""
     lines = {
@@ -74,6 +75,7 @@ def misread_first(p: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     return (p[torch.arange(len(labels)), labels] + right).argsort(), int((~right).sum())
 
 
+@show.picture
 @torch.no_grad()
 def draw_mistakes(model: Model, params: Params, state: Params, dataset: Dataset, path: Path) -> None:
     """Draw up to 16 test images that the model misreads, those with the least probability of their own class first."""

@@ -26,6 +26,7 @@ DESCENT_STEPS = (*range(10), *range(10, 30, 4), *range(30, 151, 15))
 """the steps of gradient descent after which the curvature is measured"""
 
 
+@show.picture
 def draw_noise(config: Config, model: Model, split: Split, history: Sequence[TrainState]) -> None:
     """Draw the gradient noise scale along the run of one model, beside its batch size."""
     probe = take(split, max(2, min(PROBE, MAX_NUMBERS // tree.size(history[0].params))))
@@ -68,6 +69,7 @@ def descend(config: Config, model: Model, split: Split) -> None:
     show_sharpness(config, runs, last, examples)
 
 
+@show.picture
 def show_sharpness(config: Config, runs: Mapping[float, Mapping[int, float]], last: int, examples: int) -> None:
     """Draw and print the sharpness by learning rate and step, beside 2/η."""
     panels = {

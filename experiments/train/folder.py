@@ -14,7 +14,7 @@ from experiments.shared import cli, strict_json
 from experiments.train.config import Config
 from fn import checkpoint, rng
 from fn.checkpoint import CheckpointError, Progress
-from fn.files import remove_leftovers, write_atomic
+from fn.files import read_bytes, remove_leftovers, write_atomic
 from fn.train import TrainState
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -50,7 +50,7 @@ def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Prog
     saved = checkpoint.find(checkpoints(out), "*")
     with writing("the start of the run", out):
         has_log = log_file(out).exists() and log_file(out).stat().st_size
-        other_config = config_file.exists() and config_file.read_text() != content
+        other_config = config_file.exists() and config_file.read_bytes() != content.encode()
         if (saved or has_log or other_config) and not config.overwrite:
             ways = f"--resume {out} continues it, --overwrite starts anew, --out takes another folder"
             raise cli.UsageError(f"{out} holds a run: {ways}")
@@ -96,9 +96,9 @@ def resume(path: Path, config: Config, ts: TrainState, digest: str) -> tuple[Tra
 def read_log(out: Path, count: int) -> tuple[list[bytes], History]:
     """Return the first `count` lines, as bytes and as entries: what came after the checkpoint happens once more."""
     try:
-        lines = log_file(out).read_bytes().splitlines(keepends=True)[:count]
+        lines = read_bytes(log_file(out), "log").splitlines(keepends=True)[:count]
         history = [strict_json.loads_numbers(line) for line in lines]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise cli.UsageError(f"{log_file(out)}, the log of the run, cannot be read: {error}") from None
     if len(lines) < count or not all(isinstance(entry, dict) for entry in history):
         raise cli.UsageError(f"{log_file(out)} has lost lines: {count} were there at the checkpoint")

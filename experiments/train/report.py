@@ -32,6 +32,7 @@ def report(config: Config, history: list[dict[str, Any]]) -> list[cli.Check]:
     return checks
 
 
+@show.picture
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw loss and accuracy: of every step in training, of every epoch in validation."""
     panels: dict[str, Any] = {}

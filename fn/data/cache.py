@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fn.files import is_sound, remove_leftovers, write_digested
+from fn.files import is_sound, remove_leftovers, require_file, write_digested
 
 
 def user_cache() -> Path:
@@ -25,9 +25,10 @@ def user_cache() -> Path:
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """The digest of the files' names below `root` and of their contents, but not of dates and owners."""
+    """Return the digest of the names of images below `root` and of their contents, but not of dates and owners."""
     digest = hashlib.sha256()
     for path in sorted(files):
+        require_file(path, "image")
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(json.dumps([path.relative_to(root).as_posix(), content]).encode())

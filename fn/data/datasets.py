@@ -16,8 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn.data.cache import cached, fingerprint, user_cache
+from fn.data.idx import is_complete, read_split
+from fn.data.image_folders import Found, find_classes, folders_of, splits
+from fn.data.images import ImageError, first_line, photograph
 from fn.data.transforms import channel_stats, normalize
 from fn.domains import Count
+from fn.files import require_file
 
 Stats = tuple[Sequence[float], Sequence[float]]
 """(mean, standard deviation) of each channel"""
@@ -74,86 +78,100 @@ def digits() -> Dataset:
 
 def mnist() -> Dataset:
     """70,000 handwritten digits of 28×28 pixels, 10,000 of them held out. LeCun et al. 1998."""
-    return _from_torchvision("MNIST", "MNIST/raw", "its four .gz files", list("0123456789"))
+    return _in_idx("MNIST", list("0123456789"))
 
 
 def fashion_mnist() -> Dataset:
     """70,000 grey pictures of clothes, 28×28 pixels, 10,000 of them held out. Xiao, Rasul and Vollgraf 2017."""
     classes = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"]
-    return _from_torchvision("FashionMNIST", "FashionMNIST/raw", "its four .gz files", classes)
+    return _in_idx("FashionMNIST", classes)
 
 
 def cifar10() -> Dataset:
     """60,000 colour photographs of 32×32 pixels, 10,000 of them held out. Krizhevsky 2009."""
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    return _from_torchvision("CIFAR10", "cifar-10-batches-py", "the files of cifar-10-python.tar.gz", classes)
+    folder = data_root() / "cifar-10-batches-py"
+    try:
+        for path in folder.glob("*"):
+            require_file(path, "idx")
+        train, test = (_torchvisions("CIFAR10", train=part) for part in (True, False))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unavailable("CIFAR10", folder, error, "the files of cifar-10-python.tar.gz") from error
+    train, test = (
+        Split(rearrange(torch.as_tensor(part.data), "n h w c -> n c h w").float(), torch.tensor(part.targets))
+        for part in (train, test)
+    )
+    return _standardised(train, test, classes)
 
 
-def _from_torchvision(name: str, folder: str, files: str, classes: Sequence[str]) -> Dataset:
+def _in_idx(name: str, classes: Sequence[str]) -> Dataset:
+    """MNIST, or a set in its format; downloaded if a file of it is missing, but not over one that is damaged."""
+    folder = data_root() / name / "raw"
+    try:
+        if not is_complete(folder):
+            _torchvisions(name)
+        parts = [read_split(folder, part) for part in ("train", "t10k")]
+    except ValueError as error:
+        raise DatasetUnavailable(f"{name}: {first_line(error)}") from None
+    except (OSError, RuntimeError) as error:
+        raise _unavailable(name, folder, error, "its four .gz files") from error
+    train, test = (Split(rearrange(x, "n h w -> n 1 h w").float(), y.long()) for x, y in parts)
+    return _standardised(train, test, classes)
+
+
+def _torchvisions(name: str, **options: Any) -> Any:
+    """Return torchvision's data set, downloaded to the data root if it is not there."""
     from torchvision import datasets
 
-    root = data_root()
-    try:
-        train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
-        splits = _split(train), _split(test)
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two for files of other content
-        raise DatasetUnavailable(
-            f"{name} is not in {root / folder} and could not be downloaded or unpacked there "
-            f"({_first_line(error)}): put {files} into that folder, or set FN_DATA to a root that has them"
-        ) from error
-    return _standardised(*splits, classes)
+    return getattr(datasets, name)(data_root(), download=True, **options)
 
 
-def _split(dataset: Any) -> Split:
-    pixels = torch.as_tensor(dataset.data)
-    layout = "n h w -> n 1 h w" if pixels.ndim == 3 else "n h w channels -> n channels h w"
-    labels = torch.as_tensor(dataset.targets)
-    if len(labels) != len(pixels):
-        raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
-    return Split(rearrange(pixels, layout).float(), labels)
+def _unavailable(name: str, folder: Path, error: Exception, files: str) -> DatasetUnavailable:
+    return DatasetUnavailable(
+        f"{name} is not in {folder} and could not be downloaded or unpacked there "
+        f"({first_line(error)}): put {files} into that folder, or set FN_DATA to a root that has them"
+    )
 
 
 def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) -> Dataset:
     """Photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
 
-    If `root` has `train` and `test` (or `val`), these are the splits; else every fifth photograph of each class is held
-    out. The squares are cached. `stats`, of pixels from 0 to 255, replace those of `train`: for a pretrained network,
-    give the ones that it was trained with.
+    If `root` has a folder `train` and one that is held out, `test`, `val` and so on (see fn.data.image_folders), these
+    are the splits; else every fifth photograph of each class is held out. The squares are cached. `stats`, of pixels
+    from 0 to 255, replace those of `train`: for a pretrained network, give the ones that it was trained with.
     """
-    parts = [root / part for part in ("test", "val") if (root / part).is_dir() and (root / "train").is_dir()]
-    if not parts:
-        images, labels, classes = _photographs(root, image_size)
-        test = torch.cat([torch.arange(n) % 5 == 4 for n in labels.bincount().tolist()])
-        if not test.any():
-            raise DatasetUnavailable(f"folder: no class of {root} has the five photographs of which one is held out")
-        train, test = Split(images[~test], labels[~test]), Split(images[test], labels[test])
-    else:
-        *train, classes = _photographs(root / "train", image_size)
-        *test, others = _photographs(parts[0], image_size)
-        if classes != others:
-            raise DatasetUnavailable(f"folder: {root / 'train'} has the classes {classes}, {parts[0]} has {others}")
-        train, test = Split(*train), Split(*test)
-    train, test = (Split(split.images.float(), split.labels) for split in (train, test))
-    return _standardised(train, test, classes, stats)
-
-
-def _photographs(root: Path, image_size: int) -> tuple[Tensor, Tensor, list[str]]:
-    """(squares, labels, classes), ordered by class and name."""
-    from torchvision.datasets import ImageFolder
-
     try:
-        found = ImageFolder(str(root), loader=Path)
-        files = [Path(path) for path, _ in found.samples]
-        source = fingerprint(root, files)
+        parts = splits(root, holds=folders_of) or [root]
+        found = [find_classes(part) for part in parts]
     except OSError as error:
-        raise DatasetUnavailable(f"folder: {root} is no directory of images per class ({_first_line(error)})") from None
-    if len(found.classes) < 2:
-        raise DatasetUnavailable(f"folder: {root} has one directory, {found.classes[0]}, and nothing to tell it from")
+        raise DatasetUnavailable(f"folder: {root} is no directory of images per class ({first_line(error)})") from None
+    except ValueError as error:
+        raise DatasetUnavailable(f"folder: {error}") from None
+    classes, others = found[0].classes, found[-1].classes
+    if len(classes) < 2:
+        raise DatasetUnavailable(f"folder: {parts[0]} has one directory, {classes[0]}, and nothing to tell it from")
+    if classes != others:
+        raise DatasetUnavailable(f"folder: {parts[0]} has the classes {classes}, {parts[1]} has {others}")
+    train, *test = (_photographs(part, images, image_size) for part, images in zip(parts, found, strict=True))
+    if not test:
+        held_out = torch.cat([torch.arange(n) % 5 == 4 for n in train.labels.bincount().tolist()])
+        if not held_out.any():
+            raise DatasetUnavailable(f"folder: no class of {root} has the five photographs of which one is held out")
+        train, *test = (Split(*(x[which] for x in train)) for which in (~held_out, held_out))
+    return _standardised(train, *test, classes, stats)
+
+
+def _photographs(root: Path, found: Found, image_size: int) -> Split:
+    """Squares, ordered by class and name."""
+    try:
+        source = fingerprint(root, found.files)
+    except OSError as error:
+        raise DatasetUnavailable(f"folder: {error.filename or root} cannot be read ({first_line(error)})") from None
     squares = cached(
-        lambda: {"images": torch.stack([_square(path, image_size) for path in files])},
+        lambda: {"images": torch.stack([_square(path, image_size) for path in found.files])},
         {"made by": "fn.data.datasets.folder, 1", "source": source, "image_size": image_size},
     )["images"]
-    return squares, torch.tensor(found.targets), found.classes
+    return Split(squares.float(), torch.tensor(found.labels))
 
 
 def _square(path: Path, size: int) -> Tensor:
@@ -162,19 +180,10 @@ def _square(path: Path, size: int) -> Tensor:
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     try:
-        with Image.open(path) as photograph:
-            if photograph.mode.startswith(("I", "F")):  # which convert() would clip to white
-                raise ValueError(f"its pixels are of mode {photograph.mode}, not of 8 bits")
-            upright = ImageOps.exif_transpose(photograph).convert("RGB")
-            return pil_to_tensor(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
-    except Exception as error:  # decoders raise many kinds for a damaged file: SyntaxError, struct.error
-        raise DatasetUnavailable(f"folder: {path} cannot be read as an image ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().splitlines()[0].rstrip(":") if str(error).strip() else type(error).__name__
+        with photograph(path) as image:
+            return pil_to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    except ImageError as error:
+        raise DatasetUnavailable(f"folder: {path} cannot be read as an image ({error})") from None
 
 
 def _standardised(train: Split, test: Split, classes: Sequence[str], stats: Stats | None = None) -> Dataset:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from fn.data import datasets
@@ -34,6 +34,8 @@ class SceneSet(NamedTuple):
     classes: Sequence[str]
     dropped: int = 0
     """boxes that were left out, as none of their area is in the image"""
+    difficult: Bool[Tensor, "examples objects"] | None = None
+    """of the objects of `test`, which need not be found"""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from fn.domains import Count, Natural
+from fn.files import decode_text, read_bytes
 
 IGNORED = -100
 """the target where nothing is asked: cross-entropy's ignore_index"""
@@ -89,20 +90,20 @@ def decode(tokens: Int[Tensor, " seq"], vocabulary: str) -> str:
 
 
 def read_text(path: Path | None = None) -> str:
-    """Return the text of a file in UTF-8; without a path, a text that comes with CPython: the topics of its `help()`.
+    """Return the text of a file, see `fn.files.decode_text`; without a path, one of CPython's: the topics of `help()`.
 
-    ValueError, in one line, for a file that is missing, empty, or not in UTF-8.
+    ValueError, in one line, for a file that is missing, empty, or no text.
     """
     if path is None:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} cannot be read") from None
+        text = decode_text(read_bytes(path, "text"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
     if not text:
         raise ValueError(f"{path} is empty")
     return text

@@ -31,6 +31,7 @@ def average_precision(
     object_labels: Int[Tensor, " objects"],
     object_images: Int[Tensor, " objects"],
     crowd: Bool[Tensor, " objects"] | None = None,
+    difficult: Bool[Tensor, " objects"] | None = None,
     *,
     classes: Count,
     sizes: dict[str, tuple[float, float]] = SIZES,
@@ -40,9 +41,10 @@ def average_precision(
 
     Detections and objects have a row each; `images` and `object_images` say which image a row is of. A `crowd` object
     stands for many: it need not be found, but any number of detections may match it, and their IoU is the fraction of
-    their own area that lies in it. The `max_detections` best per image and class count. Of equal scores the earlier
-    image and row come first; of equal overlaps the later object is matched. ValueError for NaN, reversed corners, or a
-    class that is not among `classes`.
+    their own area that lies in it. A `difficult` object, as the devkit of Pascal VOC has it, need not be found either,
+    and what matches it is neither right nor wrong. The `max_detections` best per image and class count. Of equal scores
+    the earlier image and row come first; of equal overlaps the later object is matched. ValueError for NaN, reversed
+    corners, or a class that is not among `classes`.
 
     >>> box, zero = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0])
     >>> ap = average_precision(box, torch.tensor([0.9]), zero, zero, box, zero, zero, classes=2)
@@ -50,7 +52,9 @@ def average_precision(
     (torch.Size([10, 4, 2]), tensor([1., nan], dtype=torch.float64))
     """
     _require_sound(boxes, scores, labels, object_boxes, object_labels, classes)
-    crowd = torch.zeros_like(object_labels, dtype=torch.bool) if crowd is None else crowd
+    crowd, difficult = (
+        torch.zeros_like(object_labels, dtype=torch.bool) if flags is None else flags for flags in (crowd, difficult)
+    )
     boxes, scores, object_boxes = boxes.double(), scores.double(), object_boxes.double()
     group, object_group = images * classes + labels, object_images * classes + object_labels
 
@@ -61,13 +65,14 @@ def average_precision(
     boxes, scores, labels, group = boxes[counted], scores[counted], labels[counted], group[counted]
 
     limits = torch.tensor(list(sizes.values()), dtype=torch.float64)
-    ignored = crowd | _outside(box_area(object_boxes), limits)
+    open_to_many = crowd | difficult
+    ignored = open_to_many | _outside(box_area(object_boxes), limits)
     matched = torch.zeros(len(THRESHOLDS), len(sizes), len(group), dtype=torch.bool)
     left_out = _outside(box_area(boxes), limits).expand_as(matched).clone()
     for g in object_group.unique():
         rows, objects = (group == g).nonzero().squeeze(1), (object_group == g).nonzero().squeeze(1)
         overlap = _overlaps(boxes[rows], object_boxes[objects], crowd[objects])
-        found, found_ignored = _assign(overlap, crowd[objects], ignored[:, objects])
+        found, found_ignored = _assign(overlap, open_to_many[objects], ignored[:, objects])
         matched[:, :, rows] = found
         left_out[:, :, rows] = torch.where(found, found_ignored, left_out[:, :, rows])
 
@@ -113,20 +118,20 @@ def _overlaps(
 
 def _assign(
     overlap: Float64[Tensor, "detections objects"],
-    crowd: Bool[Tensor, " objects"],
+    open_to_many: Bool[Tensor, " objects"],
     ignored: Bool[Tensor, "sizes objects"],
 ) -> tuple[Bool[Tensor, "thresholds sizes detections"], Bool[Tensor, "thresholds sizes detections"]]:
     """Return (which detections match an object, which of those match an ignored one), per threshold and size.
 
     Greedy, best first: each takes the object that it overlaps most among those not taken, an ignored one only if no
-    other fits; a crowd is never taken.
+    other fits; one that is `open_to_many` is never taken.
     """
     least = torch.tensor(THRESHOLDS, dtype=torch.float64).clamp(max=1 - 1e-10).view(-1, 1, 1)
     matched = torch.zeros(len(THRESHOLDS), len(ignored), len(overlap), dtype=torch.bool)
-    matched_ignored, later = matched.clone(), torch.arange(1, len(crowd) + 1)
+    matched_ignored, later = matched.clone(), torch.arange(1, len(open_to_many) + 1)
     taken = torch.zeros(len(THRESHOLDS), *ignored.shape, dtype=torch.bool)
     for i in (overlap >= min(THRESHOLDS)).any(dim=1).nonzero().squeeze(1).tolist():
-        fits = (overlap[i] >= least) & ~(taken & ~crowd)
+        fits = (overlap[i] >= least) & ~(taken & ~open_to_many)
         wanted = fits & ~ignored
         fits = torch.where(wanted.any(dim=-1, keepdim=True), wanted, fits)
         value = torch.where(fits, overlap[i], -1.0)

@@ -5,11 +5,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from fn.detection.average_precision import SIZES, average_precision
-from fn.detection.boxes import object_table
+from fn.detection.boxes import object_table, unpack_objects
 from fn.domains import Count
 from fn.models import Detector
 from fn.optim import Optimizer
@@ -105,10 +105,11 @@ def evaluate_detections(
     detections: Detections,
     objects: Float[Tensor, "examples objects 5"],
     classes: Count,
+    difficult: Bool[Tensor, "examples objects"] | None = None,
     *,
     sizes: dict[str, tuple[float, float]] = SIZES,
 ) -> Float64[Tensor, "thresholds sizes classes"]:
-    """Return the `average_precision` of detections in the images that have these objects.
+    """Return the `average_precision` of detections in the images that have these objects, some of them `difficult`.
 
     >>> box = torch.tensor([[0.0, 0, 10, 10]])
     >>> detections = collect([(box, torch.tensor([0.9]), torch.tensor([1]))])
@@ -116,4 +117,6 @@ def evaluate_detections(
     >>> ap.shape, ap[0, 0]
     (torch.Size([10, 4, 2]), tensor([nan, 1.], dtype=torch.float64))
     """
-    return average_precision(*detections, *object_table(objects.cpu()), classes=classes, sizes=sizes)
+    present = unpack_objects(objects)[2].cpu()
+    flags = None if difficult is None else difficult.cpu()[present]
+    return average_precision(*detections, *object_table(objects.cpu()), difficult=flags, classes=classes, sizes=sizes)

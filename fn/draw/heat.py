@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from fn.draw.figures import plain
 from fn.draw.images import pixels
 
 
@@ -23,8 +24,8 @@ def attention_maps(
         for head, axes in enumerate(row):
             axes.imshow(weights[layer, head].detach().cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
             axes.set_title(f"layer {layer}, head {head}", fontsize=8)
-            axes.set_xticks(range(len(keys)), keys, fontsize=7, family="monospace")
-            axes.set_yticks(range(len(queries)), queries, fontsize=7, family="monospace")
+            axes.set_xticks(range(len(keys)), list(map(plain, keys)), fontsize=7, family="monospace")
+            axes.set_yticks(range(len(queries)), list(map(plain, queries)), fontsize=7, family="monospace")
             axes.tick_params(length=0)
     figure.supxlabel("key", fontsize=9)
     figure.supylabel("query", fontsize=9)
@@ -80,6 +81,6 @@ def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str]) ->
             if count:
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
     axes.set(xlabel="predicted", ylabel="target", xticks=range(len(classes)), yticks=range(len(classes)))
-    axes.set_xticklabels(classes)
-    axes.set_yticklabels(classes)
+    axes.set_xticklabels(list(map(plain, classes)))
+    axes.set_yticklabels(list(map(plain, classes)))
     return figure
