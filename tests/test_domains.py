@@ -89,7 +89,7 @@ def fitting(f: Any) -> dict[str, Any]:
 
 def fit(annotation: Any) -> Any:
     if inspect.isclass(annotation) and hasattr(annotation, "_fields"):
-        return tuple.__new__(annotation, [None] * len(annotation._fields))
+        return tuple.__new__(annotation, [None] * len(annotation._fields))  # pyright: ignore
     return next(x for x in ANYTHING if is_bearable(x, annotation, conf=TOWER))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import cast, get_type_hints
 
 import pytest
 import torch
@@ -125,4 +125,4 @@ def test_every_number_among_the_flags_has_bounds(script):
             [bounds] = [b for b in getattr(hint, "__metadata__", ()) if isinstance(b, Between)]
             default = {field.name: field.default for field in dataclasses.fields(config_type)}[name]
             for value in default if isinstance(default, tuple) else [default]:
-                assert value is None or bounds.least <= value <= bounds.greatest, name
+                assert value is None or bounds.least <= cast(float, value) <= bounds.greatest, name

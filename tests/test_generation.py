@@ -1,6 +1,7 @@
 """What is drawn has the distribution that the logits say, and what is written saw what it should."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -91,7 +92,7 @@ class Counter:
         return logits.mT, state
 
 
-def write(model: Counter, prompt: list[int], **options) -> list[int]:
+def write(model: Callable, prompt: list[int], **options) -> list[int]:
     options = {"key": key(1), "context": 3, **options}
     return generate({"w": {}}, {"s": {}}, torch.tensor(prompt, dtype=torch.int64), apply=model, **options).tolist()
 

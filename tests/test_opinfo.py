@@ -63,7 +63,7 @@ def torchs_attention(
     """Attend by torch's own equation, which it can differentiate twice, and drop by the mask of our key."""
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     kept = uniform(KEY, (*batch, query.shape[-2], key.shape[-2])) >= dropout_p if dropout_p else None
-    math = torch._scaled_dot_product_attention_math
+    math = torch._scaled_dot_product_attention_math  # pyright: ignore[reportPrivateImportUsage]
     return math(query, key, value, attn_mask, dropout_p, dropout_mask=kept, **options)[0]
 
 
@@ -246,7 +246,7 @@ def wide_step(params: dict[str, Tensor], x: Tensor, classes: Tensor) -> tuple[Te
         h = layers.embedding(x, params["table"], padding_idx=0) + layers.linear(image, image[0, 0]).mean()
         q = h.unflatten(-1, (4, 2)).transpose(-2, -3)
         ways = (attention.scaled_dot_product_attention, partial(tiled_attention, block_size=2))
-        h = sum(attend(q, q[:, :2], q[:1, :2], enable_gqa=True) for attend in ways)
+        h = torch.stack([attend(q, q[:, :2], q[:1, :2], enable_gqa=True) for attend in ways]).sum(dim=0)
         logits = h.transpose(-2, -3).flatten(2).movedim(-1, 1)
         soft = layers.softmax(logits, dim=1, dtype=torch.float32)
         by_index = losses.cross_entropy(logits, classes, params["weight"])

@@ -152,13 +152,15 @@ def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) ->
         raise DatasetUnavailable(f"folder: {parts[0]} has one directory, {classes[0]}, and nothing to tell it from")
     if classes != others:
         raise DatasetUnavailable(f"folder: {parts[0]} has the classes {classes}, {parts[1]} has {others}")
-    train, *test = (_photographs(part, images, image_size) for part, images in zip(parts, found, strict=True))
-    if not test:
+    train, *rest = (_photographs(part, images, image_size) for part, images in zip(parts, found, strict=True))
+    if rest:
+        [test] = rest
+    else:
         held_out = torch.cat([torch.arange(n) % 5 == 4 for n in train.labels.bincount().tolist()])
         if not held_out.any():
             raise DatasetUnavailable(f"folder: no class of {root} has the five photographs of which one is held out")
-        train, *test = (Split(*(x[which] for x in train)) for which in (~held_out, held_out))
-    return _standardised(train, *test, classes, stats)
+        train, test = (Split(*(x[which] for x in train)) for which in (~held_out, held_out))
+    return _standardised(train, test, classes, stats)
 
 
 def _photographs(root: Path, found: Found, image_size: int) -> Split:
