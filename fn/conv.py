@@ -77,11 +77,15 @@ def _pad(
 
 def _starts(n: int, kernel: int, stride: int, dilation: int) -> range:
     """Where the windows begin on an axis of n, padding included."""
-    if stride < 1 or dilation < 1:
-        raise ValueError(f"stride {stride} and dilation {dilation} must be at least 1")
+    _require_positive(kernel, stride, dilation)
     if output_size(n, kernel, stride, dilation=dilation) < 1:
         raise ValueError(f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}")
     return range(0, n - dilation * (kernel - 1), stride)
+
+
+def _require_positive(kernel: int, stride: int, dilation: int) -> None:
+    if min(kernel, stride, dilation) < 1:
+        raise ValueError(f"kernel size {kernel}, stride {stride} and dilation {dilation} must be at least 1")
 
 
 def _grouped(
@@ -214,6 +218,10 @@ def conv2d(
     >>> conv2d(x, weight, stride=2, padding=2).shape
     torch.Size([8, 16, 16, 16])
     """
+    kernel = (weight.shape[2], weight.shape[3])
+    pads = resolve_padding(padding, kernel, stride, dilation)
+    for n, k, s, d, around in zip(x.shape[-2:], kernel, pair(stride), pair(dilation), pads, strict=True):
+        _starts(n + sum(around), k, s, d)  # refuses what fits no window
     if x.ndim > 4:  # torch's kernel knows one axis of the batch
         y = conv2d(x.flatten(0, 1), weight, bias, stride, padding, dilation, groups)
         return y.unflatten(0, x.shape[:2])
@@ -252,6 +260,7 @@ def pool_padding(
     """
     pads = []
     for n, k, s, p, d in zip(shape, *map(pair, (kernel_size, stride, padding, dilation)), strict=True):
+        _require_positive(k, s, d)
         if not 0 <= p <= k // 2:
             raise ValueError(f"pooling: padding {p} is not between 0 and half of kernel_size {k}")
         hang, span = 0, d * (k - 1) + 1
@@ -338,7 +347,12 @@ def adaptive_avg_pool2d(
     torch.Size([8, 512, 1, 1])
     """
     grid = pair(output_size) if isinstance(output_size, int) else output_size
-    rows, columns = (_cells(n, n if m is None else m) for n, m in zip(x.shape[-2:], grid, strict=True))
+    height, width = (n if m is None else m for n, m in zip(x.shape[-2:], grid, strict=True))
+    if min(height, width) < 1:
+        if min(height, width) < 0:
+            raise ValueError(f"adaptive_avg_pool2d: output_size {output_size} is negative")
+        return x.new_zeros((*x.shape[:-2], height, width))
+    rows, columns = _cells(x.shape[-2], height), _cells(x.shape[-1], width)
     return torch.stack(
         [torch.stack([x[..., row, column].mean(dim=(-2, -1)) for column in columns], dim=-1) for row in rows], dim=-2
     )

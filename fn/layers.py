@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, NonNegative
+from fn.domains import Count, NonNegative, require_indices
 from fn.initializers import RELU_GAIN, kaiming_uniform
 from fn.precision import half_in_float32, halves_by, upcast
 from fn.rng import uniform
@@ -57,16 +57,18 @@ def embedding(
 ) -> Float[Tensor, "*batch d_model"]:
     """Look up a row of the table per index: y = W[x]. The row `padding_idx` gets no gradient; -1 is the last row.
 
-    ValueError for a `padding_idx` that is no row.
+    ValueError for an index or a `padding_idx` that is no row. In compiled code an index out of range is a RuntimeError.
 
     >>> table = torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]])
     >>> embedding(torch.tensor([2, 1]), table)
     tensor([[ 2., 20.],
             [ 1., 10.]])
     """
+    rows = len(weight)
+    require_indices(x, rows)
+    x = torch.where(x < 0, rows, x)  # out of range, where indexing would count from the end
     if padding_idx is None:
         return weight[x]
-    rows = len(weight)
     if not -rows <= padding_idx < rows:
         raise ValueError(f"embedding: padding_idx {padding_idx} is none of {rows} rows")
     return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
@@ -123,6 +125,7 @@ def softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None =
     tensor([[0.5000, 0.5000],
             [1.0000, 0.0000]])
     """
+    _require_axis(x, dim)
     x = x.to(dtype=dtype)
     top = x.detach().amax(dim, keepdim=True) if x.numel() else x  # there is no maximum of nothing
     e = torch.exp(x - top)
@@ -140,10 +143,17 @@ def log_softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | No
     >>> log_softmax(torch.tensor([200.0, 0.0]), dim=0)  # exp(-200) is 0 in float32
     tensor([   0., -200.])
     """
+    _require_axis(x, dim)
     x = x.to(dtype=dtype)
     top = x.detach().amax(dim, keepdim=True) if x.numel() else x
     shifted = x - top
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def _require_axis(x: Float[Tensor, "*shape"], dim: int) -> None:
+    axes = max(x.ndim, 1)  # a number has one, as in torch
+    if not -axes <= dim < axes:
+        raise ValueError(f"dim {dim} is none of {x.ndim} axes")
 
 
 def dropout(

@@ -44,6 +44,8 @@ def _step_zero(params: Params) -> Int[Tensor, ""]:
 def _require_like(params: Params, grads: Params) -> None:
     """Raise ValueError for a gradient of another shape or dtype than its parameter, which would broadcast silently."""
     flat = tree.flatten(grads)
+    if not tree.leaves(params):
+        raise ValueError("params: there is no parameter in them")
     for name, p in tree.flatten(params).items():
         g = flat.get(name, p)  # a missing one is for tree.map to name
         if (g.shape, g.dtype) != (p.shape, p.dtype):
@@ -86,6 +88,8 @@ def sgd_update(
     ({'w': tensor([0., 3.])}, {'step': tensor(1), 'velocity': {'w': tensor([ 10., -10.])}})
     """
     _require_like(params, grads)
+    if nesterov and not momentum:
+        raise ValueError("sgd: nesterov needs a momentum")
     if weight_decay:
         grads = _map(lambda g, p: g + weight_decay * p, grads, params)
     velocity = _map(lambda v, g: momentum * v + g, state["velocity"], grads)
@@ -168,8 +172,11 @@ def global_norm(grads: Params) -> Float[Tensor, ""]:
     tensor(5.)
     """
     leaves = tree.leaves(grads)
-    norm = torch.stack([upcast(g).square().sum() for g in leaves]).sum().sqrt()
-    return norm.to(common_dtype(leaves))
+    if not leaves:
+        return torch.zeros(())
+    square = torch.stack([upcast(g).square().sum() for g in leaves]).sum()
+    root = torch.where(square == 0, 1.0, square).sqrt()  # whose derivative at 0 would be infinite; here it is 0
+    return torch.where(square == 0, 0.0, root).to(common_dtype(leaves))
 
 
 def clip_grad_norm(grads: Params, max_norm: NonNegative) -> tuple[Params, Float[Tensor, ""]]:
@@ -178,6 +185,8 @@ def clip_grad_norm(grads: Params, max_norm: NonNegative) -> tuple[Params, Float[
     >>> clip_grad_norm({"w": torch.tensor([3.0, 4.0])}, max_norm=1.0)
     ({'w': tensor([0.6000, 0.8000])}, tensor(5.))
     """
+    if not tree.leaves(grads):
+        return grads, global_norm(grads)
     norm = global_norm(tree.map(upcast, grads))  # which may be beyond fp16
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return _map(lambda g: g * scale, grads), norm.to(common_dtype(tree.leaves(grads)))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
 
+from fn.jit import jit
 from fn.layers import batch_norm, embedding, flatten, gelu, layer_norm, linear, log_softmax, relu, softmax
-from fn.rng import fold_in, key
+from fn.rng import fold_in, generator, key
 from tests.strategies import agree, lifts, made_by
 
 
@@ -227,3 +228,24 @@ def test_dropout_at_its_ends(dropout):
     for p in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="a probability"):
             dropout(x, p, key=key(0))
+
+
+TABLE = torch.randn(5, 3, generator=generator(0))
+
+
+@pytest.mark.parametrize("index", [-1, -5, 5, 2**40])
+def test_an_index_that_is_no_row_is_refused(index):
+    x = torch.tensor([0, index])
+    lookups = [embedding, vmap(embedding, (0, None)), grad(lambda x, weight: embedding(x, weight).sum(), argnums=1)]
+    for lookup in lookups:
+        with pytest.raises(ValueError, match=f"index {index} is none of 5 rows"):
+            lookup(x, TABLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [-1, 5])
+def test_compiled_code_refuses_an_index_that_is_no_row(index):
+    lookup = jit(embedding)
+    torch.testing.assert_close(lookup(torch.tensor([0, 4]), TABLE), TABLE[[0, 4]])
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        lookup(torch.tensor([0, index]), TABLE)
