@@ -63,7 +63,7 @@ def build_detector(flavor: str, scenes: SceneSet, data: Path | None, weights: Pa
 
 
 def fit_anchors(scenes: SceneSet) -> list[list[tuple[float, float]]]:
-    """Return the sizes of each level's anchors, as the training boxes have them; print them, and whom they reach."""
+    """Return the sizes of each level's anchors, from the training boxes; print them and the share of boxes reached."""
     boxes, _, _ = object_table(scenes.train.objects.cpu())
     sizes = cluster_sizes(boxes[:, 2:] - boxes[:, :2], ANCHORS, rng=generator(0))
     levels, image = split_by_level(sizes, STRIDES), scenes.shape[1:]
