@@ -19,7 +19,7 @@ from torch.func import vmap
 
 import fn.detection.average_precision
 from fn.detection import boxes as ours
-from fn.detection.anchors import anchor_grid, hard_negatives
+from fn.detection.anchors import anchor_grid, hard_negatives, sizes_by_ratio
 from fn.detection.average_precision import SIZES, summarize
 from fn.detection.boxes import box_convert, clip_boxes_to_image, nms_naive, remove_small_boxes
 from fn.detection.heatmaps import center_heatmap, gaussian_radius, peaks
@@ -172,7 +172,7 @@ def test_boxes_without_an_area_strike_nobody_out(nms):
 
 
 def test_anchors_are_centred_on_their_cells():
-    anchors = anchor_grid((40, 60), (2, 3), sizes=(10, 20), ratios=(0.5, 1, 2))
+    anchors = anchor_grid((40, 60), (2, 3), sizes_by_ratio((10, 20), ratios=(0.5, 1, 2)))
     cx, cy, w, h = box_convert(anchors, "xyxy", "cxcywh").reshape(2, 3, 6, 4).unbind(-1)
     torch.testing.assert_close(cx, torch.tensor([10.0, 30, 50]).view(1, 3, 1).expand_as(cx))
     torch.testing.assert_close(cy, torch.tensor([10.0, 30]).view(2, 1, 1).expand_as(cy))
@@ -212,7 +212,7 @@ def matched_by_loops(anchors: Tensor, first: Tensor, present: Tensor, threshold:
 @given(st.integers(0, 10_000), st.sampled_from([0.3, 0.5, 0.7]))
 def test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold(match_anchors, seed, threshold):
     rng = generator(seed)
-    anchors = anchor_grid((100, 100), (4, 4), (20, 35), (0.5, 1)).double()
+    anchors = anchor_grid((100, 100), (4, 4), sizes_by_ratio((20, 35), (0.5, 1))).double()
     first = random_boxes(rng, int(torch.randint(1, 6, (), generator=rng)), span=80)
     present = torch.rand(len(first), generator=rng) < 0.7
     first[~present] = 0

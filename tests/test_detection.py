@@ -537,7 +537,7 @@ def test_cells_of_squeezenet_look_where_their_anchors_are():
     assert [tuple(m.shape[2:]) for m in maps] == [(height // 8, width // 8), (height // 16, width // 16)]
     for level, margin in ((0, 4), (1, 7)):
         rows, columns = maps[level].shape[2:]
-        anchors = anchor_grid((height, width), (rows, columns), (8,), (1,)).reshape(rows, columns, 4)
+        anchors = anchor_grid((height, width), (rows, columns), [(8, 8)]).reshape(rows, columns, 4)
         for row, column in ((margin, margin), (rows - 1 - margin, columns - 1 - margin)):
             seen = grad(partial(a_cell, maps_of=maps_of, at=(level, row, column)))(x)[0, 0].nonzero().double()
             top, left, bottom, right = *seen.amin(dim=0).tolist(), *(seen.amax(dim=0) + 1).tolist()

@@ -17,6 +17,7 @@ ROOMS = (
     "fn.backbones",
     "fn.conv",
     "fn.curvature",
+    "fn.detection.anchor_clusters",
     "fn.detection.anchors",
     "fn.detection.average_precision",
     "fn.detection.boxes",

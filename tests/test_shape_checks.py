@@ -201,6 +201,8 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         language_given(n["seq"])
         | {"apply": partial(language_model_apply, layers=1, heads=2), "tokens": 1, "context": 2}
     ),
+    "fn.detection.anchor_clusters.cluster_sizes": lambda n: {"k": 2, "rng": generator(0)},
+    "fn.detection.anchor_clusters.split_by_level": lambda n: {"strides": (8, 16)},
     "fn.detection.heatmaps.center_cells": lambda n: {"height": 5, "width": 6},
     "fn.detection.heatmaps.center_heatmap": lambda n: {"classes": 2, "height": 5, "width": 6},
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},

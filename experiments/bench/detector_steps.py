@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fn.data.scenes import digits
 from fn.detection.heatmaps import gaussian_radius
 from fn.models.centernet import SIZE_WEIGHT
-from fn.models.ssd import ANCHOR_SIZES, RATIOS
+from fn.models.ssd import ANCHOR_SIZES
 from fn.tree import Params
 
 
@@ -80,7 +80,7 @@ def _anchors(image: int, maps: Sequence[int]) -> Tensor:
     for cells, sizes in zip(maps, ANCHOR_SIZES, strict=True):
         centre = (torch.arange(cells) + 0.5) * image / cells
         y, x = torch.meshgrid(centre, centre, indexing="ij")
-        kinds = [torch.tensor([s / r**0.5, s * r**0.5]) for s in sizes for r in RATIOS]
+        kinds = [torch.tensor(size) for size in sizes]
         boxes.append(torch.stack([torch.stack([x, y, *k.view(2, 1, 1).expand(2, cells, cells)], 2) for k in kinds], 2))
     return torch.cat([b.reshape(-1, 4) for b in boxes])
 

@@ -12,7 +12,7 @@ from experiments.bench.jax_models import jax_conv, jax_norm, jax_pool
 from fn.detection.anchors import VARIANCES, anchor_grid
 from fn.models.centernet import SIZE_WEIGHT
 from fn.models.pyramid import BLOCKS, LEVELS
-from fn.models.ssd import ANCHOR_SIZES, RATIOS
+from fn.models.ssd import ANCHOR_SIZES
 
 SIDE, CELL = 64, 4  # pixels of an image, and of a cell of the finest map
 
@@ -53,7 +53,7 @@ def jax_ssd_loss(output: tuple[Any, Any], objects: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    grids = [anchor_grid((SIDE, SIDE), (n, n), sizes, RATIOS) for n, sizes in zip((16, 8), ANCHOR_SIZES, strict=True)]
+    grids = [anchor_grid((SIDE, SIDE), (n, n), sizes) for n, sizes in zip((16, 8), ANCHOR_SIZES, strict=True)]
     anchors = jnp.asarray(torch.cat(grids).numpy(), output[0].dtype)
     sums = jax.vmap(_ssd_image_loss, in_axes=(0, 0, 0, None))(*output, objects, anchors)
     in_class, in_box, matched = (part.sum() for part in sums)

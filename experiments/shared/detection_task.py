@@ -13,14 +13,18 @@ from experiments.shared.registry import DETECTORS, resolve
 from fn.data.datasets import DatasetUnavailable
 from fn.data.scenes import Scenes, SceneSet, digits
 from fn.data.voc import voc
+from fn.detection.anchor_clusters import anchor_recall, cluster_sizes, split_by_level
+from fn.detection.anchors import anchor_grid
+from fn.detection.boxes import box_area, object_table
 from fn.models import Detector
 from fn.models.pyramid import squeezenet_backbone
 from fn.models.squeezenet import squeezenet
 from fn.pretrained import IMAGENET_STATS
+from fn.rng import generator
 
 WEIGHTS = "squeezenet1_1_onnxzoo.pt"
-PHOTO_OPTIONS = {"anchor": {"anchor_sizes": ((40, 60), (80, 105, 135)), "ratios": (0.8, 1.2, 1.8)}, "center": {}}
-"""for photographs, whose objects are larger"""
+STRIDES, ANCHORS = (8, 16), 15
+"""pixels between the cells of SqueezeNet's maps; how many sizes of anchors are fitted to the boxes of photographs"""
 
 
 def load_scenes(
@@ -54,4 +58,29 @@ def build_detector(flavor: str, scenes: SceneSet, data: Path | None, weights: Pa
     if weights or path.exists():
         params, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1")
     show.console.print(f"{flavor}: starts from {path if params else 'scratch'}", soft_wrap=True)
-    return factory(backbone=squeezenet_backbone(scenes.shape[0], weights=params), **PHOTO_OPTIONS[flavor])
+    options = {"anchor_sizes": fit_anchors(scenes)} if flavor == "anchor" else {}
+    return factory(backbone=squeezenet_backbone(scenes.shape[0], weights=params), **options)
+
+
+def fit_anchors(scenes: SceneSet) -> list[list[tuple[float, float]]]:
+    """Return the sizes of each level's anchors, from the training boxes; print them and the share of boxes reached."""
+    boxes, _, _ = object_table(scenes.train.objects.cpu())
+    sizes = cluster_sizes(boxes[:, 2:] - boxes[:, :2], ANCHORS, rng=generator(0))
+    levels, image = split_by_level(sizes, STRIDES), scenes.shape[1:]
+    maps = [[side // stride for side in image] for stride in STRIDES]
+    grid = torch.cat([anchor_grid(image, cells, level) for cells, level in zip(maps, levels, strict=False)])
+    written = "; ".join(", ".join(f"{w:.0f}×{h:.0f}" for w, h in level) for level in levels)
+    show.console.print(
+        f"anchor: width × height of {len(sizes)} anchors, from {len(boxes)} training boxes: {written}. "
+        f"{anchor_recall(boxes, grid):.1%} of the boxes reach IoU 0.5 with one",
+        soft_wrap=True,
+    )
+    return levels
+
+
+def thirds(scenes: SceneSet) -> dict[str, tuple[float, float]]:
+    """Return ranges of areas in square pixels: all, and a third of the training boxes each; no empty one."""
+    area = box_area(object_table(scenes.train.objects.cpu())[0]).double()
+    low, high = (round(float(area.quantile(q))) for q in (1 / 3, 2 / 3))
+    bands = {"all": (0, 1e10), "small": (0, low), "medium": (low, high), "large": (high, 1e10)}
+    return {name: (least, most) for name, (least, most) in bands.items() if least < most}

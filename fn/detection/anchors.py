@@ -20,14 +20,23 @@ VARIANCES = (0.1, 0.2)
 """an offset of 1 moves the centre by a tenth of the anchor's size, or multiplies the size by exp(0.2)"""
 
 
+def sizes_by_ratio(sides: Sequence[float], ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """Return a size (width, height) for each of `sides`, √(width · height), and each of `ratios`, height / width.
+
+    >>> sizes_by_ratio([10, 20], ratios=[1, 4])
+    [(10.0, 10.0), (5.0, 20.0), (20.0, 20.0), (10.0, 40.0)]
+    """
+    return [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for side in sides for ratio in ratios]
+
+
 def anchor_grid(
-    image_size: Sequence[int], map_size: Sequence[int], sizes: Sequence[float], ratios: Sequence[float]
+    image_size: Sequence[int], map_size: Sequence[int], sizes: Sequence[tuple[float, float]]
 ) -> Float[Tensor, "anchors 4"]:
     """Return the anchors of a feature map: boxes centred on its cells, in reading order.
 
-    A cell has an anchor per size, √(width · height) in pixels, and ratio, height / width.
+    A cell has an anchor of each of `sizes`, (width, height) in pixels.
 
-    >>> anchor_grid((100, 200), (1, 2), sizes=[20], ratios=[1])
+    >>> anchor_grid((100, 200), (1, 2), sizes=[(20, 20)])
     tensor([[ 40.,  40.,  60.,  60.],
             [140.,  40., 160.,  60.]])
     """
@@ -35,9 +44,8 @@ def anchor_grid(
         (torch.arange(cells) + 0.5) * (pixels / cells) for pixels, cells in zip(image_size, map_size, strict=True)
     )
     centres = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)
-    extents = torch.tensor([(s / math.sqrt(r), s * math.sqrt(r)) for s in sizes for r in ratios])
-    centres = rearrange(centres, "height width xy -> (height width) 1 xy").expand(-1, len(extents), -1)
-    boxes = torch.cat([centres, extents.expand_as(centres)], dim=-1)
+    centres = rearrange(centres, "height width xy -> (height width) 1 xy").expand(-1, len(sizes), -1)
+    boxes = torch.cat([centres, torch.tensor(sizes).to(centres).expand_as(centres)], dim=-1)
     return box_convert(rearrange(boxes, "cells kinds box -> (cells kinds) box"), "cxcywh", "xyxy")
 
 

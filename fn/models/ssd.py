@@ -3,6 +3,7 @@
 Class 0 is the background; class c of the objects is c + 1 here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fn.conv import conv2d, conv2d_init
-from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors
+from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors, sizes_by_ratio
 from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
 from fn.domains import Count, Probability
 from fn.layers import softmax
@@ -23,31 +24,32 @@ from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, sma
 from fn.precision import half_in_float32
 from fn.tree import Params
 
-ANCHOR_SIZES, RATIOS = ((9, 13), (18, 25)), (1, 2)
-"""sizes in pixels, a list per level, and ratios of height over width, for digits of 12 to 28 pixels"""
+Sizes = Sequence[Sequence[tuple[float, float]]]
+"""(width, height) of the anchors in pixels, a list per level, the finest first"""
+ANCHOR_SIZES = [sizes_by_ratio(sides, ratios=(1, 2)) for sides in ((9, 13), (18, 25))]
+"""for digits of 12 to 28 pixels; `fn.detection.anchor_clusters` finds those of other objects"""
 
 
 def ssd_init(
     rng: torch.Generator,
     backbone: Backbone,
     classes: Count,
-    anchor_sizes: Sequence[Sequence[float]],
-    ratios: Sequence[float],
+    anchor_sizes: Sizes,
     width: Count,
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state: a pyramid of `width` channels, and two 3×3 convolutions on each level.
 
-    `anchor_sizes` are in pixels, a list per level; every level has all `ratios`. See fn.detection.anchors.
+    Each level gives a class and an offset to each of its `anchor_sizes`, see Sizes.
 
     >>> rng = torch.Generator().manual_seed(0)
-    >>> params, state = ssd_init(rng, small_backbone(1), 3, ANCHOR_SIZES, RATIOS, 16)
-    >>> params["class0"]["weight"].shape  # 2 sizes · 2 ratios · (3 classes + 1)
+    >>> params, state = ssd_init(rng, small_backbone(1), 3, ANCHOR_SIZES, 16)
+    >>> params["class0"]["weight"].shape  # 4 sizes · (3 classes + 1)
     torch.Size([16, 16, 3, 3])
     """
     pyramid, state = pyramid_init(rng, backbone, width, levels=len(anchor_sizes))
     params: Params = {"pyramid": pyramid}
     for i, level_sizes in enumerate(anchor_sizes):
-        kinds = len(level_sizes) * len(ratios)
+        kinds = len(level_sizes)
         params[f"class{i}"] = conv2d_init(rng, width, kinds * (classes + 1), 3)
         params[f"offset{i}"] = conv2d_init(rng, width, kinds * 4, 3)
     return params, {"pyramid": state}
@@ -61,8 +63,7 @@ def ssd_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     backbone_apply: Callable,
-    anchor_sizes: Sequence[Sequence[float]],
-    ratios: Sequence[float],
+    anchor_sizes: Sizes,
 ) -> tuple[dict[str, Tensor], Params]:
     """Return (output, new state), with the anchors of all levels in one row, the finest level first.
 
@@ -78,12 +79,12 @@ def ssd_apply(
     logits, offsets, anchors = [], [], []
     per_anchor = "batch (kinds values) height width -> batch (height width kinds) values"
     for i, (features, level_sizes) in enumerate(zip(maps, anchor_sizes, strict=True)):
-        kinds = len(level_sizes) * len(ratios)
+        kinds = len(level_sizes)
         class_map = conv2d(features, **params[f"class{i}"], padding="same")
         logits.append(rearrange(class_map, per_anchor, kinds=kinds))
         offset_map = conv2d(features, **params[f"offset{i}"], padding="same")
         offsets.append(rearrange(offset_map, per_anchor, kinds=kinds))
-        anchors.append(anchor_grid(x.shape[2:], features.shape[2:], level_sizes, ratios))
+        anchors.append(anchor_grid(x.shape[2:], features.shape[2:], level_sizes))
     output = {"logits": torch.cat(logits, dim=1), "offsets": torch.cat(offsets, dim=1)}
     return output | {"anchors": torch.cat(anchors).to(x)}, {"pyramid": pyramid_state}
 
@@ -164,10 +165,11 @@ def ssd(
     backbone: Backbone | None = None,
     widths: Sequence[int] = WIDTHS,
     width: Count = 64,
-    anchor_sizes: Sequence[Sequence[float]] = ANCHOR_SIZES,
-    ratios: Sequence[float] = RATIOS,
+    anchor_sizes: Sizes = ANCHOR_SIZES,
 ) -> Detector:
     """Return the detector of images (channels, height, width), on the small backbone of `widths` unless one is given.
+
+    ValueError for a level without an anchor, a size that is not positive, and more levels than the backbone has maps.
 
     >>> detector = ssd((1, 32, 32), 3)
     >>> params, state = detector.model.init(torch.Generator().manual_seed(0))
@@ -175,7 +177,10 @@ def ssd(
     dict_keys(['pyramid', 'class0', 'offset0', 'class1', 'offset1'])
     """
     backbone = small_backbone(shape[0], widths=widths) if backbone is None else backbone
-    anchors = {"anchor_sizes": anchor_sizes, "ratios": ratios}
-    init = partial(ssd_init, backbone=backbone, classes=classes, width=width, **anchors)
-    apply = partial(ssd_apply, backbone_apply=backbone.apply, **anchors)
+    if not 1 <= len(anchor_sizes) <= len(backbone.channels):
+        raise ValueError(f"ssd: anchor_sizes has {len(anchor_sizes)} levels; the backbone has {len(backbone.channels)}")
+    if not all(level and all(0 < side < math.inf for size in level for side in size) for level in anchor_sizes):
+        raise ValueError(f"ssd: anchor_sizes {anchor_sizes} has an empty level, or a size that is not positive")
+    init = partial(ssd_init, backbone=backbone, classes=classes, width=width, anchor_sizes=anchor_sizes)
+    apply = partial(ssd_apply, backbone_apply=backbone.apply, anchor_sizes=anchor_sizes)
     return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]), classes)
