@@ -44,6 +44,8 @@ ROOMS = (
     "fn.trace",
     "fn.transfer",
     "fn.tree",
+    "fn.weights_files",
+    "fn.weights_names",
 )
 
 
