@@ -8,11 +8,14 @@ import re
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file
+
+from fn.weights_torchscript import torchscript_tensors
 
 MOST_TENSORS, MOST_HEADER = 20_000, 2**24
 """of one file; the largest networks published have a few thousand tensors, and 100 bytes of header for each"""
@@ -53,7 +56,7 @@ def load_tensors(path: Path) -> Any:
         _refuse_tar(path)
     if start[8:9] == b"{" or (path.suffix == ".safetensors" and start[:2] != PICKLE):
         return _of_safetensors(path)
-    return _unpickled(path)
+    return _safely(_unpickled, path)
 
 
 def _refuse_others(start: bytes) -> None:
@@ -69,19 +72,22 @@ def _refuse_others(start: bytes) -> None:
 
 
 def _of_archive(path: Path) -> Any:
-    """A zip archive: torch.save writes `data.pkl` into it, TorchScript its code as well."""
+    """A zip archive: torch.save writes `data.pkl` into it, TorchScript its code and constants as well."""
     try:
         with zipfile.ZipFile(path) as archive:
             files = archive.namelist()
     except Exception:  # a damaged one, of which torch says more
-        return _unpickled(path)
+        return _safely(_unpickled, path)
     names = [name.partition("/")[2] for name in files]
     if "constants.pkl" in names:
-        raise ValueError("is a TorchScript archive, whose code is not run; a state_dict by torch.save would be read")
+        found = _safely(torchscript_tensors, path)
+        if not found:
+            raise ValueError("is a TorchScript archive without a tensor outside its code, as torch.jit.freeze makes it")
+        return found
     if "data.pkl" not in names:
         found = ", ".join(one_line(name) for name in files[:3])
         raise ValueError(f"is a zip archive, not of torch.save, that holds {found or 'nothing'}: unpack it first")
-    return _unpickled(path)
+    return _safely(_unpickled, path)
 
 
 def _of_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -162,10 +168,15 @@ def _refuse_tar(path: Path) -> NoReturn:
 
 def _unpickled(path: Path) -> Any:
     """Return the tensors, and containers of them, that torch.save wrote."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the pickle's protocol, which the reader of a published file has as is
+        return torch.load(file, "cpu", weights_only=True)
+
+
+def _safely(read: Callable[[Path], Any], path: Path) -> Any:
+    """Return what `read` makes of the file; ValueError, in one line, for whatever torch says of it."""
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle's protocol, which the reader of a published file has as is
-            return torch.load(file, "cpu", weights_only=True)
+        return read(path)
     except OSError:
         raise
     except Exception as error:  # damage surfaces as UnpicklingError, EOFError, RuntimeError, KeyError, …

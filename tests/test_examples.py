@@ -46,6 +46,7 @@ ROOMS = (
     "fn.tree",
     "fn.weights_files",
     "fn.weights_names",
+    "fn.weights_torchscript",
 )
 
 

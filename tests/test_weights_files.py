@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import pickle
 import struct
 import tarfile
 import warnings
@@ -79,13 +80,22 @@ def tarred(*names: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
-def scripted() -> bytes:
-    file = io.BytesIO()
+def scripted(network: nn.Module, compile: Callable = torch.jit.script, **more: bytes) -> bytes:
+    """A TorchScript archive, with other bytes for some of its entries."""
+    file, forged = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its TorchScript deprecated
-        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), file)
-    return file.getvalue()
+        torch.jit.save(compile(network.eval()), file)
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(forged, "w") as changed:
+        for entry in archive.infolist():
+            name = entry.filename.rpartition("/")[2].replace(".", "_")
+            changed.writestr(entry.filename, more.get(name, archive.read(entry)))
+    return forged.getvalue()
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("open('exploded', 'w')",)
 
 
 def array() -> bytes:
@@ -128,7 +138,15 @@ TABLE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tarred("storages", "tensors", "pickle"),
         "is in the .tar format of torch before 0.1.10, whose code is not run",
     ),
-    "TorchScript": (scripted, "is a TorchScript archive, whose code is not run"),
+    "TorchScript, frozen": (
+        lambda: scripted(nn.Linear(2, 2), lambda x: torch.jit.freeze(torch.jit.script(x))),
+        "is a TorchScript archive without a tensor outside its code",
+    ),
+    "TorchScript, forged": (
+        lambda: scripted(nn.Linear(2, 2), data_pkl=pickle.dumps({"weight": Bomb()}, protocol=2)),
+        "holds more than tensors: exec, which is not run",
+    ),
+    "TorchScript, damaged": (lambda: scripted(nn.Linear(2, 2), data_pkl=b"\x80\x02}"), "is damaged"),
     "an array": (array, "is an array of NumPy"),
     "Keras": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
     "nothing": (bytes, "is empty"),
@@ -185,11 +203,13 @@ TABLE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("kind", TABLE)
-def test_a_file_of_another_kind_is_called_by_its_name(kind, suffix, tmp_path):
+def test_a_file_of_another_kind_is_called_by_its_name(kind, suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     make, complaint = TABLE[kind]
     path = tmp_path / f"a{suffix}"
     path.write_bytes(make())
     assert one_line(path).startswith(complaint)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 READ: dict[str, Callable[[], bytes]] = {
@@ -212,6 +232,20 @@ def test_a_file_is_read_whatever_its_suffix(kind, name, tmp_path):
     assert all(torch.equal(found[name], x) for name, x in TENSORS.items())
     assert {type(x) for x in found.values()} == {Tensor}
     assert not any(x.requires_grad for x in found.values())
+
+
+def traced(network: nn.Module) -> Any:
+    return torch.jit.trace(network, torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("compile", [torch.jit.script, traced])
+@pytest.mark.parametrize("network", [torchvision.models.resnet18, torchvision.models.squeezenet1_1])
+def test_the_tensors_of_a_script_are_read_without_its_code(network, compile, tmp_path):
+    network = network(num_classes=3)
+    (tmp_path / "a.pt").write_bytes(scripted(network, compile, **{f"{network._get_name().lower()}_py": b"no code"}))
+    found = read(tmp_path / "a.pt")
+    assert found.keys() == network.state_dict().keys()
+    assert all(torch.equal(found[name], x) for name, x in network.state_dict().items())
 
 
 @pytest.mark.parametrize("n", [0, MOST_TENSORS])
