@@ -45,6 +45,9 @@ ROOMS = (
     "fn.trace",
     "fn.transfer",
     "fn.tree",
+    "fn.weights_files",
+    "fn.weights_names",
+    "fn.weights_torchscript",
 )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial, reduce
 from hashlib import sha256
@@ -95,7 +96,8 @@ def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
     torch.manual_seed(0)
     reference = redraw(case.reference(num_classes=7), dtype)
     model = case.ours((3, 64, 64), 7, **case.options)
-    params, state, _ = from_state_dict(detached(reference.state_dict()), *model.init(generator(0)))
+    ours = (tree.to(part, dtype) for part in model.init(generator(0)))
+    params, state, _ = from_state_dict(detached(reference.state_dict()), *ours)
     x = torch.randn(4, 3, 66, 75, generator=generator(2)).to(dtype)  # where a last window hangs over
 
     logits, same = model.apply(params, state, x, train=False)
@@ -216,7 +218,8 @@ def test_a_file_is_read_whatever_its_wrapping(tmp_path, name, wrap):
     if name.endswith(".safetensors"):
         wrap = dict
     path = write(tmp_path / name, wrap({f"module.{k}".replace("fc", "linear"): x for k, x in content.items()}))
-    found = read(path, renamed={"linear": "fc"})
+    with pytest.warns(UserWarning, match=r"module\. taken off its names$"):
+        found = read(path, renamed={"linear": "fc"})
     assert found.keys() == content.keys()
     assert all(torch.equal(found[k], x) for k, x in content.items())
 
@@ -262,17 +265,24 @@ def test_a_file_cut_off_anywhere_is_refused_in_one_line(tmp_path, name):
             read(cut)
 
 
-def test_a_name_tells_the_digest(tmp_path):
+@pytest.mark.parametrize("ending", ["20261127", "00000000", "12fca82f"])
+def test_a_name_of_ones_own_tells_no_digest(tmp_path, ending):
+    assert read(write(tmp_path / f"resnet8-{ending}.pth", published())).keys() == published().keys()
+
+
+def test_a_name_of_torchvisions_tells_the_digest(tmp_path):
+    """Of every file in its registry whose name ends with one."""
     content = write(tmp_path / "a.pth", published()).read_bytes()
     digest = sha256(content).hexdigest()[:8]
-    right, wrong = tmp_path / f"resnet8-{digest}.pth", tmp_path / "resnet8-00000000.pth"
-    right.write_bytes(content)
-    wrong.write_bytes(content)
-    assert read(right).keys() == published().keys()
-    with pytest.raises(
-        PretrainedError, match=f"only part of its download: its SHA-256 begins with {digest}, not 00000000"
-    ):
-        read(wrong)
+    entries = (
+        entry for name in torchvision.models.list_models() for entry in torchvision.models.get_model_weights(name)
+    )
+    names = {Path(entry.url).name for entry in entries}
+    assert len(names) > 100
+    for path in [tmp_path / name for name in sorted(names)[::20] if re.search(r"-[0-9a-f]{8}\.", name)]:
+        path.write_bytes(content)
+        with pytest.raises(PretrainedError, match=rf"its SHA-256 begins with {digest}, not {path.stem[-8:]}$"):
+            read(path)
 
 
 @pytest.mark.parametrize("content", [{"a": 3}, [torch.ones(2)], {"state_dict": {"a": "b"}}, torch.ones(3)], ids=str)
@@ -323,7 +333,8 @@ def test_the_cifar_resnet_is_its_formula():
 
 @needs_weights
 def test_the_published_cifar_resnet_is_read_and_is_its_formula():
-    state_dict = read(SHARED / "weights" / "resnet20-12fca82f.th", renamed={"linear": "fc"})
+    with pytest.warns(UserWarning, match=r"read from its entry state_dict, module\. taken off its names$"):
+        state_dict = read(SHARED / "weights" / "resnet20-12fca82f.th", renamed={"linear": "fc"})
     params, state, _ = from_state_dict(state_dict, *resnet20((3, 32, 32), 10).init(generator(0)))
     assert tree.size(params) == 269_722
     check_option_a(params, state, state_dict)

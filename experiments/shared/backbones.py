@@ -1,10 +1,11 @@
 """Pretrained weights by flag: --backbone and --weights, refused in one line where they do not fit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.shared import cli
 from fn import pretrained
-from fn.backbones import BACKBONES, cut
+from fn.backbones import BACKBONES
 from fn.data.datasets import data_root
 from fn.models import Model
 from fn.pretrained import PretrainedError
@@ -34,18 +35,20 @@ def load(name: str, weights: str) -> tuple[Params, Params]:
             raise cli.UsageError(f"--backbone {name} needs --weights: imagenet, or a .pth or .safetensors file")
     except PretrainedError as error:
         raise cli.UsageError(str(error)) from None
-    params, state = weights_of(path, spec.model(spec.shape, spec.classes), f"of --backbone {name}")
-    return cut(spec, params), cut(spec, state)
+    return weights_of(path, spec.model(spec.shape, spec.classes), f"of --backbone {name}", cut_off=spec.dropped)
 
 
-def weights_of(path: Path, model: Model, description: str) -> tuple[Params, Params]:
-    """Read the (params, state) of a model from a file; UsageError if it cannot be read or is not `description`."""
+def weights_of(path: Path, model: Model, description: str, *, cut_off: Sequence[str]) -> tuple[Params, Params]:
+    """Read the (params, state) of a model, without the branches that are cut off, from a file.
+
+    UsageError if it cannot be read or is not `description`.
+    """
     try:
         state_dict = pretrained.read(path)
     except PretrainedError as error:
         raise cli.UsageError(str(error)) from None
     try:
-        params, state, _ = pretrained.from_state_dict(state_dict, *model.init(generator(0)))
+        params, state, _ = pretrained.from_state_dict(state_dict, *model.init(generator(0)), cut_off=cut_off)
     except PretrainedError as error:
         raise cli.UsageError(f"--weights {path} are not {description}: {error}") from None
     return params, state

@@ -56,7 +56,7 @@ def build_detector(flavor: str, scenes: SceneSet, data: Path | None, weights: Pa
         return factory()
     path, params = weights or data.parent / "weights" / WEIGHTS, None
     if weights or path.exists():
-        params, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1")
+        params, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1", cut_off=("classifier",))
     show.console.print(f"{flavor}: starts from {path if params else 'scratch'}", soft_wrap=True)
     options = {"anchor_sizes": fit_anchors(scenes)} if flavor == "anchor" else {}
     return factory(backbone=squeezenet_backbone(scenes.shape[0], weights=params), **options)
