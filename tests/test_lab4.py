@@ -334,7 +334,7 @@ def test_a_folder_that_is_no_good_is_refused(tmp_path, squeezenet):
     for name in ("ants", "bees"):
         (texts / name).mkdir(parents=True)
         (texts / name / "notes.txt").write_text("buzz")
-    assert f"{texts} is no directory of images per class" in refused(Config(**options, data=texts))
+    assert f"{texts / 'ants'} holds no image, but 1 file (1 .txt)" in refused(Config(**options, data=texts))
 
 
 def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
