@@ -148,7 +148,7 @@ def train_and_test(config: Config, flavor: str, detector: Detector, scenes: Scen
     detection_report.show_average_precision(flavor, ap, scenes, sizes)
     detection_pictures.draw_flavor(flavor, detector, ts, scenes, detections, config.out)
     scores, names = summarize(ap), {"AP50": "AP50", "AP": "AP50:95"}
-    targets = recipe.targets | ({} if config.target_ap50 is None else {"AP50": config.target_ap50})
+    targets = {**recipe.targets, **({} if config.target_ap50 is None else {"AP50": config.target_ap50})}
     checks = [
         cli.check(f"{flavor}, held out: {names[name]}", scores[name], ">=", target) for name, target in targets.items()
     ]

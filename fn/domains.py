@@ -21,8 +21,8 @@ def require_indices(x: Int[Tensor, "*batch"], rows: int) -> None:
 
     >>> require_indices(torch.tensor([0, 2]), 3)
     """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
+        x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
     if not isinstance(x, FakeTensor) and x.numel():
         least, greatest = int(x.min()), int(x.max())
         if least < 0 or greatest >= rows:
