@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 
-def cross_entropy(input, target, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+def cross_entropy(input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     classes = input.shape[1]
     top = input.detach().amax(1, keepdim=True)
     log_p = input - top - torch.log(torch.exp(input - top).sum(1, keepdim=True))
@@ -19,7 +19,7 @@ def cross_entropy(input, target, *, ignore_index=-100, reduction="mean", label_s
     return loss.sum() if reduction == "sum" else loss.sum() / counted.sum()
 
 
-def torchs(input, target, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+def torchs(input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     return F.cross_entropy(
         input, target, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
