@@ -24,7 +24,7 @@ from fn.tree import Params
 @halves_by(F.linear)
 def linear(
     x: Float[Tensor, "*batch d_in"],
-    weight: Float[Tensor, " d_in"] | Float[Tensor, "d_out d_in"],
+    weight: Float[Tensor, "d_out d_in"] | Float[Tensor, " d_in"],
     bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*batch d_out"] | Float[Tensor, "*batch"]:
     """Apply an affine map: y = x Wᵀ + b. A vector for W gives a number per row, and takes no bias.

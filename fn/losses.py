@@ -20,7 +20,7 @@ Reduction = Literal["mean", "sum", "none"]
 @half_in_float32("input")
 def cross_entropy(
     input: Float[Tensor, "batch classes *positions"],
-    target: Int[Tensor, " batch *positions"] | Float[Tensor, "batch classes *positions"],
+    target: Float[Tensor, "batch classes *positions"] | Int[Tensor, " batch *positions"],
     weight: Float[Tensor, " classes"] | None = None,
     *,
     ignore_index: int = -100,

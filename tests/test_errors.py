@@ -71,7 +71,7 @@ OWN_LINE = "tests/test_errors.py:"
         ("tests.test_errors:stateless", ["state a dict, not NoneType"]),
         (
             "tests.test_errors:wide",
-            ["fn.layers.linear: weight is f32[10,65], not Float[Tensor, 'd_out d_in'], where d_in=64", OWN_LINE, "fc"],
+            ["fn.layers.linear: weight is f32[10,65], not ", "Float[Tensor, 'd_out d_in']", "d_in=64", OWN_LINE, "fc"],
         ),
         (
             "tests.test_errors:slip",
@@ -103,7 +103,7 @@ def test_an_error_after_the_first_step_is_as_short(monkeypatch, capsys, tmp_path
     status, err = launch(monkeypatch, capsys, tmp_path, "tests.test_errors:late", "--out", str(tmp_path))
     complaint, line, hint = [text for text in err.splitlines() if not text.startswith("epoch")][-3:]
     assert status == 1
-    assert complaint.startswith("error: fn.layers.linear: weight is f32[10,64], not Float[Tensor, 'd_out d_in']")
+    assert complaint.startswith("error: fn.layers.linear: weight is f32[10,64], not ")
     assert OWN_LINE in line
     assert "--traceback" in hint
 

@@ -310,12 +310,12 @@ import resource, torch
 from fn.jit import jit
 
 f, x = jit(lambda x: x + 1), torch.zeros(10_000_000)
-for _ in range(3):
+for _ in range(10):
     x = f(x)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(50):
     x = f(x)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (5 * x.nbytes / resource.getpagesize()))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (50 * x.nbytes / resource.getpagesize()))
 """
 
 

@@ -420,8 +420,12 @@ def members(f: Callable) -> Iterator[tuple[str, Any]]:
 
 
 def tensors(f: Callable) -> dict[str, Any]:
-    """The parameters of `f` with a jaxtyping annotation, of a union the last; UNIONS has those that differ in shape."""
-    return {name: a for name, a in members(f) if inspect.isclass(a) and issubclass(a, AbstractArray)}
+    """The parameters of `f` with a jaxtyping annotation, of a union the first; UNIONS has others of another shape."""
+    found: dict[str, Any] = {}
+    for name, a in members(f):
+        if inspect.isclass(a) and issubclass(a, AbstractArray):
+            found.setdefault(name, a)
+    return found
 
 
 def axes(annotation: Any) -> list[tuple[str, set[str]]]:
@@ -588,7 +592,7 @@ def test_a_model_names_the_op_and_the_entry_that_do_not_fit(leaf: str, change: C
 
 
 LOGITS = torch.ones(2, 3, 4)
-# What the first member of a union asks for, where the last asks for another shape.
+# What another member of a union asks for, where the first asks for another shape.
 UNIONS: list[tuple[Callable, str, Given]] = [
     (linear, "weight", {"x": torch.ones(2, 3), "weight": torch.ones(4)}),
     (cross_entropy, "target", {"input": LOGITS, "target": torch.zeros(2, 5).long()}),

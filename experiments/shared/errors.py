@@ -26,7 +26,9 @@ def _sentence(error: BaseException) -> str:
         return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
     argument = re.search(r"parameter '(\w+)'", str(error)) if where[1] == "parameters" else None
     actual = found.get("Actual value", "something else").removesuffix("(torch)")
-    expected = found["Expected type"].removeprefix("<class '").removesuffix("'>.").removesuffix(".")
+    expected = (
+        found["Expected type"].removeprefix("<class '").removesuffix("'>.").removesuffix(".").replace("jaxtyping.", "")
+    )
     sizes = [line for line in lines if re.fullmatch(r"\w+=.+", line)]
     known = f", where {', '.join(sizes)}" if sizes else ""
     return f"{where[2]}: {argument[1] if argument else 'the result'} is {actual}, not {expected}{known}"
