@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fn import attention, conv, layers, losses
 from fn.attention_tiled import tiled_attention
-from fn.jit import jit
 from fn.rng import key, uniform
 from tests.strategies import close, cotangent, outputs
 
@@ -235,30 +234,3 @@ def test_ours_pools_all_of_torchs_windows():
     counts, failed = run("max_pool2d", row)
     assert not failed, "\n".join(failed)
     assert counts["agrees"] == counts.total() == 720
-
-
-def wide_step(params: dict[str, Tensor], x: Tensor, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """A loss that uses what torch's signatures have beyond the models of the labs, and its gradient."""
-
-    def loss(params: dict[str, Tensor]) -> Tensor:
-        image = conv.avg_pool2d(conv.conv2d(params["image"], params["kernel"]), 2, divisor_override=3)
-        image = conv.adaptive_avg_pool2d(conv.max_pool2d(image, (2,)), (None, 2))
-        h = layers.embedding(x, params["table"], padding_idx=0) + layers.linear(image, image[0, 0]).mean()
-        q = h.unflatten(-1, (4, 2)).transpose(-2, -3)
-        ways = (attention.scaled_dot_product_attention, partial(tiled_attention, block_size=2))
-        h = torch.stack([attend(q, q[:, :2], q[:1, :2], enable_gqa=True) for attend in ways]).sum(dim=0)
-        logits = h.transpose(-2, -3).flatten(2).movedim(-1, 1)
-        soft = layers.softmax(logits, dim=1, dtype=torch.float32)
-        by_index = losses.cross_entropy(logits, classes, params["weight"])
-        return by_index + losses.cross_entropy(logits, soft, params["weight"], label_smoothing=0.1)
-
-    return loss(params), torch.func.grad(loss)(params)
-
-
-@pytest.mark.slow
-def test_the_wider_arguments_compile():
-    rng = torch.Generator().manual_seed(0)
-    shapes = {"image": (2, 9, 9), "kernel": (3, 2, 2, 2), "table": (6, 8), "weight": (8,)}
-    params = {name: torch.rand(shape, generator=rng) for name, shape in shapes.items()}
-    x, classes = torch.randint(6, (2, 5), generator=rng), torch.randint(8, (2, 5), generator=rng)
-    torch.testing.assert_close(jit(wide_step)(params, x, classes), wide_step(params, x, classes))
