@@ -126,6 +126,7 @@ def run(
     """Parse the flags, run the experiment, report, and exit."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     print_anything()
+    show.failures.clear()
     try:
         config = parse(config_type, sys.argv[1:])
         prepare(config.out)
