@@ -25,7 +25,7 @@ class Flags(cli.Compiled):
     """examples per step (the task's own)"""
     steps: cli.MaybeCount = None
     """updates (the task's own)"""
-    lr: Annotated[cli.MaybeFloat, cli.Between(1e-12, 1e6)] = None
+    lr: Annotated[cli.MaybeFloat, cli.Between(1e-12, 1e38)] = None
     """the highest learning rate (the task's own)"""
     file: cli.MaybePath = None
     """what --task text reads, in UTF-8 (the topics of Python's help)"""

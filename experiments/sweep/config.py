@@ -17,7 +17,7 @@ from experiments.shared.registry import DatasetName
 class Config(cli.Compiled):
     out: Path = Path("runs/sweep")
     """the folder for pictures, the best model and summary.json"""
-    rates: Annotated[tuple[float, ...], cli.Between(1e-12, 1e6)] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    rates: Annotated[tuple[float, ...], cli.Between(1e-12, 1e38)] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     """learning rates of AdamW, constant from first step to last"""
     seeds: cli.Count = 4
     """models per rate, each with weights and an order of the examples of its own"""
