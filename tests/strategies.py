@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, vmap
@@ -91,6 +92,11 @@ def poolings(draw: st.DrawFn, dilated: bool = False, ties: bool = False) -> Case
 
 
 Function = Callable[..., Any]
+
+
+def torchs_conv2d(x: Tensor, weight: Tensor, *args: Any, **options: Any) -> Tensor:
+    """F.conv2d, but never in channels last: there a strided 1×1 kernel writes past its memory (oneDNN's issue 6035)."""
+    return F.conv2d(x.contiguous(), weight.contiguous(), *args, **options)
 
 
 def recast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fn.conv import adaptive_avg_pool2d, avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
-from tests.strategies import Case, agree, convolutions, lifts, made_by, poolings, sizes, tensor
+from tests.strategies import Case, agree, convolutions, lifts, made_by, poolings, sizes, tensor, torchs_conv2d
 
 # torch says once in a process that an uneven "same" may copy its input
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -21,7 +22,32 @@ by_hand = pytest.mark.parametrize("op", [conv2d_naive, conv2d_unfold])
 @each_convolution
 @given(convolutions())
 def test_convolution_is_torchs(under_test, op, case: Case):
-    agree(partial(under_test(op), **case.options), partial(F.conv2d, **case.options), *case.tensors)
+    agree(partial(under_test(op), **case.options), partial(torchs_conv2d, **case.options), *case.tensors)
+
+
+class Convolutions(TorchDispatchMode):
+    """Keeps the input and the stride of every convolution that torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.asked.append((args[0], tuple(args[3])))
+        return func(*args, **(kwargs or {}))
+
+
+@given(st.integers(1, 40), st.integers(1, 5), sizes(1, 3), st.booleans())
+def test_no_strided_1x1_convolution_of_few_channels_is_asked_of_torch(channels, out_channels, stride, last):
+    """In channels last its backward writes past its memory: oneDNN's issue 6035."""
+    images, weight = torch.randn(2, channels, 5, 6), torch.randn(out_channels, channels, 1, 1)
+    x = images.contiguous(memory_format=torch.channels_last) if last else images
+    with Convolutions() as seen:
+        y = conv2d(x, weight, stride=stride)
+    torch.testing.assert_close(y, torchs_conv2d(images, weight, stride=stride))
+    [(image, strides)] = seen.asked
+    assert image.shape[1] >= 16 or strides == (1, 1)
 
 
 @given(poolings(dilated=True))

@@ -156,10 +156,9 @@ REFUSED = {
 @cache
 def torchs_samples() -> dict[tuple[str, str], Any]:
     """torch's list of its ops. Seconds to import."""
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends, "disable_global_flags", lambda: None)  # our labs set some of the flags
         from torch.testing._internal.common_methods_invocations import op_db
-    # it forbids to set a flag outside of its tests; ours set some
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     return {(op.name, op.variant_test_name): op for op in op_db}
 
 

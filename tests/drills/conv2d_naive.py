@@ -24,7 +24,7 @@ def conv2d_naive(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1
 
 
 def torchs(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(x.contiguous(), weight.contiguous(), bias, stride, padding, dilation, groups)
 
 
 WRONG = {
