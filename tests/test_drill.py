@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 
@@ -186,48 +187,63 @@ REFUSED = {
     ),
 }
 
+ENDLESS = ("a loop without end", "an import without end")
+# One test passes without the answer, the other does not exist.
+NEVER_CALLED = {"relu": ["tests/test_layers.py::test_layer_norm_refuses_another_shape"]}
+NEVER_CALLED |= {"causal_mask": ["tests/test_attention.py::no"]}
+
+
+class Batch(NamedTuple):
+    answers: list[prove.Answer]
+    tests: dict[str, list[str]]
+    """in place of the catalogue's"""
+    seconds: float
+
+
+def refused(*labels: str) -> list[prove.Answer]:
+    return [prove.Answer("relu", label, REFUSED[label][0], right=True) for label in labels]
+
+
+BATCHES = {
+    "endless": Batch(refused(*ENDLESS), {}, 2.0),
+    "refused": Batch(refused(*(label for label in REFUSED if label not in ENDLESS)), {}, 30.0),
+    "all of a drill": Batch(list(prove.answers("relu")), {}, 30.0),
+    "never called": Batch([next(prove.answers(name)) for name in NEVER_CALLED], NEVER_CALLED, 30.0),
+}
 GRADE = """
 import json, sys
 from experiments.drill import prove
 from experiments.drill.catalogue import DRILLS
 
-answers, tests, seconds = json.load(sys.stdin)
-for name in tests:
-    DRILLS[name] = DRILLS[name]._replace(tests=tests[name])
-outcomes = list(prove.grade_all([prove.Answer(*answer) for answer in answers], seconds))
-print(json.dumps([outcome.verdict for outcome in outcomes]))
+for answers, tests, seconds in json.load(sys.stdin):
+    for name in tests:
+        DRILLS[name] = DRILLS[name]._replace(tests=tests[name])
+    outcomes = prove.grade_all([prove.Answer(*answer) for answer in answers], seconds)
+    print(json.dumps([outcome.verdict for outcome in outcomes]))
 """
 
 
-def grade_all(answers: list[prove.Answer], tests: dict[str, list[str]] | None = None, seconds: float = 30.0):
-    """The verdicts, each from a fork of one process that has torch in memory; `tests` in place of the catalogue's."""
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, list[Verdict]]:
+    """Of each batch; each answer in a fork of one process that has torch in memory."""
     done = subprocess.run(
         [sys.executable, "-c", GRADE],
-        input=json.dumps([answers, tests or {}, seconds]),
+        input=json.dumps(list(BATCHES.values())),
         capture_output=True,
         text=True,
         cwd=cut.ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [Verdict(*verdict) for verdict in json.loads(done.stdout.splitlines()[-1])]
-
-
-ENDLESS = ("a loop without end", "an import without end")
-
-
-@pytest.fixture(scope="module")
-def refusals() -> dict[str, Verdict]:
-    """Those without end have 2 s, so that the test ends soon; the others have as long as they need."""
-    verdicts = {}
-    for seconds, labels in ((2.0, ENDLESS), (30.0, [label for label in REFUSED if label not in ENDLESS])):
-        answers = [prove.Answer("relu", label, REFUSED[label][0], True) for label in labels]
-        verdicts |= zip(labels, grade_all(answers, seconds=seconds), strict=True)
-    return verdicts
+    lines = done.stdout.splitlines()
+    return {
+        name: [Verdict(*verdict) for verdict in json.loads(line)] for name, line in zip(BATCHES, lines, strict=True)
+    }
 
 
 @pytest.mark.parametrize("label", REFUSED)
-def test_a_file_that_is_no_answer_is_refused_in_words(refusals, label):
-    verdict = refusals[label]
+def test_a_file_that_is_no_answer_is_refused_in_words(verdicts, label):
+    batch = "endless" if label in ENDLESS else "refused"
+    verdict = verdicts[batch][[answer.label for answer in BATCHES[batch].answers].index(label)]
     assert not verdict.passed
     assert REFUSED[label][1] in "\n".join(verdict.lines)
 
@@ -244,12 +260,8 @@ def test_a_rounding_error_is_no_mistake_and_the_right_part_of_a_result_is_named(
     assert "result.accuracy is right; result.loss is not" in said(0.4)
 
 
-def test_a_grader_whose_tests_never_call_the_answer_refuses():
-    """One test passes without the answer, the other does not exist."""
-    tests = {"relu": ["tests/test_layers.py::test_layer_norm_refuses_another_shape"]}
-    tests |= {"causal_mask": ["tests/test_attention.py::no"]}
-    right = [next(prove.answers(name)) for name in tests]
-    for name, verdict in zip(tests, grade_all(right, tests), strict=True):
+def test_a_grader_whose_tests_never_call_the_answer_refuses(verdicts):
+    for name, verdict in zip(NEVER_CALLED, verdicts["never called"], strict=True):
         assert not verdict.passed
         assert f"no test went through your `{name}`" in "\n".join(verdict.lines)
 
@@ -258,12 +270,14 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     """As --check starts it; an answer that only waits is ended from outside."""
     file = tmp_path / "relu.py"
     file.write_text(RIGHT)
+    began = time.monotonic()
     verdict = launch.graded("relu", file)
+    took = time.monotonic() - began
     assert verdict.passed, verdict.lines
     assert verdict.tests == 4
     waits = tmp_path / "waits"
     file.write_text(f"import time\ndef relu(x):\n    open({str(waits)!r}, 'w').close()\n    time.sleep(1e6)\n")
-    for wall_seconds in (5.0, 50.0, 500.0):  # a slow machine needs longer to call the answer
+    for wall_seconds in (took, 10 * took, 100 * took):  # until it has come to call the answer
         said = launch.graded("relu", file, wall_seconds=wall_seconds).lines[0]
         assert said.startswith(f"not done after {wall_seconds:g} s")
         if waits.exists():
@@ -273,17 +287,14 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
 
 # The proof.
 
-SAMPLE = ["relu", "encode"]
 
-
-def test_every_answer_of_a_sample_of_drills_is_graded_right():
-    answers = [answer for name in SAMPLE for answer in prove.answers(name)]
-    for outcome in map(prove.Outcome, answers, grade_all(answers)):
+def test_every_answer_of_a_drill_is_graded_right(verdicts):
+    for outcome in map(prove.Outcome, BATCHES["all of a drill"].answers, verdicts["all of a drill"]):
         assert outcome.ok, outcome
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DRILLS if name not in SAMPLE])
+@pytest.mark.parametrize("name", [name for name in DRILLS if name != "relu"])
 def test_every_wrong_answer_is_refused_in_fitting_words_and_every_right_one_passes(name):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.drill.prove", name], capture_output=True, text=True, cwd=cut.ROOT
