@@ -12,9 +12,10 @@ from functools import partial
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, progress, prove
+from experiments.drill import answer, cut, launch, progress, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
@@ -264,6 +265,18 @@ def test_a_grader_whose_tests_never_call_the_answer_refuses(verdicts):
     for name, verdict in zip(NEVER_CALLED, verdicts["never called"], strict=True):
         assert not verdict.passed
         assert f"no test went through your `{name}`" in "\n".join(verdict.lines)
+
+
+def test_an_answer_saved_twice_in_one_second_is_read_anew(tmp_path, monkeypatch):
+    """Of one size too: Python's cache of bytecode tells neither apart."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "relu.py"
+    found = []
+    for bound in (0.0, 1.0):
+        file.write_text(f"def relu(x):\n    return x.clamp(min={bound})\n")
+        os.utime(file, (1e9, 1e9))
+        found.append(answer.load("relu", file, 30.0)(torch.tensor(-1.0)).item())
+    assert found == [0.0, 1.0]
 
 
 def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
