@@ -104,7 +104,7 @@ def conv2d_naive(
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
-    groups: Count = 1,
+    groups: int = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve, one output position at a time.
 
@@ -185,7 +185,7 @@ def conv2d_unfold(
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
-    groups: Count = 1,
+    groups: int = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve as one matrix product: a row per kernel, a column per window (im2col).
 
@@ -208,7 +208,7 @@ def conv2d(
     stride: Size = 1,
     padding: Padding = 0,
     dilation: Size = 1,
-    groups: Count = 1,
+    groups: int = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve by torch's compiled kernel; the models call this one.
 
