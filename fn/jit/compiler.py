@@ -21,6 +21,10 @@ HOLE = object()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OPTIONS = {"cpp.fallback_scatter_reduce_sum": False}
 """fuses the gradient of `gather` with the loop that computes its input"""
+NEEDS_VALUES = (
+    "the step needs the values of a tensor, as .item(), `if`, or x[mask] do; while it is traced there are shapes only "
+    "(torch.where chooses without `if`)"
+)
 
 
 class Program(NamedTuple):
@@ -103,8 +107,12 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     import torch._inductor
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
     leaves: list[Tensor] = []
     flatten_call((args, kwargs), leaves, [])
@@ -114,12 +122,11 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
         if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
             laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in laid]
             graph, output, donated = _trace(step, args, kwargs, laid, donate)
-        run: Any = torch._inductor.compile(graph, laid, options=OPTIONS)
+        mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
+        shapes = [mode.from_tensor(x, static_shapes=True) for x in laid]
+        run: Any = torch._inductor.compile(graph, shapes, options=OPTIONS)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
-        raise JitError(
-            "the step needs the values of a tensor, as .item(), `if`, or x[mask] do; while it is traced there are "
-            "shapes only (torch.where chooses without `if`)"
-        ) from error
+        raise JitError(NEEDS_VALUES) from error
     except InductorError as error:
         reason = error.inner_exception
         if not isinstance(reason, InvalidCxxCompiler | CppCompileError):
@@ -174,6 +181,7 @@ def _trace(
         ) from error
     output, donated = traced[-1]
     _require_pure(graph)
+    _require_known(graph)
     _mask_gradient_by_result(graph)
     if donated:
         _write_back(graph, donated)
@@ -206,6 +214,15 @@ def _require_pure(graph: torch.fx.GraphModule) -> None:
         schema = getattr(node.target, "_schema", None)
         if schema and schema.is_mutable and _source(node.args[0]).op == "placeholder":
             raise JitError(f"the step writes to an argument ({node.target}); it must return something new")
+
+
+def _require_known(graph: torch.fx.GraphModule) -> None:
+    """Raise JitError if a number or a size in the graph depends on the values of a tensor."""
+    for node in graph.graph.nodes:
+        found = node.meta.get("val")
+        for size in found.shape if isinstance(found, Tensor) else (found,):
+            if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
+                raise JitError(NEEDS_VALUES)
 
 
 def _mask_gradient_by_result(graph: torch.fx.GraphModule) -> None:
