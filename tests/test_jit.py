@@ -416,6 +416,32 @@ def test_a_compiled_run_that_diverges_stops_with_the_same_words():
     assert said[0] == said[1]
 
 
+KEPT = """
+import torch
+from torch._dynamo.utils import counters
+from fn.jit import jit
+
+x = torch.arange(4.0)
+assert torch.equal(jit(lambda x: x * 3 + 1)(x), x * 3 + 1)
+print(counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.slow
+def test_a_program_is_taken_from_the_disk_unless_it_is_damaged_there(tmp_path):
+    def hits() -> str:
+        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", KEPT], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert hits() == "0\n"
+    assert hits() == "1\n"
+    entries = [path for path in (tmp_path / "fxgraph").rglob("*") if path.is_file()]
+    assert entries
+    for path in entries:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert hits() == "0\n"
+
+
 NO_COMPILER = """
 import torch
 from fn.jit import jit
