@@ -209,6 +209,28 @@ def test_a_wrong_rewrite_is_told_why(tmp_path, name, part, by, said):
     assert said in "\n".join(lines)
 
 
+OTHERS = [
+    ("volatile", "with torch.no_grad():", "with torch.inference_mode():"),
+    ("data_attribute", "y.detach() * 100", "y.detach().clone().mul_(100)"),
+    ("integer_division", "index // width", 'torch.div(index, width, rounding_mode="floor")'),
+    ("transpose", "batch.mT", "batch.transpose(1, 2)"),
+    ("zero_grad", "optimizer.zero_grad()", "used.grad = head.grad = None"),
+    ("rfft", "torch.fft.rfft(x).abs().square()", "torch.view_as_real(torch.fft.rfft(x)).square().sum(-1)"),
+    ("pretrained", "weights=None, ", ""),
+    ("whole_model", "torch.load(file)", "torch.load(file, weights_only=True)"),
+    ("upsample", 'mode="bilinear"', 'mode="bilinear", align_corners=False'),
+]
+
+
+@pytest.mark.parametrize(("name", "ours", "other"), OTHERS, ids=[name for name, *_ in OTHERS])
+def test_another_right_rewrite_passes(tmp_path, name, ours, other):
+    text = rewrite.solution(name)
+    assert ours in text
+    file = tmp_path / "mine.py"
+    file.write_text(text.replace(ours, other).replace("from torch", "import torch\nfrom torch", 1))
+    assert grade.grade(name, file) == []
+
+
 def test_a_rewrite_that_still_costs_as_much_is_refused(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

@@ -111,13 +111,17 @@ def begin(name: str, *, reset: bool) -> int:
     """Write the file of a rewrite, unless there is one."""
     file = rewrite.place(name)
     if file.exists() and not reset:
-        console.print(f"{shown(file)} is there already: --check judges it, --mine --reset starts over", markup=False)
+        console.print(
+            f"{shown(file)} is there already: --check judges it, --mine --reset starts over",
+            markup=False,
+            soft_wrap=True,
+        )
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
     file.write_text(rewrite.begin(name), encoding="utf-8")
-    console.print(f"{shown(file)} is yours to rewrite; then: just since {name} --check", markup=False)
+    console.print(f"{shown(file)} is yours to rewrite; then: just since {name} --check", markup=False, soft_wrap=True)
     return 0
 
 

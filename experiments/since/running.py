@@ -62,7 +62,8 @@ def _as_started(pair: Pair) -> Iterator[None]:
         after.callback(torch.set_default_dtype, dtype)
         if pair.theme == "distributed":
             after.callback(setattr, sys, "excepthook", sys.excepthook)  # which the group puts its rank into
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            alone = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group("gloo", store=alone, rank=0, world_size=1)
             after.callback(dist.destroy_process_group)
         yield
 
@@ -80,11 +81,12 @@ def wanted(pair: Pair, seed: int = 0) -> Any:
         return run_of.wanted(*run_of.given(seed))
 
 
-def in_words(x: Any) -> str:
+def in_words(x: Any, most: int = 200) -> str:
     """Return a value in one line; of a tensor with a class of its own, which may lie elsewhere, class and shape."""
     if isinstance(x, Tensor) and type(x) not in (Tensor, Parameter):
         return f"{type(x).__name__}{list(x.shape)}"
-    return " ".join(show(x).split())
+    text = " ".join(show(x).split())
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def given_in_words(pair: Pair, seed: int) -> str:

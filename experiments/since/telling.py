@@ -6,7 +6,7 @@ from experiments.shared import cli
 from experiments.shared.show import console, wrapped
 from experiments.shared.source import show_code, source, wait
 from experiments.since.pairs import Pair
-from experiments.since.running import Outcome, evaluate, in_words, run, wanted
+from experiments.since.running import Outcome, evaluate, in_words, reaches, run, wanted
 
 
 def present(pair: Pair, *, seed: int = 0, ask: bool = False) -> list[cli.Check]:
@@ -14,14 +14,18 @@ def present(pair: Pair, *, seed: int = 0, ask: bool = False) -> list[cli.Check]:
     runnable = pair.load()
     console.print(f"\n{pair.name}, changed in {pair.year} by {version(pair)}\n", style="bold", markup=False)
     wrapped("", f"{pair.title}.")
-    wrapped("\nOld  ", pair.parts["Old"])
+    print()
+    wrapped("Old  ", pair.parts["Old"])
     show_code(["", *source(runnable.old).splitlines()])
     if ask:
         wait("\nWhat does it do today? Your guess, then Enter: ")
     old, new, right = run(pair, runnable.old, seed), run(pair, runnable.new, seed), wanted(pair, seed)
     console.print(f"\nIt runs on torch {torch.__version__.partition('+')[0]}:", style="bold")
     show_outcome(pair, old, right)
-    wrapped("\nNew  ", pair.parts["New"])
+    if pair.today.does in ("is wrong", "costs"):
+        wrapped("  so it   ", pair.parts["Today"], style="red")
+    print()
+    wrapped("New  ", pair.parts["New"])
     show_code(["", *source(runnable.new).splitlines()])
     console.print("\nIt runs:", style="bold")
     show_outcome(pair, new, right)
@@ -47,7 +51,10 @@ def show_outcome(pair: Pair, outcome: Outcome, right: object) -> None:
         wrapped("  raises  ", _shortened(said), style="red")
     else:
         wrapped("  gives   ", in_words(outcome.result), style="")
-    wrapped("  wanted  ", in_words(right), style="")
+    if reaches(outcome.result, right):
+        wrapped("          ", "as wanted", style="")
+    else:
+        wrapped("  wanted  ", in_words(right), style="")
     if outcome.cost is not None:
         wrapped("  costs   ", f"{outcome.cost:,} {pair.today.words}", style="")
 

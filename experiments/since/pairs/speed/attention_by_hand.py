@@ -6,11 +6,11 @@ New: F.scaled_dot_product_attention(q, k, v)
 
 Since: 2.0
 
-Today: costs 10 times as much: bytes kept for the backward pass
+Today: costs 15 times as much: bytes kept for the backward pass
 
 Why: By hand the queries × keys table is kept for the gradient. The fused
 kernels go through it in tiles and keep one number per query. At
-256 positions of 16 channels it is a factor of 10, and it grows
+256 positions of 16 channels it is a factor of 15, and it grows
 with the length.
 
 Read: torch.nn.functional.scaled_dot_product_attention

@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[float]:
-    return (0.1 + seed,)
+    return (0.1 + seed % 5,)
 
 
 def old(value: float) -> Tensor:

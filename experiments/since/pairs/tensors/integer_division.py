@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[Tensor, int]:
-    return torch.arange(6), 3 + seed
+    return torch.arange(6), 3 + seed % 5
 
 
 def old(index: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[Tensor]:
-    return (torch.ones(4 + seed, 4 + seed, device="meta"),)
+    return (torch.ones(4 + seed % 5, 4 + seed % 5, device="meta"),)
 
 
 def old(scores: Tensor) -> Tensor:

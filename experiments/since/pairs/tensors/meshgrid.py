@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(3.0), torch.arange(4.0 + seed)
+    return torch.arange(3.0), torch.arange(4.0 + seed % 5)
 
 
 def old(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[int]:
-    return (3 + seed,)
+    return (3 + seed % 5,)
 
 
 def old(count: int) -> Tensor:

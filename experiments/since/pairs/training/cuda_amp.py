@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(2, 3 + seed), torch.ones(3 + seed, 2)
+    return torch.ones(2, 3 + seed % 5), torch.ones(3 + seed % 5, 2)
 
 
 def old(x: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import StepLR
 
 
 def given(seed: int) -> tuple[Tensor]:
-    return (torch.full((1,), 10.0 + seed, requires_grad=True),)
+    return (torch.full((1,), 10.0 + seed % 5, requires_grad=True),)
 
 
 def old(x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 
 def given(seed: int) -> tuple[Tensor, Tensor]:
-    used = torch.full((2,), 1.0 + seed, requires_grad=True)
-    return used, torch.full((2,), 1.0 + seed, requires_grad=True)
+    used = torch.full((2,), 1.0 + seed % 5, requires_grad=True)
+    return used, torch.full((2,), 1.0 + seed % 5, requires_grad=True)
 
 
 def old(used: Tensor, head: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torchvision.models import squeezenet1_1
 
 
 def given(seed: int) -> tuple[int]:
-    return (10 + seed,)
+    return (10 + seed % 5,)
 
 
 def old(classes: int) -> torch.Size:
