@@ -8,9 +8,9 @@ Since: 1.8
 
 Today: warns "when the forward contains multiple autograd Nodes"
 
-Why: The old hook sits on the last node of the graph, so of a module with
-two layers grad_input is that of the second. The full hook hands
-out the gradient of the module's own input.
+Why: The old hook sits on the last node of the graph. Of a module with two
+layers it sees what flows into the second, here into its bias. The full
+hook hands out the gradient of the module's own input.
 
 Read: torch.nn.Module.register_full_backward_hook
 

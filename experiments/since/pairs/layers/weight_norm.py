@@ -8,8 +8,8 @@ Since: 2.1
 
 Today: warns "`torch.nn.utils.weight_norm` is deprecated"
 
-Why: The old one recomputed the weight in a hook before each forward pass:
-a copy of the layer held a stale one, and it could not be deep-copied.
+Why: The old one computed the weight in a hook before each forward pass:
+until the next one it is stale, and the layer cannot be deep-copied.
 A parametrization computes the weight whenever it is read.
 
 Read: torch.nn.utils.parametrizations.weight_norm

@@ -6,7 +6,7 @@ New: torch.compile(f)
 
 Since: 2.0
 
-Today: warns "`torch.jit.script` is deprecated"
+Today: warns "Please switch to `torch.compile` or `torch.export`"
 
 Why: TorchScript is a subset of Python that code had to be rewritten into.
 torch.compile watches the bytecode, compiles what it can and leaves
