@@ -44,6 +44,11 @@ race *flags:
 break *flags:
     @uv run python -m experiments.gallery "$@"
 
+# What changed in PyTorch since 2018: a list of old and new, one by NAME, --all, or NAME --mine
+[no-exit-message]
+since *flags:
+    @uv run python -m experiments.since "$@"
+
 # A dated entry for LEARNING.md: just note "…" --run runs/lab3
 [no-exit-message]
 note *flags:

@@ -22,13 +22,13 @@ class Wrong(Exception):
 def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) -> Any:
     """The function or class that the drill asks for; Wrong if the file has none, or leaves the work to another."""
     wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
-    tree = _parse(file)
+    tree = parse(file)
     if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
         line, function = forbidden
         text = file.read_text().splitlines()[line - 1].strip()
         raise Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
     _require_written(tree, wanted, file)
-    yours = getattr(_import(file, seconds), wanted, None)
+    yours = getattr(import_file(file, seconds), wanted, None)
     if not callable(yours):
         raise Wrong(f"{file.name} has no function `{wanted}`")
     if not (inspect.isfunction(yours) or inspect.isclass(ours)):
@@ -38,7 +38,8 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
     return yours
 
 
-def _parse(file: Path) -> ast.Module:
+def parse(file: Path) -> ast.Module:
+    """Read the file; Wrong if it is not Python."""
     try:
         return ast.parse(file.read_text(), str(file))
     except SyntaxError as error:
@@ -59,8 +60,11 @@ def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
             raise Wrong(f"{file.name} has no `{wanted}`: it defines {others or 'no function'}") from None
 
 
-def _import(file: Path, seconds: float) -> ModuleType:
-    """Run the file as it is now; Python's cache would take two of one size, saved in one second, for the same."""
+def import_file(file: Path, seconds: float) -> ModuleType:
+    """Run the file as it is now, Wrong if that fails or does not end.
+
+    Python's cache of bytecode would take two of one size, saved in one second, for the same.
+    """
     module = sys.modules[ANSWER] = ModuleType(ANSWER)
     module.__file__ = str(file)
     with timed(seconds):

@@ -1,11 +1,8 @@
 """Show and check one failure, from the question to the fix: `just break NAME`."""
 
-import ast
 import difflib
 import inspect
 import re
-import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,11 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import TypeCheckError
-from rich.syntax import Syntax
 
 from experiments.gallery.failures import Failure, Runnable, Seen
 from experiments.shared import cli
 from experiments.shared.show import console, is_wide, spark, wrapped
+from experiments.shared.source import show_code, wait
+from experiments.shared.source import source as shared_source
 from fn import draw
 from fn.gradcheck import largest
 
@@ -110,47 +108,9 @@ def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: 
     return evaluate(failure, run, broken, fixed, refused)
 
 
-def wait(prompt: str) -> None:
-    """Ask for Enter; the end of the input counts as one."""
-    try:
-        input(prompt)
-    except EOFError:
-        print()
-
-
 def source(f: Callable[..., Any]) -> str:
-    """The source of a function, after the definitions of its own file that it uses; named `broken` in any case."""
-    text = inspect.getsource(sys.modules[f.__module__])
-    top = {name: node for node in ast.parse(text).body for name in _names(node)}
-    wanted, todo = set(), [f.__name__]
-    while todo:
-        name = todo.pop()
-        if name in top and name not in wanted:
-            wanted.add(name)
-            todo += [n.id for n in ast.walk(top[name]) if isinstance(n, ast.Name)]
-    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
-    return "\n\n".join(parts).replace("def fixed(", "def broken(")
-
-
-def _names(node: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a file defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    return [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
-
-
-def show_code(lines: Sequence[str]) -> None:
-    """Print code indented; a line wider than the terminal goes on below, indented further."""
-    for line in lines:
-        changed = {"- ": "red", "+ ": "green"}.get(line[:2])
-        inset = " " * (len(line) - len(line.lstrip()) + 8)
-        folded = textwrap.wrap(
-            "  " + line, console.width, subsequent_indent=inset, drop_whitespace=False, break_long_words=False
-        )
-        for part in folded or [""]:
-            shown = Syntax("", "python", theme="ansi_light").highlight(part)
-            shown.rstrip()
-            console.print(shown if changed is None else part.rstrip(), style=changed, markup=False, soft_wrap=True)
+    """The source of a function and of what it uses; named `broken` in any case."""
+    return shared_source(f).replace("def fixed(", "def broken(")
 
 
 def show_seen(seen: Seen) -> None:

@@ -1,0 +1,81 @@
+"""A pair as an exercise: the file that a rewrite begins with, and the verdict on it."""
+
+import ast
+import re
+from pathlib import Path
+
+from experiments.drill import launch
+from experiments.since.pairs import Pair, pairs
+
+FOLDER = launch.ROOT / "drills" / "since"
+HEAD = '''"""{title}.
+
+Today the old way {does}. Rewrite `new` in today's way: the same
+arguments, the result that the old way was meant to give, and no warning.
+{group}
+    just since {name}           shows both ways
+    just since {name} --check   judges this file
+"""
+'''
+GROUP = "torchrun has started this process, one of one, and made its group.\n"
+
+
+def place(name: str) -> Path:
+    return FOLDER / f"{name}.py"
+
+
+def begin(name: str) -> str:
+    """Return the text of the file that the rewrite of a pair begins with: the old way, under the name `new`."""
+    pair = pairs()[name]
+    group = GROUP if pair.theme == "distributed" else ""
+    head = HEAD.format(title=pair.title, does=does(pair), name=name, group=group)
+    return f"{head}\n{way(pair, 'old')}"
+
+
+def does(pair: Pair) -> str:
+    """Return in words what the old way does today."""
+    today = pair.today
+    if today.does in ("warns", "raises"):
+        return f"{today.does}" + (f" {today.error}" if today.error else "")
+    return "is wrong, silently" if today.does == "is wrong" else f"costs {today.times:g} times as much"
+
+
+def solution(name: str) -> str:
+    """Return the text of a file that is right: today's way, as the pair has it."""
+    return way(pairs()[name], "new")
+
+
+def way(pair: Pair, which: str) -> str:
+    """Return `old` or `new` with what it uses, read from the source; it is named `new` in any case."""
+    text = pair.file.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    top = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    wanted, todo = [], [which]
+    while todo:
+        if (name := todo.pop()) in top and name not in wanted:
+            wanted.append(name)
+            todo += _names(top[name])
+    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
+    used = {name for part in wanted for name in _names(top[part])}
+    imports = [line for node in tree.body if (line := _import_of(node, used))]
+    code = "\n".join(imports) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
+    return re.sub(r"^def old\(", "def new(", code, flags=re.MULTILINE)
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+
+
+def _import_of(node: ast.stmt, used: set[str]) -> str:
+    """Return the import, less the names that are not used; "" if none is."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return ""
+    names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in used]
+    node.names = names
+    return ast.unparse(node) if names else ""
+
+
+def judge(name: str, path: Path) -> list[str]:
+    """Return what is wrong with the rewrite of a pair in a file, from a process of its own; nothing if it is right."""
+    verdict = launch.graded(name, path, grader="experiments.since.grade")
+    return [] if verdict.passed else verdict.lines
