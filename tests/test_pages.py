@@ -110,10 +110,10 @@ def small_digits():
     return scenes.digits(32, 20)
 
 
-def lab0(part: str, out: Path) -> Callable[[], list[cli.Check]]:
+def lab0(part: str, out: Path) -> Callable[[], list]:
     few, config = take(digits().train, 32), lab0_mlp.Config(out=out)
     if part == "overfit_few":
-        return lambda: lab0_mlp.overfit_few(config, mlp((1, 8, 8), 10), few, lr=0.01, title="") and []
+        return lambda: lab0_mlp.overfit_few(config, mlp((1, 8, 8), 10), few, lr=0.01, title="")
     return lambda: getattr(lab0_mlp, part)(config, few)
 
 
@@ -140,7 +140,8 @@ def lab3(part: str, out: Path) -> Callable[[], list[cli.Check]]:
         model = lab3_transformer.build(config, lab3_transformer.RECIPES["reverse"], task)
         if part == "check_untrained":
             return [lab3_transformer.check_untrained(config, model, task)]
-        return lab3_transformer.check_attention(model, task, [TrainState(*model.init(generator(0)), {})])
+        params, state = model.init(generator(0))
+        return lab3_transformer.check_attention(model, task, [TrainState(params, state, {})])
 
     return run
 

@@ -178,5 +178,5 @@ def test_an_image_is_drawn_three_times():
 
 def test_a_refused_answer_shows_it():
     wanted, yours = torch.tensor([0.25, 0.75]), torch.tensor([0.25, 0.5])
-    call = Call(**dict.fromkeys(Call._fields) | {"before": {"x": wanted}, "yours": yours, "ours": wanted})
+    call = Call(arguments={"x": wanted}, yours=yours, ours=wanted, before={"x": wanted})
     assert example(call)[-2:] == ["  at   wanted  yours  difference", "  [1]  0.75    0.5    -0.25"]

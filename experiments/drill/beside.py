@@ -35,7 +35,7 @@ def beside(wanted: Any, yours: Any) -> list[str]:
 def _entries(wanted: Tensor, yours: Tensor, wrong: Sequence[Sequence[int]], where: str) -> list[str]:
     """Return a line for each of the first wrong entries."""
     title = "first differences" if where == "result" else f"first differences in {where}"
-    rows = [("at", "wanted", "yours", "difference")]
+    rows: list[tuple[str, ...]] = [("at", "wanted", "yours", "difference")]
     for index in wrong[:ENTRIES]:
         a, b = (x[tuple(index)].item() for x in (wanted, yours))
         rows.append((str(list(index)), *(f"{number + 0:.5g}" for number in (a, b, b - a))))
