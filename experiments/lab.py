@@ -11,6 +11,7 @@ def main() -> None:
     number = sys.argv[1] if len(sys.argv) > 1 else ""
     if number in ("-h", "--help"):
         print(f"usage: python -m experiments.lab {{{','.join(LABS)}}} [flags of that lab; its own --help lists them]")
+        print("       --page prints what to read, predict, change and write in that lab; --answers its answers too")
         return
     if number not in LABS:
         said = f"there is no lab {number!r}" if number else "which lab?"
@@ -18,6 +19,10 @@ def main() -> None:
         sys.exit(2)
     del sys.argv[1]
     try:
+        if "--page" in sys.argv:
+            from experiments.shared import page
+
+            sys.exit(page.show(number, sys.argv[1:]))
         runpy.run_module(f"experiments.{LABS[number]}", run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # while the libraries are loading; after that, the lab sees to it
         sys.exit(130)

@@ -28,6 +28,7 @@ from fn.models import Model
 from fn.optim import Optimizer, global_norm
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
+from fn.tensors import summarize
 from fn.tree import Params
 
 Metrics = dict[str, Any]
@@ -131,8 +132,7 @@ def _describe_update(params: Params) -> str:
         case None:
             return "every parameter after the update is finite, though the gradient is large"
         case name, leaf:
-            bad = int((~leaf.isfinite()).sum())
-            return f"first non-finite update in {name} ({bad} of {leaf.numel()} entries)"
+            return f"first non-finite update in {name}: {summarize(leaf)}"
 
 
 def train_one_epoch(

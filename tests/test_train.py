@@ -187,9 +187,8 @@ def test_bad_input_stops_training_before_the_update(epoch, name, leaf):
     split, seen = examples(20), []
     split.images[11] = torch.nan
     objective = partial(classification_loss, apply=MODELS[name].apply)
-    with pytest.raises(
-        FloatingPointError, match=rf"^step 2: loss nan, first non-finite update in {leaf} \(.* entries\)$"
-    ):
+    stopped = rf"^step 2: loss nan, first non-finite update in {leaf}: f\d\d\[.*NaN$"
+    with pytest.raises(FloatingPointError, match=stopped):
         epoch(start(name), batches(split, 5), objective, on_step=lambda ts, *_: seen.append(ts))
     _, (clean, _) = epoch(start(name), batches(take(split, 10), 5), objective)
     assert len(seen) == 2
@@ -212,7 +211,7 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
 
     params = {"fine": torch.ones(2), "flat": {"edge": torch.tensor([0.0, 1.0])}}
     ts = TrainState(params, {}, sgd_init(params))
-    with pytest.raises(FloatingPointError, match=r"^step 0: loss 3\.0, .* in flat\.edge \(1 of 2 entries"):
+    with pytest.raises(FloatingPointError, match=r"^step 0: loss 3\.0, .* in flat\.edge: f32\[2\] .* 1 -inf$"):
         epoch(ts, [examples(1)], objective, optimizer=sgd(lr=1.0))
 
 

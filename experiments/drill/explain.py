@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.drill.beside import beside
 from experiments.drill.compare import compare, whole_numbers
 from experiments.drill.guess import asked_for
 from experiments.drill.recorder import Call
 from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
 from experiments.drill.when import when
+from fn import tensors
 
 CALLS = 30
 """of each test that are looked at first: a loop of an optimizer makes a hundred, which go wrong alike"""
@@ -87,21 +89,20 @@ def _weight(kind: str) -> int:
 
 
 def example(call: Call) -> list[str]:
-    """The arguments of a call, its result and the expected one."""
+    """The arguments of a call, its result and the expected one, and where the two differ first."""
     given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
-    return ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
+    said = ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
+    return [*said, *beside(call.ours, call.yours)]
 
 
 def show(x: Any, room: int = 400) -> str:
-    """A value as text: a tensor by dtype, shape and numbers, of a large one the first six."""
+    """A value as text: a tensor by dtype, shape and numbers, of a large one its summary and the first six."""
     if isinstance(x, Tensor):
-        kind = str(x.dtype).removeprefix("torch.")
-        head = f"{kind}{list(x.shape)}"
         if x.is_meta or torch._C._functorch.is_batchedtensor(x):  # pyright: ignore
-            return head
+            return tensors.summarize(x)
         if x.numel() > 24:
-            return f"{head} {_numbers(x.flatten()[:6])[:-1]}, …]"
-        return f"{head} {_numbers(x)}" if x.numel() else head
+            return f"{tensors.summarize(x)}: {_numbers(x.flatten()[:6])[:-1]}, …]"
+        return f"{tensors.kind(x)} {_numbers(x)}" if x.numel() else tensors.kind(x)
     if isinstance(x, BaseException):
         return f"{type(x).__name__}: {str(x).splitlines()[0] if str(x) else ''}"
     if isinstance(x, dict):

@@ -1,5 +1,6 @@
 """An error of code that the reader wrote: in a sentence, with the line that it came from."""
 
+import inspect
 import re
 import sysconfig
 import traceback
@@ -10,11 +11,15 @@ LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib",
 
 
 def explain(error: BaseException) -> str:
-    """Return the error in a sentence, and below it the line of code that it came from; of a ValueError the sentence."""
+    """Return the error in a sentence, and below it the line of code that it came from; of a ValueError the sentence.
+
+    Of a shape that is refused, the tensors that the call was given follow, a line each.
+    """
     line = None if isinstance(error, ValueError) else _nearest_line(error)
     if line is None:
         return _sentence(error)
-    return f"{_sentence(error)}\n  {line.filename}:{line.lineno}, in {line.name}: {line.line}"
+    where = f"  {line.filename}:{line.lineno}, in {line.name}: {line.line}"
+    return "\n".join([_sentence(error), where, *_tensors_given(error)])
 
 
 def _sentence(error: BaseException) -> str:
@@ -32,6 +37,22 @@ def _sentence(error: BaseException) -> str:
     sizes = [line for line in lines if re.fullmatch(r"\w+=.+", line)]
     known = f", where {', '.join(sizes)}" if sizes else ""
     return f"{where[2]}: {argument[1] if argument else 'the result'} is {actual}, not {expected}{known}"
+
+
+def _tensors_given(error: BaseException) -> list[str]:
+    """Return a line for each tensor among the arguments of the call that a shape check refused."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    calls = [f.f_locals.get("bound") for f in frames if Path(f.f_code.co_filename).parent.name == "jaxtyping"]
+    bound = next((call for call in reversed(calls) if isinstance(call, inspect.BoundArguments)), None)
+    if bound is None or type(error).__name__ != "TypeCheckError":
+        return []
+    from torch import Tensor  # here, not above: it takes seconds, which --help need not wait for
+
+    from fn.tensors import summarize
+
+    tensors = {name: x for name, x in bound.arguments.items() if isinstance(x, Tensor)}
+    widest = max(map(len, tensors), default=0)
+    return [f"    {name.ljust(widest)}  {summarize(x)}" for name, x in tensors.items()]
 
 
 def _nearest_line(error: BaseException) -> traceback.FrameSummary | None:

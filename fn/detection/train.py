@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from fn import tree
 from fn.detection.average_precision import SIZES, average_precision
 from fn.detection.boxes import object_table, unpack_objects
 from fn.domains import Count
 from fn.models import Detector
 from fn.optim import Optimizer
+from fn.tensors import summarize as summarize_tensor
 from fn.train import Metrics, train_step
 from fn.tree import Params
 
@@ -80,8 +82,10 @@ def predict(
     found = []
     for x in images.split(100) if len(images) else ():
         output, _ = detector.model.apply(params, state, x, train=False)
-        if not all(part.isfinite().all() for part in output.values()):
-            raise FloatingPointError("prediction: an output of the model is not finite")
+        if bad := tree.first_non_finite(output):
+            raise FloatingPointError(
+                f"prediction: an output of the model is not finite, {bad[0]}: {summarize_tensor(bad[1])}"
+            )
         found += detector.detect(**output)
     return collect([tuple(part.cpu() for part in image) for image in found])
 
