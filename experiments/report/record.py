@@ -139,17 +139,15 @@ def parameters(params: dict[str, Any], title: str) -> None:
 
 
 def _leaf(name: str, leaf: "Tensor") -> dict[str, Any]:
-    values = leaf.detach().flatten().double().cpu()
-    finite = values[values.isfinite()]
-    entry = {
-        "name": name,
-        "shape": list(leaf.shape),
-        "dtype": str(leaf.dtype).removeprefix("torch."),
-        "nan": int(values.isnan().sum()),
-        "inf": int(values.isinf().sum()),
-    }
-    if not len(finite):
+    values = leaf.detach().flatten().cpu().double()
+    entry = {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype).removeprefix("torch.")}
+    entry |= {"nan": 0, "inf": 0}
+    if not (len(values) and all(math.isfinite(bound) for bound in values.aminmax())):  # with a NaN, both bounds are NaN
+        entry |= {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum())}
+        values = values[values.isfinite()]
+    if not len(values):
         return entry
-    moments = {"min": finite.min(), "max": finite.max(), "mean": finite.mean(), "std": finite.std(correction=0)}
-    bins = list(map(int, finite.histc(BINS).tolist()))
+    low, high = values.aminmax()
+    moments = {"min": low, "max": high, "mean": values.mean(), "std": values.std(correction=0)}
+    bins = list(map(int, values.histc(BINS).tolist()))
     return entry | {key: short(float(value)) for key, value in moments.items()} | {"bins": bins}
