@@ -82,9 +82,9 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, text: str) -> None:
+    def handle_data(self, data: str) -> None:
         if self.open:
-            self.texts[self.open[-1]][-1] += text
+            self.texts[self.open[-1]][-1] += data
 
 
 def data_of(path: Path) -> dict[str, Any]:
@@ -311,8 +311,11 @@ def test_texts_and_lines_stand_out_from_the_paper(scheme):
 # In a browser
 
 PROBE = """<script>
-addEventListener("load", () => setTimeout(() => {
+addEventListener("load", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
+  setTimeout(probe, 100);  // the tables of values are made when they are opened
+});
+function probe() {
   const found = {
     width: innerWidth,
     overflow: document.documentElement.scrollWidth - innerWidth,
@@ -322,6 +325,7 @@ addEventListener("load", () => setTimeout(() => {
     links: [...document.querySelectorAll("nav a")].map((link) => link.hash.slice(1)),
     pictures: [...document.images].filter((image) => image.naturalWidth > 0 && image.alt && image.width > 100).length,
     charts: [...document.querySelectorAll(".chart path")].filter((path) => path.getTotalLength() > 100).length,
+    values: document.querySelector("figure details tbody")?.innerText,
     bold: document.querySelectorAll("td b, th b, h3 b").length,
     page: document.querySelector("#page > details")?.innerText,
     unreachable: [...document.querySelectorAll(".scroll")]
@@ -333,7 +337,10 @@ addEventListener("load", () => setTimeout(() => {
   if (slider) {
     slider.value = 0;
     slider.dispatchEvent(new Event("input"));
-    found.first = slider.closest("figure").querySelector("output").textContent;
+    const figure = slider.closest("figure"), plot = figure.querySelector(".chart svg");
+    found.first = figure.querySelector("output").textContent;
+    plot.dispatchEvent(new PointerEvent("pointermove", { clientX: plot.getBoundingClientRect().right }));
+    found.pointed = [slider.value, figure.querySelector("output").textContent];
   }
   const select = document.querySelectorAll("select")[1];
   if (select) {
@@ -342,7 +349,7 @@ addEventListener("load", () => setTimeout(() => {
     found.chosen = document.querySelector(".chosen th").textContent;
   }
   parent.postMessage(found, "*");
-}, 100));
+}
 </script></body>"""
 FRAMES = """<!DOCTYPE html><body><script>
 const found = {};
@@ -420,6 +427,8 @@ def test_the_page_works_in_a_browser(run, tmp_path, which):
         if which == "run":
             assert (seen["pictures"], seen["charts"]) == (3, 3)
             assert seen["first"] == f"step 1: {HOSTILE} 3, frozen 3"
+            assert seen["pointed"] == ["3", f"step 4: {HOSTILE} 1, frozen 3"]
+            assert seen["values"].split("\n")[2].split("\t") == ["3", "not finite", "3"]
             assert seen["chosen"] == "1"
             assert HOSTILE in seen["page"]
             assert [word for word in ("**", "```", "|--", "<details>", "# ") if word in seen["page"]] == []

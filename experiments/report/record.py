@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from torch import Tensor
 
 P = ParamSpec("P")
@@ -76,7 +75,7 @@ def curve_panel(axes: Any) -> dict[str, Any]:
     return {**names, **logarithmic, "lines": lines}
 
 
-def _line(line: "Line2D") -> dict[str, Any]:
+def _line(line: Any) -> dict[str, Any]:
     label = str(line.get_label())
     x, y = (list(map(float, data)) for data in line.get_data())
     picked = thin(y)
