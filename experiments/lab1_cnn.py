@@ -173,6 +173,7 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[cli.C
         trained.append(Trained(ts, history, test["accuracy"]))
     draw_metrics({"": trained[0].history}, config.out / "training.png")
     draw_network(model, trained[0].ts, dataset, config.out)
+    show.parameters(trained[0].ts.params, "The network of the first seed, trained")
     accuracies = [run.accuracy for run in trained]
     return [cli.check_mean(f"held-out {config.dataset}: accuracy", accuracies, ">=", recipe.accuracy)]
 

@@ -44,6 +44,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     settings = TrainerConfig(seed=config.seed, device=config.device, compile=config.compile, overwrite=True)
     settings_whole = replace(settings, model="mlp", epochs=10, dropout_p=0.2, augment=("affine",), workers=2)
     whole = train(replace(settings_whole, out=config.out / "whole"), device)
+    show.parameters(whole.ts.params, "The MLP of the run in one go, trained")
     return [
         *train_every_model(config, settings, device),
         *stop_and_resume(config, whole, device),

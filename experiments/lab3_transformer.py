@@ -90,6 +90,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         checks += evaluate_text(config, model, task, trained[0])
     else:
         checks += evaluate_toy(config, model, task, trained)
+    show.parameters(trained[0].params, "The transformer of the first seed, trained")
     draw_positions(trained[0].params, task.train.inputs.shape[1], config.out / "positions.png")
     return checks + check_attention(model, task, trained)
 
@@ -142,12 +143,11 @@ def attention_of(model: Model, ts: TrainState, inputs: Tensor) -> Tensor:
 
 def evaluate_toy(config: Config, model: Model, task: Task, trained: Sequence[TrainState]) -> list[cli.Check]:
     """Check the share of the test problems that every model solves; show answers and attention of the first."""
-    first, question = trained[0], question_length(task)
+    first, shown = trained[0], task.test.inputs[:1]
     show_answers(model, first, task)
-    weights = attention_of(model, first, task.test.inputs[:1])[:, 0]
-    characters = decode(task.test.inputs[0], task.vocabulary)
+    weights, characters = attention_of(model, first, shown)[:, 0], decode(shown[0], task.vocabulary)
     title = f"{config.task}: what each token looks at"
-    show_attention(weights, characters, title, config.out / "attention.png", first_row=question - 1)
+    show_attention(weights, characters, title, config.out / "attention.png", first_row=question_length(task) - 1)
 
     exact, target = [evaluate(model, ts, task.test)["exact"] for ts in trained], RECIPES[config.task].exact
     name = f"{config.task}: {len(task.test.inputs):,} unseen problems solved, worst of {len(trained)} seeds"

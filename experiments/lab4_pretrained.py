@@ -93,6 +93,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 
     checked_shots = next(iter(recipe.shots))
     head, fine = runs[checked_shots][0]["head"], runs[checked_shots][0]["fine"]
+    show.parameters(fine.params, f"{config.backbone} and its new head, fine-tuned")
     before = attach_head(task.weights, (head.params, head.state))
     checks += [transfer_report.check_moved("fine-tuned", before, (fine.params, fine.state), prefixes)]
     checks += compare_ways(config, task, checked_shots, accuracies_of(runs[checked_shots]))

@@ -140,6 +140,7 @@ def train_and_test(config: Config, flavor: str, detector: Detector, scenes: Scen
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     show.console.print(f"{flavor}: trained in {seconds:.0f} s, with {busy:.0f} s of processor time")
 
+    show.parameters(ts.params, f"{flavor}: the detector, trained")
     detections = predict(detector, ts.params, ts.state, scenes.test.images)
     sizes = recipe.sizes or thirds(scenes)
     ap = evaluate_detections(detections, scenes.test.objects, detector.classes, scenes.difficult, sizes=sizes)

@@ -1,4 +1,7 @@
-"""Run every lab, each in a process of its own, and print one table; exit 0 only if all checks hold."""
+"""Run every lab, each in a process of its own; print one table, and link their reports in runs/report.html.
+
+Exit 0 only if all checks hold.
+"""
 
 import subprocess
 import sys
@@ -6,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab import LABS
-from experiments.shared.show import print_anything, table
+from experiments.report.write import write_index
+from experiments.shared.show import console, print_anything, table
 from fn.files import read_json
+
+RUNS = Path("runs")
 
 
 def rows_of(number: str, summary: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -20,26 +26,43 @@ def rows_of(number: str, summary: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def entry_of(number: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page of all labs says of one, with a link to the lab's own page."""
+    link = f"lab{number}/report.html"
+    return {
+        "name": f"lab {number}",
+        "link": link if (RUNS / link).exists() else None,
+        "checks": summary["checks"],
+        "seconds": summary["seconds"],
+    }
+
+
 def main() -> int:
     print_anything()
     if len(sys.argv) > 1:
         print("error: labs takes no flags; for one lab's, see python -m experiments.lab N --help", file=sys.stderr)
         return 2
-    rows, failed = [], 0
+    rows, entries, failed = [], [], 0
     for number, module in LABS.items():
-        summary = Path("runs") / f"lab{number}" / "summary.json"
+        summary, page = (RUNS / f"lab{number}" / name for name in ("summary.json", "report.html"))
         summary.unlink(missing_ok=True)
+        page.unlink(missing_ok=True)
         status = subprocess.run([sys.executable, "-m", f"experiments.{module}"], stdout=subprocess.DEVNULL).returncode
         failed += status != 0
-        if not summary.exists():
-            rows.append((number, f"ended with status {status}, without a summary", "", "", "", "FAILED"))
-            continue
         try:
-            rows += rows_of(number, read_json(summary))
+            if not summary.exists():
+                raise ValueError(f"ended with status {status}, without a summary")
+            found = read_json(summary)
+            rows += rows_of(number, found)
+            entries.append(entry_of(number, found))
         except (OSError, ValueError, TypeError, KeyError) as error:
             failed += status == 0
-            rows.append((number, f"{summary} is damaged ({type(error).__name__}: {error})", "", "", "", "FAILED"))
+            problem = f"{summary} is damaged ({type(error).__name__}: {error})" if summary.exists() else str(error)
+            rows.append((number, problem, "", "", "", "FAILED"))
+            entries.append({"name": f"lab {number}", "link": None, "checks": [], "problem": problem})
     table("The labs", ("lab", "check", "value", "target", "seconds", ""), rows)
+    if page := write_index(entries, RUNS / "report.html"):
+        console.print(f"\nsee {page}", markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 

@@ -106,7 +106,7 @@ def test_every_model_trains_an_epoch_on_every_dataset(run_trainer, monkeypatch, 
     assert f"{model} on {dataset} after 1 epochs" in " ".join(out.split())
     assert {entry["event"] for entry in read_log(tmp_path / "run")} == {"step", "epoch", "end"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *(".lock", "config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json")
+        *(".lock", "config.json", "metrics.jsonl", "checkpoints", "curves.png", "summary.json", "report.html")
     }
 
 

@@ -18,14 +18,12 @@ def draw_steps(results: Sequence[Result], path: Path) -> None:
     """Draw a bar per way and a panel per workload; ours are blue."""
     from matplotlib.figure import Figure
 
-    from fn import draw
-
     rows = [len(result.ways) for result in results]
     figure = Figure(figsize=(9, 1.2 * len(rows) + 0.27 * sum(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
     for axes, result in zip(panels, results, strict=True):
         _bars(axes, result)
-    draw.save(figure, path)
+    show.save(figure, path)
 
 
 def _bars(axes: "Axes", result: Result) -> None:
@@ -49,8 +47,6 @@ def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) 
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    from fn import draw
-
     figure = Figure(figsize=(9, 3.4 * len(results)), layout="constrained")
     rows = figure.subplots(len(results), 2, squeeze=False, sharey="row")
     for row, result, growth in zip(rows, results, grown, strict=True):
@@ -66,7 +62,7 @@ def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) 
             axes.grid(alpha=0.25)
         row[0].set_ylabel("milliseconds per step")
         row[0].legend(frameon=False)
-    draw.save(figure, path)
+    show.save(figure, path)
 
 
 def save(config: cli.Config, results: Sequence[Result], ops: Timings, load: float) -> None:

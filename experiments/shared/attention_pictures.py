@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.report import record
 from experiments.shared import show
 from fn import draw
 from fn.attention import attention_scores
@@ -24,7 +25,8 @@ def label(characters: str) -> list[str]:
 def show_attention(weights: Tensor, characters: str, title: str, path: Path, *, first_row: int = 0) -> None:
     """Draw all heads (layers, heads, queries, keys) into a picture; print one of them, see `print_attention`."""
     names = label(characters)
-    draw.save(draw.attention_maps(weights, names, names, title=title), path)
+    show.save(draw.attention_maps(weights, names, names, title=title), path)
+    record.attention(weights, names, title)
     print_attention(weights, characters, first_row=first_row)
 
 
@@ -60,4 +62,4 @@ def draw_positions(params: Params, seq: int, path: Path) -> None:
         panels["learned: cosine of two"] = (learned @ learned.T, *pair)
     drawn = {title: matrix for title, (matrix, *_) in panels.items()}
     _, xlabels, ylabels = zip(*panels.values(), strict=True)
-    draw.save(draw.heat_maps(drawn, xlabels=xlabels, ylabels=ylabels), path)
+    show.save(draw.heat_maps(drawn, xlabels=xlabels, ylabels=ylabels), path)

@@ -1,4 +1,6 @@
-"""Run an experiment: flags, the table of checks, summary.json, the exit status. A script imports this module alone.
+"""Run an experiment: flags, the table of checks, summary.json and report.html, the exit status.
+
+A script imports this module alone.
 
 0: every check holds. 1: one does not. 2: bad input, in one line on stderr. 130: Ctrl-C.
 """
@@ -18,6 +20,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from experiments.report import record
 from experiments.shared import show, strict_json
 from experiments.shared.checks import Check, check, check_mean, deviation
 from experiments.shared.errors import explain
@@ -127,6 +130,7 @@ def run(
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     print_anything()
     show.failures.clear()
+    record.reset()
     try:
         config = parse(config_type, sys.argv[1:])
         prepare(config.out)
@@ -226,13 +230,10 @@ def command() -> str:
 
 
 def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
-    """Print the table of checks, and write summary.json into `config.out`."""
-    from fn.files import write_atomic  # here, not above: what it imports would hold up --help
+    """Print the table of checks, and write summary.json and report.html into `config.out`."""
+    from experiments.report.write import write_run  # here, not above: what it imports would hold up --help
+    from fn.files import write_atomic
 
-    rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
-    table("Done when", ("check", "value", "target", ""), rows)
-    held = sum(c.ok for c in checks)
-    console.print(f"\n{held} of {len(checks)} hold after {seconds:.0f} s; see {config.out}/", markup=False)
     summary = {
         "name": type(config).out.name,
         "checks": [c._asdict() for c in checks],
@@ -245,3 +246,16 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
         },
     }
     write_atomic(config.out / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
+    page = write_run(summary, lesson(config), config.out)
+    rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
+    table("Done when", ("check", "value", "target", ""), rows)
+    held = sum(c.ok for c in checks)
+    console.print(
+        f"\n{held} of {len(checks)} hold after {seconds:.0f} s; see {page or config.out}", markup=False, soft_wrap=True
+    )
+
+
+def lesson(config: Config) -> str:
+    """Return the first paragraph of the docstring of the script that the config belongs to."""
+    text = sys.modules[type(config).__module__].__doc__ or ""
+    return " ".join(text.partition("\n\n")[0].split())

@@ -66,7 +66,7 @@ def draw_predictions(
     found = [[_detection(detections, n, classes, "tab:blue") for n in image] for image in rows]
     titles = ["objects"] * len(chosen) + ["detections"] * len(chosen)
     images = scenes.images[chosen].repeat(2, 1, 1, 1)
-    draw.save(draw.boxes(images, true + found, titles, columns=len(chosen), title=title), path)
+    show.save(draw.boxes(images, true + found, titles, columns=len(chosen), title=title), path)
 
 
 def _present(objects: Tensor) -> list[list[float]]:
@@ -138,7 +138,7 @@ def draw_mistakes(
         drawn += [_drawn_mistakes(scenes.objects[i], detections, found[i], classes) for i in chosen]
         titles += ["objects"] * len(chosen)
         titles += [f"{len(found[i][0])} false, {len(found[i][1])} missed" for i in chosen]
-    draw.save(draw.boxes(scenes.images[order], drawn, titles, columns=columns, title=title), path)
+    show.save(draw.boxes(scenes.images[order], drawn, titles, columns=columns, title=title), path)
     kinds = Counter(kind for wrong, _ in found.values() for kind in wrong.values())
     return kinds, sum(len(missed) for _, missed in found.values())
 
@@ -167,7 +167,7 @@ def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: 
         shown = f", the best {len(best)} drawn" if len(best) < len(matched) else ""
         titles.append(f"{len(matched)} {'anchor' if len(matched) == 1 else 'anchors'}{shown}")
     title = f"Green: an object. Dashed: its anchors of {len(anchors):,}, of an IoU of 0.5 or more, or else the best"
-    draw.save(draw.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
+    show.save(draw.boxes(scenes.images[chosen], drawn, titles, columns=columns, title=title), path)
 
 
 @show.picture
@@ -180,4 +180,4 @@ def draw_heat(detector: Detector, ts: TrainState, scenes: Scenes, classes: Seque
     output, _ = detector.model.apply(ts.params, ts.state, scenes.images[i : i + 1], train=False)
     heat = output["heat"][0, kinds[i]].sigmoid()
     titles = ["image", *(f"heat of {classes[c]}" for c in kinds[i])]
-    draw.save(draw.heat_over(scenes.images[i], heat, titles), path)
+    show.save(draw.heat_over(scenes.images[i], heat, titles), path)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from experiments.report import record
 from experiments.shared import cli, show
 from fn import tree
 from fn.models import Model
@@ -25,8 +26,34 @@ def show_shapes(calls: Sequence[Call], params: Params, title: str, *, inside: st
     show.table(title, ("layer", "output", "by hand", "params", "mult-adds"), rows)
     total = sum(c.multiply_adds for c in calls)
     show.console.print(f"{tree.size(params):,} parameters, {total:,} multiply-adds per example")
-    wrong = sum(c.expected not in (None, tuple(c.result.shape)) for c in calls)
+    keep_shapes(calls, params, title, inside)
+    wrong = sum(_agrees(c) is False for c in calls)
     return cli.check("shapes: layers that differ from the sum by hand", wrong, "==", 0)
+
+
+def _agrees(call: Call) -> bool | None:
+    """Return whether the shape is the one that arithmetic gives; None for an op that has no rule."""
+    return None if call.expected is None else call.expected == tuple(call.result.shape)
+
+
+@record.harmless
+def keep_shapes(calls: Sequence[Call], params: Params, title: str, inside: str) -> None:
+    """Keep the rows of `show_shapes` for report.html, with the input of each layer beside its output."""
+    rows = [
+        {
+            "layer": c.layer.removeprefix(inside),
+            "op": c.op,
+            "input": show_axes(c.input),
+            "output": show_axes(c.output),
+            "by_hand": c.by_hand,
+            "agrees": _agrees(c),
+            "parameters": c.parameters,
+            "multiply_adds": c.multiply_adds,
+        }
+        for c in calls
+    ]
+    total = sum(c.multiply_adds for c in calls)
+    record.keep("shapes", title=title, rows=rows, parameters=tree.size(params), multiply_adds=total)
 
 
 def trace_shapes(model: Model, example: Tensor, title: str, *, seed: int, inside: str = "") -> cli.Check:

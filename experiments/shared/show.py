@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Span, Text
+
+from experiments.report import record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,8 +73,23 @@ def picture(draw: Callable[P, T]) -> Callable[P, T | None]:
     return drawn
 
 
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG, see `fn.draw.save`, and keep it for report.html."""
+    from fn import draw  # here, not above: it imports torch, which --help need not wait for
+
+    draw.save(figure, path)
+    record.picture(figure, path)
+
+
+def parameters(params: dict[str, Any], title: str) -> None:
+    """Keep the tree of parameters for report.html: shapes, histograms, and what is not finite."""
+    record.parameters(params, title)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table as wide as the terminal allows; long words are folded."""
+    """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded."""
+    rows = list(rows)
+    record.table(title, columns, rows)
     drawn = Table(
         title=title,
         title_justify="left",

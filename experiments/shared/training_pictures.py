@@ -23,13 +23,13 @@ def draw_metrics(runs: Mapping[str, Sequence[Metrics]], path: Path) -> None:
         quantity: {name: [metrics[quantity] for metrics in history] for name, history in runs.items()}
         for quantity in ("loss", "accuracy")
     }
-    draw.save(draw.curves(panels, log=["loss"]), path)
+    show.save(draw.curves(panels, log=["loss"]), path)
 
 
 @show.picture
 def draw_losses(losses: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draw the loss over the steps, on a logarithmic axis, a line per run."""
-    draw.save(draw.curves({"loss": losses}, log=["loss"]), path)
+    show.save(draw.curves({"loss": losses}, log=["loss"]), path)
 
 
 def draw_network(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> None:
@@ -43,7 +43,7 @@ def draw_network(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> N
 def draw_kernels(ts: TrainState, path: Path) -> None:
     """Draw the kernels of the first convolution, of their first input channel."""
     kernels = ts.params["conv1"]["weight"][:, 0]
-    draw.save(draw.image_grid(kernels, signed=True, title="kernels of conv1: red adds, blue subtracts"), path)
+    show.save(draw.image_grid(kernels, signed=True, title="kernels of conv1: red adds, blue subtracts"), path)
 
 
 @show.picture
@@ -55,7 +55,7 @@ def draw_feature_maps(model: Model, ts: TrainState, dataset: Dataset, path: Path
     rows = [F.interpolate(channels[None], size=image.shape[2:])[0] for channels in maps]
     blank = torch.zeros_like(image[0]).expand(6, -1, -1)
     title = "one image, then 7 channels of each block"
-    draw.save(draw.image_grid(torch.cat([image[0], blank, *rows]), columns=7, title=title), path)
+    show.save(draw.image_grid(torch.cat([image[0], blank, *rows]), columns=7, title=title), path)
 
 
 @show.picture
@@ -68,5 +68,5 @@ def draw_mistakes(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> 
     worst = p[torch.arange(len(labels)), labels].argsort()[:16]
     name = dataset.classes
     titles = [f"{name[int(labels[i])]}, read as {name[int(p[i].argmax())]}\np = {p[i].max():.2f}" for i in worst]
-    draw.save(draw.image_grid(images[worst, 0], titles, title="the worst of the held-out images"), out / "mistakes.png")
-    draw.save(draw.confusion(confusion_matrix(logits, labels).cpu(), name), out / "confusion.png")
+    show.save(draw.image_grid(images[worst, 0], titles, title="the worst of the held-out images"), out / "mistakes.png")
+    show.save(draw.confusion(confusion_matrix(logits, labels).cpu(), name), out / "confusion.png")

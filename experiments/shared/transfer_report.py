@@ -66,7 +66,7 @@ def draw_growth(accuracies: Mapping[int, Mapping[str, Sequence[float]]], path: P
         xlabel="labelled images per class",
         title="digits, with and without a backbone that knows clothes",
     )
-    draw.save(figure, path)
+    show.save(figure, path)
 
 
 def misread_first(p: Tensor, labels: Tensor) -> tuple[Tensor, int]:
@@ -94,4 +94,4 @@ def draw_mistakes(model: Model, params: Params, state: Params, dataset: Dataset,
         if grey
         else draw.photo_grid(images[worst], titles, title=title)
     )
-    draw.save(figure, path)
+    show.save(figure, path)

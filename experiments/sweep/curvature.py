@@ -38,7 +38,7 @@ def draw_noise(config: Config, model: Model, split: Split, history: Sequence[Tra
         "batch size": {0: config.batch_size, config.epochs: config.batch_size},
     }
     panel = "examples"
-    draw.save(draw.curves({panel: lines}, xlabel="epoch of the best model", log=[panel]), config.out / "noise.png")
+    show.save(draw.curves({panel: lines}, xlabel="epoch of the best model", log=[panel]), config.out / "noise.png")
     shown = sorted({0, 1, config.epochs // 4, config.epochs // 2, config.epochs})
     title = f"Gradient noise scale of the best model over {len(probe.labels)} training examples, in examples"
     show.table(title, [f"epoch {epoch}" for epoch in shown], [[f"{scales[epoch]:.3g}" for epoch in shown]])
@@ -76,7 +76,7 @@ def show_sharpness(config: Config, runs: Mapping[float, Mapping[int, float]], la
         f"sharpness at η = {lr:g}": {"largest eigenvalue": run, "2/η": {0: 2 / lr, last: 2 / lr}}
         for lr, run in runs.items()
     }
-    draw.save(draw.curves(panels, xlabel="step of gradient descent"), config.out / "sharpness.png")
+    show.save(draw.curves(panels, xlabel="step of gradient descent"), config.out / "sharpness.png")
     rows = [
         (f"{lr:g}", f"{2 / lr:.3g}", f"{run[0]:.3g}", f"{largest(run.values()):.3g}", f"{run[last]:.3g}")
         for lr, run in runs.items()

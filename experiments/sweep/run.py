@@ -83,7 +83,7 @@ def evaluate(config: Config, model: Model, data: Mapping[str, Split], grid: Grid
     lr, seed = grid.lrs[best], grid.seeds[best]
     mark = (lr, float(accuracy[best]), f"best: {accuracy[best]:.2%} at {lr:g}, seed {seed}")
     figure = draw.spread(config.rates, by_lr, xlabel="learning rate", ylabel="validation accuracy", marked=mark)
-    show.picture(draw.save)(figure, config.out / "sweep.png")
+    show.picture(show.save)(figure, config.out / "sweep.png")
     chosen = member(ts, best)
     tested = eval_one_epoch(chosen.params, chosen.state, [data["test"]], apply=model.apply)["accuracy"]
     save_best(config.out / "best.safetensors", chosen, {"rate": f"{lr:g}", "seed": f"{seed}"})

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from experiments.shared import cli
+from experiments.shared import cli, show
 from experiments.train.config import Config, parse
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     from experiments.train.report import report
     from experiments.train.run import train
 
-    return report(config, train(config, device).history)
+    run = train(config, device)
+    show.parameters(run.ts.params, f"The parameters of {config.model} after the last step")
+    return report(config, run.history)
 
 
 if __name__ == "__main__":

@@ -41,4 +41,4 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         panels[quantity] = {"train": [entry[quantity] for entry in history if entry["event"] == "step"]}
         if validated:
             panels[quantity]["validation"] = {entry["step"]: entry["validation"][quantity] for entry in validated}
-    draw.save(draw.curves(panels, log=["loss"]), path)
+    show.save(draw.curves(panels, log=["loss"]), path)
