@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 import struct
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from experiments.report import record
 from experiments.shared import strict_json
+from experiments.shared.page import page
 from fn.files import read_bytes, write_atomic
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -33,6 +35,8 @@ def write_run(summary: dict[str, Any], about: str, out: Path) -> Path | None:
             "pictures": [embedded(out=out, **entry) for entry in latest.values()],
             "curves": [named(out=out, **entry) for entry in kept["curves"]],
         }
+        if lab := re.fullmatch(r"lab(\d)", summary["name"]):
+            kept["page"] = [{"markdown": page(lab[1])}]
         data = {"about": about, "date": time.strftime("%Y-%m-%d %H:%M"), **summary, **kept, **drawn}
         return write_page(f"{summary['name']}: {held}", data, out / "report.html")
     except Exception as error:
