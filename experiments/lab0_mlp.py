@@ -181,7 +181,7 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[cli.C
                     ts, metrics = step(ts, x, y, key=key)
                     advance(metrics["loss"])
         accuracies.append(eval_one_epoch(ts.params, ts.state, [dataset.test], apply=model.apply)["accuracy"])
-    show.parameters(ts.params, "The MLP of the last seed, trained")
+        show.parameters(ts.params, f"the MLP of seed {seed}, trained")
     return [cli.check_mean("held-out digits: accuracy", accuracies, ">=", 0.97)]
 
 

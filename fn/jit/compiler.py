@@ -123,7 +123,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
             laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in laid]
             graph, output, donated = _trace(step, args, kwargs, laid, donate)
         mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
-        shapes = [mode.from_tensor(x, static_shapes=True) for x in laid]
+        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in laid]
         run: Any = torch._inductor.compile(graph, shapes, options=OPTIONS)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(NEEDS_VALUES) from error
