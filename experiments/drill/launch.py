@@ -22,12 +22,14 @@ class Verdict(NamedTuple):
     """how many passed and called the answer"""
 
 
-def graded(name: str, file: Path, wall_seconds: float = WALL_SECONDS) -> Verdict:
-    """The verdict of `python -m experiments.drill.grade` on the answer in `file`."""
+def graded(
+    name: str, file: Path, wall_seconds: float = WALL_SECONDS, *, grader: str = "experiments.drill.grade"
+) -> Verdict:
+    """The verdict of `python -m GRADER NAME FILE VERDICT.json` on the answer in `file`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "verdict.json"
-        command = [sys.executable, "-m", "experiments.drill.grade", name, str(file.resolve()), str(out)]
+        command = [sys.executable, "-m", grader, name, str(file.resolve()), str(out)]
         try:
             status = subprocess.run(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, timeout=wall_seconds

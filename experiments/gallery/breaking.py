@@ -1,6 +1,5 @@
 """Show and check one failure, from the question to the fix: `just break NAME`."""
 
-import ast
 import difflib
 import inspect
 import re
@@ -16,10 +15,11 @@ from jaxtyping import TypeCheckError
 from rich.syntax import Syntax
 
 from experiments.gallery.failures import Failure, Runnable, Seen
+from experiments.gallery.seen import show_seen
+from experiments.gallery.source import definitions
 from experiments.shared import cli
-from experiments.shared.show import console, is_wide, spark, wrapped
+from experiments.shared.show import console, is_wide, wrapped
 from fn import draw
-from fn.gradcheck import largest
 
 
 class Refusal(NamedTuple):
@@ -120,23 +120,8 @@ def wait(prompt: str) -> None:
 
 def source(f: Callable[..., Any]) -> str:
     """The source of a function, after the definitions of its own file that it uses; named `broken` in any case."""
-    text = inspect.getsource(sys.modules[f.__module__])
-    top = {name: node for node in ast.parse(text).body for name in _names(node)}
-    wanted, todo = set(), [f.__name__]
-    while todo:
-        name = todo.pop()
-        if name in top and name not in wanted:
-            wanted.add(name)
-            todo += [n.id for n in ast.walk(top[name]) if isinstance(n, ast.Name)]
-    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
+    parts = definitions(inspect.getsource(sys.modules[f.__module__]), f.__name__)
     return "\n\n".join(parts).replace("def fixed(", "def broken(")
-
-
-def _names(node: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a file defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    return [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
 
 
 def show_code(lines: Sequence[str]) -> None:
@@ -151,24 +136,6 @@ def show_code(lines: Sequence[str]) -> None:
             shown = Syntax("", "python", theme="ansi_light").highlight(part)
             shown.rstrip()
             console.print(shown if changed is None else part.rstrip(), style=changed, markup=False, soft_wrap=True)
-
-
-def show_seen(seen: Seen) -> None:
-    """Print a line per number, text or curve."""
-    label = max(map(len, seen)) + 4
-    for name, value in seen.items():
-        if isinstance(value, list):
-            ends = "  " + " → ".join(landmarks(value))
-            shown = spark(value, max(8, min(40, console.width - label - len(ends) - 7))) + ends
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        wrapped(f"  {name}".ljust(label), shown, style="")
-
-
-def landmarks(curve: Sequence[float]) -> list[str]:
-    """The first and the last value, and between them the greatest if it is neither."""
-    first, greatest, last = (f"{v:.3g}" for v in (curve[0], largest(curve), curve[-1]))
-    return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 
 def draw_curves(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:

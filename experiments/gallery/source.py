@@ -1,0 +1,48 @@
+"""Cut a function out of the text of its file, with the definitions and the imports that it uses."""
+
+import ast
+from collections.abc import Iterator
+
+
+def definitions(text: str, function: str) -> list[str]:
+    """Return the source of the definitions of a file that a function uses, its own included, in the file's order."""
+    tree = ast.parse(text)
+    wanted = _used(tree, function)
+    return [ast.get_source_segment(text, node) or "" for node in tree.body if wanted & set(_names(node))]
+
+
+def imports(text: str, function: str) -> list[str]:
+    """Return the imports of a file of the names that a function and the definitions that it uses mention."""
+    tree = ast.parse(text)
+    used = _used(tree, function)
+    mentioned = {name for node in tree.body if used & set(_names(node)) for name in _mentioned(node)}
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            kept = [a for a in node.names if (a.asname or a.name).partition(".")[0] in mentioned]
+            node.names = kept
+            found += [ast.unparse(node)] if kept else []
+    return found
+
+
+def _used(tree: ast.Module, function: str) -> set[str]:
+    """Return the names of the file's own definitions that the function reaches."""
+    top = {name: node for node in tree.body for name in _names(node)}
+    wanted, todo = set(), [function]
+    while todo:
+        name = todo.pop()
+        if name in top and name not in wanted:
+            wanted.add(name)
+            todo += _mentioned(top[name])
+    return wanted
+
+
+def _mentioned(node: ast.stmt) -> Iterator[str]:
+    return (n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement at the top of a file defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
