@@ -5,6 +5,7 @@
 `experiments.gallery.mine` starts this, in a process of its own, and ends it if it waits too long.
 """
 
+import importlib
 import importlib.util
 import io
 import sys
@@ -18,12 +19,14 @@ from experiments.drill.answer import line_of
 from experiments.drill.launch import Verdict, write_verdict
 from experiments.drill.limits import OutOfTime, limit_memory, timed
 from experiments.gallery.failures import Failure, gallery
+from experiments.gallery.failures.toys import descend, digits, mlp, perceptron
 from experiments.gallery.seen import show_seen
 from experiments.shared.errors import explain
 from experiments.shared.show import console
+from fn.losses import cross_entropy
 
-SECONDS = 20.0
-"""of computing; the slowest program of the gallery takes three"""
+SECONDS = 10.0
+"""of computing; the slowest program of the gallery takes one, and imports for three"""
 SEED = 0
 MOST_PRINTED = 10
 """lines of what the program prints"""
@@ -73,6 +76,15 @@ def _wrong_with(seen: Any, failure: Failure) -> list[str]:
     if still:
         return [f"it shows the symptom still: {failure.symptom}", *returned]
     return [] if solved else [f"the symptom is gone, but it does not do its task: {failure.task}", *returned]
+
+
+def warm() -> None:
+    """Do once what would make every fork import for seconds: a descent on digits, an optimizer, the device meta."""
+    x, y = digits()[0]
+    descend(lambda p: cross_entropy(mlp(p, x), y), perceptron(0), lr=0.1, steps=1)
+    importlib.import_module("torch._dynamo")
+    torch.optim.Adam(torch.nn.Linear(1, 1).parameters()).step()
+    torch.nn.Linear(1, 1, device="meta")(torch.ones(1, 1, device="meta"))
 
 
 def main(name: str, file: Path, out: Path) -> None:

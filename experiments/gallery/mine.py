@@ -3,6 +3,7 @@
     begin(name) -> str              the text of the file, which does not say what is wrong
     place(name) -> Path             where it lies
     judge(name, path) -> list[str]  what is wrong still, in words; nothing if it is mended
+    warm()                          for who judges again and again: makes every judgement quick
 
 A name is that of a failure, or its case: a number that gives nothing away.
 """
@@ -94,6 +95,13 @@ def judge(name: str, path: Path) -> list[str]:
     return _wrong_unrun(failure, path) or _run(failure.name, path.resolve()).lines
 
 
+def warm() -> None:
+    """Load torch and what programs make it load: from then on `judge` forks this process, and answers in a second."""
+    from experiments.gallery import judging
+
+    judging.warm()
+
+
 def _wrong_unrun(failure: Failure, path: Path) -> list[str]:
     """Return what is wrong with the text of the file."""
     try:
@@ -154,7 +162,9 @@ def _run(name: str, path: Path) -> launch.Verdict:
         try:
             process.join(WALL_SECONDS)
             if process.is_alive():
-                return launch.Verdict(False, [f"not done after {WALL_SECONDS:g} s: does it wait for something?"])
+                return launch.Verdict(
+                    False, [f"not done after {WALL_SECONDS:g} s: does it wait for something, or never end?"]
+                )
             return launch.read_verdict(out, process.exitcode)
         finally:
             process.kill()
