@@ -22,26 +22,25 @@ from experiments.gallery.failures import Seen
 from experiments.gallery.failures.toys import message
 from fn.losses import mse_loss
 from fn.rng import generator
-from torch import Tensor
 
 
-def fit(weight: Tensor, x: Tensor, losses: list[float]) -> None:
+def fit(weight, x, losses) -> None:
     for _ in range(50):
         loss = mse_loss(weight * x, 3 * x)
         losses.append(loss.item())
         loss.backward()
         weight -= 0.1 * weight.grad
-        weight.grad = None
+        weight.grad.zero_()
 
 
-def fit_unrecorded(weight: Tensor, x: Tensor, losses: list[float]) -> None:
+def fit_unrecorded(weight, x, losses) -> None:
     for _ in range(50):
         loss = mse_loss(weight * x, 3 * x)
         losses.append(loss.item())
         loss.backward()
         with torch.no_grad():
             weight -= 0.1 * weight.grad
-        weight.grad = None
+        weight.grad.zero_()
 
 
 def broken(seed: int) -> Seen:
