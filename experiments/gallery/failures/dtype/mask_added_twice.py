@@ -54,7 +54,7 @@ def attend(x: Tensor, tokens: Tensor) -> Tensor:
     return softmax(scores + bias(tokens), dim=-1) @ x
 
 
-def attend_once(x: Tensor, tokens: Tensor) -> Tensor:
+def masked(x: Tensor, tokens: Tensor) -> Tensor:
     scores = x @ x.mT / 4
     return softmax(scores + bias(tokens), dim=-1) @ x
 
@@ -84,9 +84,7 @@ def fixed(seed: int) -> Seen:
     words = tokens != 0
     params, losses = descend(
         lambda p: cross_entropy(
-            linear(
-                attend_once(p["table"][tokens], tokens)[words], **p["out"]
-            ),
+            linear(masked(p["table"][tokens], tokens)[words], **p["out"]),
             following[words],
         ),
         start(seed),
