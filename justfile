@@ -39,7 +39,7 @@ sweep *flags:
 race *flags:
     @uv run python -m experiments.race "$@"
 
-# The gallery of failures, live: a list, one by NAME, --all, or --quiz
+# The gallery of failures, live: a list, one by NAME, --all, --quiz, or --mine to fix one
 [no-exit-message]
 break *flags:
     @uv run python -m experiments.gallery "$@"

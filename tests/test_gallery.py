@@ -24,6 +24,7 @@ from experiments.gallery import quiz as quizzing
 from experiments.gallery.failures import KINDS, Failure, read
 from experiments.gallery.failures import gallery as entries
 from experiments.gallery.failures.toys import message
+from experiments.gallery.seen import landmarks
 from experiments.note import __main__ as note
 from experiments.shared import cli, show
 from fn.losses import mse_loss
@@ -65,6 +66,7 @@ def test_broken_shows_its_symptom_and_fixed_does_not_nor_do_the_checks_lie(failu
     broken, fixed = run.broken(11), run.fixed(11)
     assert run.shows(broken), broken
     assert not run.shows(fixed), fixed
+    assert run.solves(fixed), fixed
     assert broken.keys() == fixed.keys()
     refused = breaking.refusal(run, 11)
     assert (refused and refused.by) == failure.catcher
@@ -77,6 +79,7 @@ def test_every_entry_says_all_and_fits(failure: Failure):
     assert all(len(text) > 20 for text in failure.parts.values())
     assert failure.parts["Expect"].count("?") >= 1
     assert failure.symptom.endswith(".")
+    assert failure.task.endswith(".")
     run = failure.load()
     code = breaking.source(run.broken)
     assert max(map(len, code.splitlines())) <= 76
@@ -89,16 +92,16 @@ def test_every_entry_says_all_and_fits(failure: Failure):
 def test_every_kind_has_entries_and_no_name_stands_twice():
     files = [file.stem for kind in KINDS for file in (ROOT / "experiments/gallery/failures" / kind).glob("*.py")]
     assert sorted(files) == sorted(set(files)) == sorted(entries())
-    assert len(files) >= 24
+    assert len(files) == 40
     assert {failure.kind for failure in entries().values()} == set(KINDS)
     titles = [failure.title for failure in entries().values()]
     assert len(set(titles)) == len(titles)
 
 
-@pytest.mark.parametrize("lost", ["Cause", "shows"])
+@pytest.mark.parametrize("lost", ["Cause", "shows", "solves"])
 def test_a_file_that_is_not_of_the_form_is_refused(tmp_path, lost):
     docstring = "t\n\nExpect: a?\n\nCause: b\n\nFind: c\n\nFix: d\n\nChecks: blind: e\n"
-    text = f'"""{docstring}"""\n\ndef shows(seen):\n    """s."""\n'
+    text = f'"""{docstring}"""\n\ndef shows(seen):\n    """s."""\n\ndef solves(seen):\n    """t."""\n'
     file = tmp_path / "entry.py"
     file.write_text(text)
     assert read(file).parts["Checks"] == "blind: e"
@@ -126,16 +129,19 @@ def test_the_table_of_the_readme_is_the_gallery():
     assert listed == gallery.markdown()[2:]
 
 
-def test_the_list_and_the_help_need_no_torch():
-    for flags in ([], ["--help"], ["--table"]):
-        command = f"import sys; sys.argv[1:] = {flags}\nfrom experiments.gallery import __main__ as gallery\n"
+def test_the_list_the_help_and_a_program_to_mend_need_no_torch(tmp_path):
+    for flags in ([], ["--help"], ["--table"], ["wrong_axis", "--mine"]):
+        command = f"import sys; sys.argv[1:] = {flags}\nfrom experiments.gallery import __main__ as gallery, mine\n"
+        command += f"import pathlib; mine.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
         command += "from experiments.shared import cli\n"
         command += (
             "try: cli.run(gallery.Config, gallery.main, gallery.parse)\nfinally: assert 'torch' not in sys.modules"
         )
         process = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
         assert process.returncode == 0, process.stderr
-        if "--help" not in flags:
+        if "--mine" in flags:
+            assert list(tmp_path.glob("*.py"))
+        elif "--help" not in flags:
             assert all(name in process.stdout for name in entries())
 
 
@@ -209,6 +215,11 @@ def shows(seen):
     return seen["seen"].startswith("before")
 
 
+def solves(seen):
+    """The task."""
+    return seen["seen"].startswith("after")
+
+
 def checked(seed):
     linear(torch.zeros(2, 3), torch.zeros(4, 5), torch.zeros(4))
 '''
@@ -222,7 +233,7 @@ def stub(monkeypatch, tmp_path) -> Failure:
     file.write_text(STUB)
     monkeypatch.delitem(sys.modules, file.stem, raising=False)
     module = importlib.import_module(file.stem)
-    run = breaking.Runnable(module.broken, module.fixed, module.shows, module.checked)
+    run = breaking.Runnable(module.broken, module.fixed, module.shows, module.solves, module.checked)
     monkeypatch.setattr(Failure, "load", lambda self: run)
     return read(file)
 
@@ -389,10 +400,10 @@ def test_the_quiz_asks_what_was_never_asked_then_what_was_missed():
 
 
 def test_a_curve_is_told_by_its_ends_and_its_summit():
-    assert breaking.landmarks([2.64, 36473.0, 3.2]) == ["2.64", "3.65e+04", "3.2"]
-    assert breaking.landmarks([3.0, 2.0, 1.0]) == ["3", "1"]
-    assert breaking.landmarks([1.0, 2.0, 3.0]) == ["1", "3"]
-    assert breaking.landmarks([1.0, math.inf, 2.0]) == ["1", "inf", "2"]
+    assert landmarks([2.64, 36473.0, 3.2]) == ["2.64", "3.65e+04", "3.2"]
+    assert landmarks([3.0, 2.0, 1.0]) == ["3", "1"]
+    assert landmarks([1.0, 2.0, 3.0]) == ["1", "3"]
+    assert landmarks([1.0, math.inf, 2.0]) == ["1", "inf", "2"]
 
 
 def test_sparks():

@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
 def graded(
     name: str, file: Path, wall_seconds: float = WALL_SECONDS, *, grader: str = "experiments.drill.grade"
 ) -> Verdict:
-    """The verdict of `python -m experiments.drill.grade`, or of another grader, on the answer in `file`."""
+    """The verdict of `python -m GRADER NAME FILE VERDICT.json` on the answer in `file`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "verdict.json"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments.gallery import mending, mine
 from experiments.gallery.failures import Failure, gallery
 from experiments.shared import cli
 from experiments.shared.show import console, wrapped
@@ -32,6 +33,12 @@ class Config(cli.Config):
     """every failure, one after the other, without asking"""
     quiz: bool = False
     """symptoms, each with four causes, those never asked and often missed first; a new order unless --seed is given"""
+    mine: bool = False
+    """the broken program in drills/bugs/NAME.py, for you to mend; without a name one that you have not met"""
+    check: bool = False
+    """with --mine: judge what you have made of it, and ask for the cause"""
+    reset: bool = False
+    """with --mine: start over; the file so far is kept as NAME.py.old"""
     table: bool = False
     """the list as the README has it"""
 
@@ -39,20 +46,24 @@ class Config(cli.Config):
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """The config from the flags; prints the list or the table and exits where that is asked for."""
     config = cli.parse(config_type, argv)
-    if sum(map(bool, (config.name, config.all, config.quiz, config.table))) > 1:
+    if sum(map(bool, (config.name or config.mine, config.all, config.quiz, config.table))) > 1:
         raise cli.UsageError("one thing at a time: a name, --all, --quiz or --table")
+    if (config.check or config.reset) and not config.mine:
+        raise cli.UsageError("--check and --reset are for a program of yours: just break NAME --mine --check")
     if config.table:
         print("\n".join(markdown()))
         sys.exit(0)
-    if not (config.name or config.all or config.quiz):
+    if not (config.name or config.all or config.quiz or config.mine):
         list_gallery()
         sys.exit(0)
     if config.quiz and not any(flag.partition("=")[0] == "--seed" for flag in argv):
         config = replace(config, seed=secrets.randbelow(1000))
     name = config.name.replace("-", "_")
-    if name and name not in gallery():
+    if name and mine.find(name) is None:
         nearest = difflib.get_close_matches(name, gallery(), n=3, cutoff=0.0)
         raise cli.UsageError(f"there is no failure {config.name!r}; the nearest are {', '.join(nearest)}")
+    if config.mine:
+        sys.exit(mending.main(name, check=config.check, reset=config.reset))
     return replace(config, name=name)
 
 
@@ -68,7 +79,9 @@ def list_gallery() -> None:
         for failure in failures:
             wrapped(f"  {failure.name}".ljust(widest + 2), failure.title, style="")
     console.print(
-        f"\n{len(gallery())} failures. just break NAME runs one, --all every one, --quiz asks you.", markup=False
+        f"\n{len(gallery())} failures. just break NAME runs one, --all every one, --quiz asks you, "
+        "--mine gives you one to mend.",
+        markup=False,
     )
 
 
@@ -91,7 +104,7 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
         quiz(config.seed, device)
         return []
     if config.name:
-        return present(gallery()[config.name], config, device, ask=sys.stdin.isatty())
+        return present(mine.named(config.name), config, device, ask=sys.stdin.isatty())
     return [in_one(present(failure, config, device)) for failure in gallery().values()]
 
 

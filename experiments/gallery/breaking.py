@@ -12,12 +12,12 @@ import torch
 from jaxtyping import TypeCheckError
 
 from experiments.gallery.failures import Failure, Runnable, Seen
+from experiments.gallery.seen import show_seen
 from experiments.shared import cli
-from experiments.shared.show import console, is_wide, spark, wrapped
+from experiments.shared.show import console, is_wide, wrapped
 from experiments.shared.source import show_code, wait
 from experiments.shared.source import source as shared_source
 from fn import draw
-from fn.gradcheck import largest
 
 
 class Refusal(NamedTuple):
@@ -111,24 +111,6 @@ def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: 
 def source(f: Callable[..., Any]) -> str:
     """The source of a function and of what it uses; named `broken` in any case."""
     return shared_source(f).replace("def fixed(", "def broken(")
-
-
-def show_seen(seen: Seen) -> None:
-    """Print a line per number, text or curve."""
-    label = max(map(len, seen)) + 4
-    for name, value in seen.items():
-        if isinstance(value, list):
-            ends = "  " + " → ".join(landmarks(value))
-            shown = spark(value, max(8, min(40, console.width - label - len(ends) - 7))) + ends
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        wrapped(f"  {name}".ljust(label), shown, style="")
-
-
-def landmarks(curve: Sequence[float]) -> list[str]:
-    """The first and the last value, and between them the greatest if it is neither."""
-    first, greatest, last = (f"{v:.3g}" for v in (curve[0], largest(curve), curve[-1]))
-    return [first, last] if greatest in (first, last) else [first, greatest, last]
 
 
 def draw_curves(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path | None:

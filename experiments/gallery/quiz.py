@@ -5,15 +5,15 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from experiments.gallery.breaking import on, show_seen
 from experiments.gallery.failures import Failure, gallery
 from experiments.shared.cli import UsageError
 from experiments.shared.show import console, wrapped
 from fn.files import read_json, write_atomic
+
+if TYPE_CHECKING:
+    import torch
 
 Score = dict[str, dict[str, int]]
 """{failure: {"asked": how often, "right": how often}}"""
@@ -55,7 +55,7 @@ def order(score: Score, rng: random.Random) -> list[Failure]:
     return sorted(failures, key=lambda f: score[f.name]["right"] / score[f.name]["asked"] if f.name in score else -1.0)
 
 
-def quiz(seed: int, device: torch.device) -> None:
+def quiz(seed: int, device: "torch.device") -> None:
     """Ask about every failure once, in an order drawn from the seed, until the input ends or Ctrl-C."""
     rng, score, right, missed = random.Random(seed), load_score(), 0, []
     failures = order(score, rng)
@@ -80,10 +80,18 @@ def quiz(seed: int, device: torch.device) -> None:
     console.print(f"\n{right} of {right + len(missed)} right; {sums['right']} of {sums['asked']} in all", markup=False)
 
 
-def pose(failure: Failure, four: Sequence[Failure], seed: int, device: torch.device) -> None:
+def pose(failure: Failure, four: Sequence[Failure], seed: int, device: "torch.device") -> None:
     """Print the symptom in words, the run, and four titles."""
+    from experiments.gallery.breaking import on  # here, not above: torch takes seconds
+    from experiments.gallery.seen import show_seen
+
     wrapped("", failure.symptom)
     show_seen(on(device, failure.load().broken)(seed))
+    offer(four)
+
+
+def offer(four: Sequence[Failure]) -> None:
+    """Print four titles, each with its number."""
     for number, option in enumerate(four, start=1):
         wrapped(f"  {number}  ", option.title)
 

@@ -1,10 +1,10 @@
-"""The source of a function with what it uses, and code on a terminal."""
+"""The source of a function with the definitions and the imports that it uses, and code on a terminal."""
 
 import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.syntax import Syntax
@@ -14,16 +14,44 @@ from experiments.shared.show import console
 
 def source(f: Callable[..., Any]) -> str:
     """Return the source of a function, after the definitions of its own file that it uses."""
-    text = inspect.getsource(sys.modules[f.__module__])
-    top = {name: node for node in ast.parse(text).body for name in _names(node)}
-    wanted, todo = set(), [f.__name__]
+    return "\n\n".join(definitions(inspect.getsource(sys.modules[f.__module__]), f.__name__))
+
+
+def definitions(text: str, function: str) -> list[str]:
+    """Return the source of the definitions of a file that a function uses, its own included, in the file's order."""
+    tree = ast.parse(text)
+    wanted = _used(tree, function)
+    return [ast.get_source_segment(text, node) or "" for node in tree.body if wanted & set(_names(node))]
+
+
+def imports(text: str, function: str) -> list[str]:
+    """Return the imports of a file of the names that a function and the definitions that it uses mention."""
+    tree = ast.parse(text)
+    used = _used(tree, function)
+    mentioned = {name for node in tree.body if used & set(_names(node)) for name in _mentioned(node)}
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            kept = [a for a in node.names if (a.asname or a.name).partition(".")[0] in mentioned]
+            node.names = kept
+            found += [ast.unparse(node)] if kept else []
+    return found
+
+
+def _used(tree: ast.Module, function: str) -> set[str]:
+    """Return the names of the file's own definitions that the function reaches."""
+    top = {name: node for node in tree.body for name in _names(node)}
+    wanted, todo = set(), [function]
     while todo:
         name = todo.pop()
         if name in top and name not in wanted:
             wanted.add(name)
-            todo += [n.id for n in ast.walk(top[name]) if isinstance(n, ast.Name)]
-    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
-    return "\n\n".join(parts)
+            todo += _mentioned(top[name])
+    return wanted
+
+
+def _mentioned(node: ast.stmt) -> Iterator[str]:
+    return (n.id for n in ast.walk(node) if isinstance(n, ast.Name))
 
 
 def _names(node: ast.stmt) -> list[str]:

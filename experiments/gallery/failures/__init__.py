@@ -11,6 +11,9 @@ not offer beside this one. Then:
     fixed(seed) -> Seen    runs the same without the mistake
     shows(seen) -> bool    tells whether a run has the symptom that the
                            docstring of `shows` states
+    solves(seen) -> bool   tells whether a run does the task that the
+                           docstring of `solves` states, for whoever
+                           mends `broken` in a way of their own
     checked(seed)          makes the mistake with functions of fn, whose
                            checks may refuse it; without it, `broken`
 
@@ -28,7 +31,16 @@ from typing import Any, NamedTuple
 Seen = dict[str, Any]
 """the results of a run: numbers, texts, and curves as lists of numbers"""
 
-KINDS = ("shape", "device", "dtype", "optimisation", "data", "evaluation")
+KINDS = (
+    "shape",
+    "device",
+    "dtype",
+    "autograd",
+    "optimisation",
+    "data",
+    "evaluation",
+    "tools",
+)
 PARTS = ("Expect", "Cause", "Find", "Fix", "Checks")
 
 
@@ -40,10 +52,16 @@ class Failure(NamedTuple):
     title: str
     """the cause, in one line"""
     symptom: str
+    task: str
+    """what the program does once it is mended"""
     parts: dict[str, str]
     """a paragraph for each of PARTS"""
     akin: frozenset[str]
     """names of failures with the same symptom"""
+
+    @property
+    def file(self) -> Path:
+        return Path(__file__).parent / self.kind / f"{self.name}.py"
 
     @property
     def catcher(self) -> str | None:
@@ -58,6 +76,7 @@ class Failure(NamedTuple):
             module.broken,
             module.fixed,
             module.shows,
+            module.solves,
             getattr(module, "checked", module.broken),
         )
 
@@ -68,6 +87,7 @@ class Runnable(NamedTuple):
     broken: Callable[..., Seen]
     fixed: Callable[..., Seen]
     shows: Callable[[Seen], bool]
+    solves: Callable[[Seen], bool]
     checked: Callable[..., Any]
 
 
@@ -90,19 +110,20 @@ def read(file: Path) -> Failure:
     )
     parts = dict(map(_part, paragraphs))
     akin = frozenset(re.findall(r"\w+", parts.pop("Akin", "")))
-    [shows] = [
-        f
+    told = {
+        f.name: _one_line(ast.get_docstring(f) or "")
         for f in source.body
-        if isinstance(f, ast.FunctionDef) and f.name == "shows"
-    ] or [None]
-    if tuple(parts) != PARTS or shows is None:
-        form = f"{', '.join(PARTS)}, and a function `shows`"
+        if isinstance(f, ast.FunctionDef)
+    }
+    if tuple(parts) != PARTS or not {"shows", "solves"} <= set(told):
+        form = f"{', '.join(PARTS)}, and functions `shows` and `solves`"
         raise ValueError(f"{file} is not of the form: {form}")
     return Failure(
         file.stem,
         file.parent.name,
         _one_line(title),
-        _one_line(ast.get_docstring(shows) or ""),
+        told["shows"],
+        told["solves"],
         parts,
         akin,
     )

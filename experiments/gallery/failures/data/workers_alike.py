@@ -77,3 +77,10 @@ def shows(seen: Seen) -> bool:
     other half again, and the next epoch's are those of the first."""
     halved = seen["that differ"] <= seen["draws in an epoch"] / 2
     return halved or seen["epoch 2 repeats epoch 1"]
+
+
+def solves(seen: Seen) -> bool:
+    """Draw a random number for each of 32 images, in each of two epochs;
+    all differ."""
+    differ = seen["that differ"] == seen["draws in an epoch"] == 32
+    return differ and not seen["epoch 2 repeats epoch 1"]

@@ -23,7 +23,7 @@ from fn.data.transforms import normalize
 from torch import Tensor, nn
 
 
-class Plain(nn.Module):
+class Centred(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 2)
@@ -33,7 +33,7 @@ class Plain(nn.Module):
         return self.fc(x - self.mean)
 
 
-class Buffered(nn.Module):
+class CentredByBuffer(nn.Module):
     mean: Tensor
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Buffered(nn.Module):
 
 
 def broken(seed: int, elsewhere: str = "meta") -> Seen:
-    model = Plain().to(elsewhere)
+    model = Centred().to(elsewhere)
     x = torch.ones(8, 4, device=elsewhere)
     return {
         "in the state_dict": ", ".join(model.state_dict()),
@@ -55,7 +55,7 @@ def broken(seed: int, elsewhere: str = "meta") -> Seen:
 
 
 def fixed(seed: int, elsewhere: str = "meta") -> Seen:
-    model = Buffered().to(elsewhere)
+    model = CentredByBuffer().to(elsewhere)
     x = torch.ones(8, 4, device=elsewhere)
     return {
         "in the state_dict": ", ".join(model.state_dict()),
@@ -67,6 +67,14 @@ def shows(seen: Seen) -> bool:
     """Model and input were both moved with .to(device), and still there is
     an error about devices."""
     return "RuntimeError" in seen["error"] and "device" in seen["error"]
+
+
+def solves(seen: Seen) -> bool:
+    """Move a model to another device, and compute there; the state_dict
+    holds all that a copy of the model needs."""
+    return (
+        seen["error"] == "no error" and "mean" in seen["in the state_dict"]
+    )
 
 
 def checked(seed: int) -> None:

@@ -50,3 +50,9 @@ def shows(seen: Seen) -> bool:
     """A weight starts at 1 and should become 1.5. The loss is not 0,
     and yet after 400 steps the weight is still exactly 1."""
     return seen["weight"] == 1 and seen["loss"][-1] > 0.1
+
+
+def solves(seen: Seen) -> bool:
+    """Fit the slope of y = 1.5 x in bfloat16, by small steps: it starts at
+    1, and gets most of the way to 1.5."""
+    return abs(seen["weight"] - 1.5) < 0.2

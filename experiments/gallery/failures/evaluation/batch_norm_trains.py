@@ -79,6 +79,14 @@ def shows(seen: Seen) -> bool:
     return seen["accuracy, shuffled"] - seen["accuracy, sorted"] > 0.2
 
 
+def solves(seen: Seen) -> bool:
+    """Read held-out digits well, and as well in any order."""
+    shuffled, in_order = (
+        seen[f"accuracy, {k}"] for k in ("shuffled", "sorted")
+    )
+    return abs(shuffled - in_order) < 0.01 and shuffled > 0.7
+
+
 def checked(seed: int) -> None:
     params, state = batch_norm_init(32)
     batch_norm(torch.randn(30, 32), **params, **state, training=True)

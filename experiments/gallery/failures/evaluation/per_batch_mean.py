@@ -57,3 +57,9 @@ def shows(seen: Seen) -> bool:
     the number of examples it is no whole number."""
     right = seen["right, of 359"]
     return abs(right - round(right)) > 1e-3
+
+
+def solves(seen: Seen) -> bool:
+    """Tell which share of 359 held-out digits is read, batch by batch."""
+    right, score = seen["right, of 359"], seen["accuracy, held out"]
+    return abs(right - round(right)) < 1e-3 and score > 0.7

@@ -63,3 +63,9 @@ def shows(seen: Seen) -> bool:
     """Pictures in three colours, told apart by the mean of each channel:
     hardly better than chance, 1/3, on the very pictures trained on."""
     return seen["accuracy"] < 0.55
+
+
+def solves(seen: Seen) -> bool:
+    """Tell pictures apart by the mean of each of three colours: nearly
+    all of those trained on."""
+    return seen["accuracy"] > 0.9

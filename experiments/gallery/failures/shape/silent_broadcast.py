@@ -50,5 +50,11 @@ def shows(seen: Seen) -> bool:
     return seen["loss"][-1] > 1 and abs(seen["slope"]) < 0.1
 
 
+def solves(seen: Seen) -> bool:
+    """Fit a line to y = 3x, without noise: the loss comes to 0, the slope
+    to 3."""
+    return seen["loss"][-1] < 0.01 and abs(seen["slope"] - 3) < 0.1
+
+
 def checked(seed: int) -> None:
     mse_loss(torch.zeros(64, 1), torch.zeros(64))

@@ -30,7 +30,11 @@ def broken(seed: int) -> Seen:
     sentences = torch.randn(2, 5, 16)  # batch seq d_model
     others = torch.stack([sentences[0], torch.randn(5, 16)])
     before, after = (attention(x, x, x)[0] for x in (sentences, others))
-    return {"change of the first": (after - before)[0].abs().max().item()}
+    first, second = (after - before).abs().amax(dim=(1, 2))
+    return {
+        "change of the first": first.item(),
+        "change of the second": second.item(),
+    }
 
 
 def fixed(seed: int) -> Seen:
@@ -39,13 +43,23 @@ def fixed(seed: int) -> Seen:
     sentences = torch.randn(2, 5, 16)  # batch seq d_model
     others = torch.stack([sentences[0], torch.randn(5, 16)])
     before, after = (attention(x, x, x)[0] for x in (sentences, others))
-    return {"change of the first": (after - before)[0].abs().max().item()}
+    first, second = (after - before).abs().amax(dim=(1, 2))
+    return {
+        "change of the first": first.item(),
+        "change of the second": second.item(),
+    }
 
 
 def shows(seen: Seen) -> bool:
     """Two sentences go through attention together. When the second is
     replaced, what comes out for the first changes."""
     return seen["change of the first"] > 1e-3
+
+
+def solves(seen: Seen) -> bool:
+    """Let the words of a sentence look at each other, in two sentences at
+    once. If the second is replaced, its own output changes, no other."""
+    return seen["change of the first"] < 1e-6 < seen["change of the second"]
 
 
 def checked(seed: int) -> None:

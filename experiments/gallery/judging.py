@@ -1,0 +1,102 @@
+"""Run a mended program, within limits, and say in words what is wrong with it still.
+
+    python -m experiments.gallery.judging FAILURE FILE VERDICT.json
+
+`experiments.gallery.mine` starts this, in a process of its own, and ends it if it waits too long.
+"""
+
+import importlib
+import importlib.util
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.drill.answer import line_of
+from experiments.drill.launch import Verdict, write_verdict
+from experiments.drill.limits import OutOfTime, limit_memory, timed
+from experiments.gallery.failures import Failure, gallery
+from experiments.gallery.failures.toys import descend, digits, mlp, perceptron
+from experiments.gallery.seen import show_seen
+from experiments.shared.errors import explain
+from experiments.shared.show import console
+from fn.losses import cross_entropy
+
+SECONDS = 10.0
+"""of computing; the slowest program of the gallery takes one, and imports for three"""
+SEED = 0
+MOST_PRINTED = 10
+"""lines of what the program prints"""
+
+
+def judged(failure: Failure, file: Path) -> list[str]:
+    """Run `program` of the file; return what is wrong with what it returns, nothing if it is mended."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed), timed(SECONDS):
+            seen = _load(file).program(SEED)
+    except KeyboardInterrupt:
+        raise
+    except OutOfTime as error:
+        wrong = [f"not done after {SECONDS:g} s: is there a loop that does not end?", *line_of(error, file)]
+    except SystemExit as error:
+        wrong = ["it leaves Python in the middle: sys.exit or SystemExit", *line_of(error, file)]
+    except BaseException as error:
+        wrong = [f"it stops with {explain(error).splitlines()[0]}", *line_of(error, file)]
+    else:
+        wrong = _wrong_with(seen, failure)
+    lines = printed.getvalue().splitlines()
+    said = ["", "it prints", *(f"  {line[:120]}" for line in lines[:MOST_PRINTED])] if lines else []
+    return [*wrong, *said] if wrong else []
+
+
+def _load(file: Path) -> Any:
+    """Import the file under its own name, by which worker processes find it too."""
+    sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _wrong_with(seen: Any, failure: Failure) -> list[str]:
+    run = failure.load()
+    try:
+        with console.capture() as shown:
+            show_seen(seen)
+        still, solved = run.shows(seen), run.solves(seen)
+    except Exception as error:  # a program may return anything
+        return [f"what it returns cannot be judged: {type(error).__name__}: {error}"]
+    returned = ["", "it returns", *shown.get().splitlines()]
+    if still:
+        return [f"it shows the symptom still: {failure.symptom}", *returned]
+    return [] if solved else [f"the symptom is gone, but it does not do its task: {failure.task}", *returned]
+
+
+def warm() -> None:
+    """Do once what would make every fork import for seconds: a descent on digits, an optimizer, the device meta."""
+    x, y = digits()[0]
+    descend(lambda p: cross_entropy(mlp(p, x), y), perceptron(0), lr=0.1, steps=1)
+    importlib.import_module("torch._dynamo")
+    torch.optim.Adam(torch.nn.Linear(1, 1).parameters()).step()
+    torch.nn.Linear(1, 1, device="meta")(torch.ones(1, 1, device="meta"))
+
+
+def main(name: str, file: Path, out: Path) -> None:
+    """Judge, and write the verdict; a Ctrl-C ends this process in silence, as the one that asks says so."""
+    torch.set_num_threads(1)
+    limit_memory()
+    try:
+        wrong = judged(gallery()[name], file)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    write_verdict(Verdict(not wrong, wrong), out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(Path, sys.argv[2:]))
