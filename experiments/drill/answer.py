@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import sys
 import traceback
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,6 +12,7 @@ from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.forbidden import find_forbidden
 from experiments.drill.limits import ANSWER, OutOfTime, timed
+from experiments.shared.source import run_file
 
 
 class Wrong(Exception):
@@ -61,21 +61,15 @@ def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
 
 
 def import_file(file: Path, seconds: float) -> ModuleType:
-    """Run the file as it is now, Wrong if that fails or does not end.
-
-    Python's cache of bytecode would take two of one size, saved in one second, for the same.
-    """
-    module = sys.modules[ANSWER] = ModuleType(ANSWER)
-    module.__file__ = str(file)
+    """Return the file as a module; Wrong if it fails or does not end."""
     with timed(seconds):
         try:
-            exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
+            return run_file(file, ANSWER)
         except OutOfTime:
             raise Wrong(f"{file.name} does not end when it is imported") from None
         except BaseException as error:
             lines = [f"{file.name} fails when it is imported: {first_line(error)}", *line_of(error, file)]
             raise Wrong("\n".join(lines)) from None
-    return module
 
 
 def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:

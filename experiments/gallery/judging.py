@@ -6,7 +6,6 @@
 """
 
 import importlib
-import importlib.util
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -23,6 +22,7 @@ from experiments.gallery.failures.toys import descend, digits, mlp, perceptron
 from experiments.gallery.seen import show_seen
 from experiments.shared.errors import explain
 from experiments.shared.show import console
+from experiments.shared.source import run_file
 from fn.losses import cross_entropy
 
 SECONDS = 10.0
@@ -54,14 +54,9 @@ def judged(failure: Failure, file: Path) -> list[str]:
 
 
 def _load(file: Path) -> Any:
-    """Import the file under its own name, by which worker processes find it too."""
+    """Run the file under its own name, by which worker processes find it too."""
     sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return run_file(file, file.stem)
 
 
 def _wrong_with(seen: Any, failure: Failure) -> list[str]:
