@@ -23,23 +23,23 @@ class Wrong(Exception):
 def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) -> Any:
     """The function or class that the drill asks for; Wrong if the file has none, or leaves the work to another."""
     wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
-    tree = _parse(file)
+    tree = parse(file)
     if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
         line, function = forbidden
         text = file.read_text().splitlines()[line - 1].strip()
         raise Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
-    _require_written(tree, wanted, file)
+    require_written(tree, wanted, file)
     yours = getattr(_import(file, seconds), wanted, None)
     if not callable(yours):
         raise Wrong(f"{file.name} has no function `{wanted}`")
     if not (inspect.isfunction(yours) or inspect.isclass(ours)):
         raise Wrong(f"`{wanted}` is a {type(yours).__name__}, no function of Python's: write `def {wanted}(…)`")
-    for own, model in _functions(yours, ours):
-        _compare_signatures(own, model)
+    for own, model in functions(yours, ours):
+        compare_signatures(own, model)
     return yours
 
 
-def _parse(file: Path) -> ast.Module:
+def parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text(), str(file))
     except SyntaxError as error:
@@ -48,7 +48,7 @@ def _parse(file: Path) -> ast.Module:
         raise Wrong(f"{file} cannot be read: {error}") from None
 
 
-def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
+def require_written(tree: ast.Module, wanted: str, file: Path) -> None:
     if not tree.body:
         raise Wrong(f"{file.name} is empty: write `{wanted}` from memory, its signature too")
     try:
@@ -76,7 +76,7 @@ def _import(file: Path, seconds: float) -> ModuleType:
     return module
 
 
-def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
+def functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
     """(yours, ours) of the function, or of each method of the class."""
     if not inspect.isclass(ours):
         return [(yours, ours)]
@@ -86,7 +86,7 @@ def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
     return [(vars(yours)[name], vars(ours)[name]) for name in methods]
 
 
-def _compare_signatures(yours: Any, ours: Any) -> None:
+def compare_signatures(yours: Any, ours: Any) -> None:
     """Wrong for the first difference in names, their order, their kinds and their defaults."""
     own, wanted = (inspect.signature(inspect.unwrap(f)).parameters for f in (yours, ours))
     if list(own) != list(wanted):
