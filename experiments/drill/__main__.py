@@ -142,8 +142,11 @@ def check(name: str) -> int:
     if not file.exists():
         raise cli.UsageError(f"{shown(file)} is not there: just drill {name} begins it")
     waiting = console.status("the tests that hold ours are run on yours")
-    with waiting if console.is_terminal else contextlib.nullcontext():
-        verdict = whole.check(name, file) if name in WHOLES else launch.graded(name, file)
+    if name in WHOLES:
+        verdict = whole.check(name, file)
+    else:
+        with waiting if console.is_terminal else contextlib.nullcontext():
+            verdict = launch.graded(name, file)
     before = progress.standings().get(name, Standing())
     progress.record(name, "check", passed=verdict.passed)
     for line in verdict.lines:
