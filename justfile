@@ -4,7 +4,7 @@ set positional-arguments # so that a path with a space stays one argument
 default:
     @just --list --unsorted
 
-# Run lab N; flags pass through: just lab 1 --dataset mnist
+# Run lab N; flags pass through: just lab 1 --dataset mnist; --predict asks first, --mine runs your drills
 [no-exit-message]
 lab n *flags:
     @uv run python -m experiments.lab "$@"

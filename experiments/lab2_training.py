@@ -31,7 +31,7 @@ from fn.train import TrainState, classifier_step
 
 
 @dataclass(frozen=True)
-class Config(cli.Compiled):
+class Config(cli.CompiledLab):
     out: Path = Path("runs/lab2")
     """the folder for the runs, pictures and summary.json"""
     datasets: tuple[RootlessName, ...] = ("digits",)

@@ -58,7 +58,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Lab):
     out: Path = Path("runs/lab4")
     """the folder for pictures and summary.json"""
     backbone: Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"] = "resnet8"

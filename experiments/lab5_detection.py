@@ -64,7 +64,7 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class Config(cli.Compiled):
+class Config(cli.CompiledLab):
     out: Path = Path("runs/lab5")
     """the folder for pictures and summary.json"""
     flavor: Literal["anchor", "center", "both"] = "both"

@@ -33,7 +33,7 @@ EXAMPLES = 5120
 
 
 @dataclass(frozen=True)
-class Config(cli.Config):
+class Config(cli.Lab):
     out: Path = Path("runs/lab6")
     """the folder for the runs and summary.json"""
     dataset: RootlessName = "digits"
@@ -95,6 +95,7 @@ def compare_loaders(config: Config) -> list[cli.Check]:
     times = {n: median(b / a for a, b in zip(seconds[base], seconds[n], strict=True)) for n in loaders}
     alike = {n: [torch.equal(a, b) for a, b in zip(epochs[n], epochs[base], strict=True)] for n in loaders}
     said = {True: "same", False: "others"}
+    cli.order("loaders: time of an epoch without workers", {name: times[name, n] for name, n in loaders if n == 0})
     show.table(
         f"{EXAMPLES} images of {'×'.join(map(str, split.images.shape[1:]))} with a random shift, batches of {BATCH}",
         ("loader", "workers", "images/s", "time / ours", "order", "values"),

@@ -42,7 +42,7 @@ def stop_at_apply(model: Model) -> Model:
         (lab0_mlp, "mlp", [], "overfit_few"),
         (lab0_mlp, "mlp", ["overfit_few", "check_overfit", "check_gradients", "compare_loops"], "train_and_test"),
         (lab1_cnn, "cnn", ["compare_convolutions"], "overfit_few"),
-        (lab1_cnn, "cnn", ["compare_convolutions", "overfit_few"], "train_and_test"),
+        (lab1_cnn, "cnn", ["compare_convolutions", "overfit_few", "check_overfit"], "train_and_test"),
         (
             lab3_transformer,
             "transformer",

@@ -1,7 +1,8 @@
 """Write functions from memory: python -m experiments.drill [NAME], then --check.
 
 Without a name, list the drills. With one, write drills/NAME.py: imports, signature, docstring; the body is yours. The
-tests that hold our function grade it. `next` is a drill that is due, or one that you have not yet passed.
+tests that hold our function grade it. `next` is a drill that is due, or one that you have not yet passed. lab0 … lab6
+are several functions in one file, held by the checks of that lab.
 """
 
 import contextlib
@@ -14,13 +15,15 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments.drill import cut, launch, progress, prove
-from experiments.drill.catalogue import DRILLS
+from experiments.drill import cut, launch, progress, prove, whole
+from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.progress import Standing
 from experiments.shared import cli
 from experiments.shared.show import console, print_anything, table
 
-FOLDER = cut.ROOT / "drills"
+FOLDER = cut.FOLDER
+DIFFICULTY = {name: drill.difficulty for name, drill in DRILLS.items()} | dict.fromkeys(WHOLES, 4)
+HINT_OF_A_WHOLE = "How the lab calls each function says what it takes and returns: read the lines around the calls."
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -44,7 +47,10 @@ class Config:
 
 def main(config: Config) -> int:
     if config.prove:
-        return prove.main([find(config.name)] if config.name else [])
+        name = find(config.name) if config.name else ""
+        if name in WHOLES:
+            raise cli.UsageError(f"--prove: {name} is held by the checks of the lab, and has no wrong answers")
+        return prove.main([name] if name else [])
     flags = [flag for flag in ("check", "hint", "show", "blank", "reset") if getattr(config, flag)]
     if not config.name:
         if flags:
@@ -65,12 +71,12 @@ def main(config: Config) -> int:
 def find(name: str) -> str:
     """The drill of that name, or the next one; UsageError with the nearest names if there is none."""
     if name == "next":
-        return progress.next_drill(list(DRILLS), {n: d.difficulty for n, d in DRILLS.items()}, time.time())
-    if name in DRILLS:
+        return progress.next_drill(list(DIFFICULTY), DIFFICULTY, time.time())
+    if name in DIFFICULTY:
         return name
     words = name.lower().replace("-", "_")
     known = [n for n, d in DRILLS.items() if words in n.lower() or words in d.topic.lower()]
-    near = [*known, *(n for n in difflib.get_close_matches(name, DRILLS, n=3, cutoff=0.0) if n not in known)]
+    near = [*known, *(n for n in difflib.get_close_matches(name, DIFFICULTY, n=3, cutoff=0.0) if n not in known)]
     raise cli.UsageError(f"there is no drill {name!r}; the nearest are {', '.join(near[:3])}")
 
 
@@ -79,9 +85,13 @@ def list_drills() -> int:
     for name, drill in DRILLS.items():
         s, topic = standings.get(name, Standing()), drill.topic.removeprefix("Lab ")
         rows.append((name, topic, "●" * drill.difficulty, minutes(s.best), str(s.attempts or "-"), due(s, now)))
-    passed = sum(s.passes > 0 for name, s in standings.items() if name in DRILLS)
+    for name in WHOLES:
+        s = standings.get(name, Standing())
+        topic = f"{name.removeprefix('lab')} · the whole of it"
+        rows.append((name, topic, "●" * DIFFICULTY[name], minutes(s.best), str(s.attempts or "-"), due(s, now)))
+    passed = sum(s.passes > 0 for name, s in standings.items() if name in DIFFICULTY)
     table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
-    say(f"\n{passed} of {len(DRILLS)} passed; just drill NAME begins one, just drill next picks it")
+    say(f"\n{passed} of {len(DIFFICULTY)} passed; just drill NAME begins one, just drill next picks it")
     return 0
 
 
@@ -120,7 +130,7 @@ def begin(name: str, *, blank: bool, reset: bool) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
-    file.write_text("" if blank else cut.cut(name))
+    file.write_text("" if blank else cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name))
     progress.record(name, "start", blank=blank)
     say(f"{shown(file)} is yours to write; then: just check-drill {name}")
     return 0
@@ -132,14 +142,17 @@ def check(name: str) -> int:
     if not file.exists():
         raise cli.UsageError(f"{shown(file)} is not there: just drill {name} begins it")
     waiting = console.status("the tests that hold ours are run on yours")
-    with waiting if console.is_terminal else contextlib.nullcontext():
-        verdict = launch.graded(name, file)
+    if name in WHOLES:
+        verdict = whole.check(name, file)
+    else:
+        with waiting if console.is_terminal else contextlib.nullcontext():
+            verdict = launch.graded(name, file)
     before = progress.standings().get(name, Standing())
     progress.record(name, "check", passed=verdict.passed)
     for line in verdict.lines:
         say(line)
     if not verdict.passed:
-        say("\nnot yet; --hint says more" if before.hints < len(DRILLS[name].hints) else "\nnot yet")
+        say("\nnot yet; --hint says more" if before.hints < len(hints_of(name)) else "\nnot yet")
         return 1
     now = progress.standings()[name]
     if now.begun is None:
@@ -150,9 +163,13 @@ def check(name: str) -> int:
     return 0
 
 
+def hints_of(name: str) -> tuple[str, ...]:
+    return DRILLS[name].hints if name in DRILLS else (HINT_OF_A_WHOLE,)
+
+
 def hint(name: str) -> int:
     """Print the hints so far and one more."""
-    shown_before, hints = progress.standings().get(name, Standing()).hints, DRILLS[name].hints
+    shown_before, hints = progress.standings().get(name, Standing()).hints, hints_of(name)
     if shown_before < len(hints):
         progress.record(name, "hint")
     for i, text in enumerate(hints[: shown_before + 1], start=1):
@@ -172,8 +189,9 @@ def show(name: str) -> int:
     from rich.table import Table
 
     yours = file.read_text() if file.exists() else ""
-    title = f"ours, {DRILLS[name].of.replace(':', '.')}"
-    texts = {title: cut.source(name).text, f"yours, {shown(file)}": yours}
+    places = WHOLES.get(name) or (DRILLS[name].of,)
+    title = f"ours, {', '.join(where.replace(':', '.') for where in places)}"
+    texts = {title: "\n\n".join(cut.source_of(where).text for where in places), f"yours, {shown(file)}": yours}
     code = {
         title: Syntax(text, "python", theme="ansi_light", background_color="default", word_wrap=True)
         for title, text in texts.items()

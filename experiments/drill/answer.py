@@ -27,14 +27,14 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
         line, function = forbidden
         text = file.read_text().splitlines()[line - 1].strip()
         raise Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
-    _require_written(tree, wanted, file)
+    require_written(tree, wanted, file)
     yours = getattr(import_file(file, seconds), wanted, None)
     if not callable(yours):
         raise Wrong(f"{file.name} has no function `{wanted}`")
     if not (inspect.isfunction(yours) or inspect.isclass(ours)):
         raise Wrong(f"`{wanted}` is a {type(yours).__name__}, no function of Python's: write `def {wanted}(…)`")
-    for own, model in _functions(yours, ours):
-        _compare_signatures(own, model)
+    for own, model in functions(yours, ours):
+        compare_signatures(own, model)
     return yours
 
 
@@ -48,7 +48,7 @@ def parse(file: Path) -> ast.Module:
         raise Wrong(f"{file} cannot be read: {error}") from None
 
 
-def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
+def require_written(tree: ast.Module, wanted: str, file: Path) -> None:
     if not tree.body:
         raise Wrong(f"{file.name} is empty: write `{wanted}` from memory, its signature too")
     try:
@@ -72,7 +72,7 @@ def import_file(file: Path, seconds: float) -> ModuleType:
             raise Wrong("\n".join(lines)) from None
 
 
-def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
+def functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
     """(yours, ours) of the function, or of each method of the class."""
     if not inspect.isclass(ours):
         return [(yours, ours)]
@@ -82,7 +82,7 @@ def _functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
     return [(vars(yours)[name], vars(ours)[name]) for name in methods]
 
 
-def _compare_signatures(yours: Any, ours: Any) -> None:
+def compare_signatures(yours: Any, ours: Any) -> None:
     """Wrong for the first difference in names, their order, their kinds and their defaults."""
     own, wanted = (inspect.signature(inspect.unwrap(f)).parameters for f in (yours, ours))
     if list(own) != list(wanted):

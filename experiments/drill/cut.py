@@ -5,13 +5,15 @@ The source is read with `ast` and never imported, so that the list of drills nee
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.drill.catalogue import DRILLS
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "drills"
+"""where the reader writes"""
 EMPTY = "raise NotImplementedError"
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -32,7 +34,12 @@ class Source:
 
 
 def source(name: str) -> Source:
-    module, _, definition = DRILLS[name].of.partition(":")
+    return source_of(DRILLS[name].of)
+
+
+def source_of(where: str) -> Source:
+    """Return the definition at a place, module:name."""
+    module, _, definition = where.partition(":")
     text = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
     tree = ast.parse(text)
     return Source(module, text.splitlines(), tree, definition_of(tree, definition))
@@ -51,6 +58,15 @@ def cut(name: str) -> str:
     ours = source(name)
     imports = "\n".join(_imports(ours, _needed(ours, DRILLS[name].given)))
     return f"{imports}\n\n\n{_emptied(ours, ours.node)}".lstrip()
+
+
+def cut_whole(places: Sequence[str]) -> str:
+    """Return the file of several functions: what all of them need, then a signature and a docstring of each."""
+    sources = [source_of(where) for where in places]
+    theirs = {ours.node.name for ours in sources}
+    lines = {line for ours in sources for line in _import_lines(ours, _needed_beside(ours, theirs))}
+    heads = "\n\n".join(_emptied(ours, ours.node) for ours in sources)
+    return f"{chr(10).join(_in_order(lines))}\n\n\n{heads}".lstrip()
 
 
 def is_empty(definition: Definition) -> bool:
@@ -116,17 +132,42 @@ def _bound(statement: ast.stmt) -> dict[str, str]:
 
 
 def _targets(statement: ast.stmt) -> list[ast.expr]:
+    """Return the names that a statement binds, those of `A, B = 1, 2` one by one."""
     if isinstance(statement, ast.AnnAssign):
         return [statement.target]
-    return statement.targets if isinstance(statement, ast.Assign) else []
+    found = statement.targets if isinstance(statement, ast.Assign) else []
+    return [part for target in found for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+
+
+def _defined(ours: Source) -> set[str]:
+    """Return the functions, classes and constants of the file."""
+    here = {node.name for node in ours.tree.body if isinstance(node, Definition)}
+    return here | {target.id for node in ours.tree.body for target in _targets(node) if isinstance(target, ast.Name)}
+
+
+def _needed_beside(ours: Source, theirs: set[str]) -> list[str]:
+    """Return the names that `_needed` does, and those that the body takes of its own file, but for `theirs`.
+
+    A helper whose name begins with an underscore is left out: it is a part of the answer.
+    """
+    beside = {name for name in _defined(ours) & set(_names(*ours.node.body)) if not name.startswith("_")}
+    needed = _needed(ours, tuple(sorted(beside)))
+    return [name for name in needed if name not in theirs and not name.startswith("_")]
 
 
 def _imports(ours: Source, names: list[str]) -> list[str]:
-    """Import statements for the names, in the order of isort: the standard library, the others, ours."""
+    """Import statements for the names, in the order of isort."""
+    return _in_order(_import_lines(ours, names))
+
+
+def _import_lines(ours: Source, names: list[str]) -> set[str]:
     bound = {name: line for statement in ours.tree.body for name, line in _bound(statement).items()}
-    here = {node.name for node in ours.tree.body if isinstance(node, Definition)}
-    here |= {target.id for node in ours.tree.body for target in _targets(node) if isinstance(target, ast.Name)}
-    lines = {bound.get(n) or f"from {ours.module} import {n}" for n in names if n in bound or n in here}
+    here = _defined(ours)
+    return {bound.get(n) or f"from {ours.module} import {n}" for n in names if n in bound or n in here}
+
+
+def _in_order(lines: set[str]) -> list[str]:
+    """Merge import statements of one name each, in isort's order: the standard library, the others, ours."""
     merged: dict[str, list[str]] = {}
     for line in lines:
         head, _, name = line.partition(" import ") if line.startswith("from") else (line, "", "")

@@ -11,7 +11,7 @@ def find_forbidden(tree: ast.Module, name: str, *, allow_torch: bool = False) ->
     """(line, function) of the first forbidden function that the file imports or calls."""
     module, _, defined = DRILLS[name].of.partition(":")
     ours = {f"{module}.{function}" for function in (defined, *cut.helpers(name))}
-    for line, dotted in sorted(_dotted_names(tree)):
+    for line, dotted in sorted(dotted_names(tree)):
         if dotted in ours:
             return line, f"our own `{dotted}`"
         for forbidden in () if allow_torch else DRILLS[name].forbidden:
@@ -35,7 +35,7 @@ def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _dotted_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def dotted_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, full name) of all that is imported or an attribute; ".name" is an attribute of an unknown object."""
     imported: dict[str, str] = {}
     for node in ast.walk(tree):

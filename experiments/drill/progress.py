@@ -4,12 +4,13 @@ A line is appended whole or, in a crash, cut off. Lines that cannot be read are 
 events of a later version. Nothing is ever rewritten, so that no version loses what another wrote.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from experiments.shared import strict_json
 
 VERSION = 1
 DAY = 86_400.0
@@ -47,10 +48,15 @@ def file() -> Path:
 
 
 def record(drill: str, event: str, **details: Any) -> None:
-    """Append "start", "check" or "hint", on a new line even if the last one was cut off."""
+    """Append "start", "check" or "hint"."""
+    append(event, drill=drill, **details)
+
+
+def append(event: str, **details: Any) -> None:
+    """Append any event, on a new line even if the last one was cut off; a number that is not finite becomes null."""
     path = file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"v": VERSION, "at": round(time.time(), 1), "drill": drill, "event": event, **details})
+    line = strict_json.dumps({"v": VERSION, "at": round(time.time(), 1), "event": event, **details})
     with path.open("ab+") as log:
         if log.tell():
             log.seek(-1, os.SEEK_END)
@@ -63,12 +69,14 @@ def record(drill: str, event: str, **details: Any) -> None:
 def standings() -> dict[str, Standing]:
     """The standing in each drill that was ever begun."""
     found: dict[str, Standing] = {}
-    for event in _events():
-        found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
+    for event in events():
+        if isinstance(event.get("drill"), str):
+            found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
     return found
 
 
-def _events() -> Iterator[dict[str, Any]]:
+def events() -> Iterator[dict[str, Any]]:
+    """Yield every event that can be read, of drills and of all else that is kept here, in the order of the file."""
     from fn.files import parse_json, read_bytes  # here, not above: what it imports would hold up --help
 
     try:
@@ -78,7 +86,7 @@ def _events() -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             event = parse_json(line)
-            if isinstance(event["drill"], str) and isinstance(event["event"], str):
+            if isinstance(event["event"], str):
                 event["at"] = float(event["at"])
                 if 0 <= event["at"] < END_OF_TIME:
                     yield event

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -16,10 +16,33 @@ class Check(NamedTuple):
     """standard deviation and number of seeds, of a mean"""
 
 
+class Order(NamedTuple):
+    name: str
+    ranked: list[str]
+    """from the least to the greatest"""
+
+
+before_shown: list[Callable[[Check | Order], None]] = []
+"""called with each check as it is made, and each order: `asking` asks here what it will be"""
+
+
 def check(name: str, value: float, relation: str, bound: float, *, spread: str = "") -> Check:
     """Return the check `value relation bound`, as in check("accuracy", 0.98, ">=", 0.97); a NaN never holds."""
-    holds = {"<=": operator.le, "<": operator.lt, ">": operator.gt, ">=": operator.ge, "==": operator.eq}[relation]
-    return Check(name, value, f"{relation} {bound:g}", bool(holds(value, bound)), spread)
+    made = Check(name, value, f"{relation} {bound:g}", holds(value, relation, bound), spread)
+    for ask in before_shown:
+        ask(made)
+    return made
+
+
+def order(name: str, values: Mapping[str, float]) -> None:
+    """Say that `values` are about to be shown: with --predict their order is asked for first, else nothing happens."""
+    for ask in before_shown:
+        ask(Order(name, sorted(values, key=lambda label: values[label])))
+
+
+def holds(value: float, relation: str, bound: float) -> bool:
+    compare = {"<=": operator.le, "<": operator.lt, ">": operator.gt, ">=": operator.ge, "==": operator.eq}[relation]
+    return bool(compare(value, bound))
 
 
 def check_mean(name: str, values: Sequence[float], relation: str, bound: float) -> Check:

@@ -5,6 +5,7 @@ A script imports this module alone.
 0: every check holds. 1: one does not. 2: bad input, in one line on stderr. 130: Ctrl-C.
 """
 
+import contextlib
 import os
 import platform
 import shlex
@@ -22,14 +23,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.report import record
 from experiments.shared import show, strict_json
-from experiments.shared.checks import Check, check, check_mean, deviation
+from experiments.shared.checks import Check, check, check_mean, deviation, order
 from experiments.shared.errors import explain
 from experiments.shared.flags import (
     Between,
     Compiled,
+    CompiledLab,
     Config,
     ConfigT,
     Count,
+    Lab,
     MaybeCount,
     MaybeFloat,
     MaybeInt,
@@ -55,6 +58,8 @@ from experiments.shared.show import console, print_anything, table
 if TYPE_CHECKING:
     import torch
 
+    from experiments.drill.stand_in import Stand
+    from experiments.shared.asking import Questions
     from fn.data.datasets import Dataset
 
 
@@ -62,8 +67,10 @@ __all__ = [
     "Between",
     "Check",
     "Compiled",
+    "CompiledLab",
     "Config",
     "Count",
+    "Lab",
     "MaybeCount",
     "MaybeFloat",
     "MaybeInt",
@@ -89,6 +96,7 @@ __all__ = [
     "explain",
     "fail",
     "load",
+    "order",
     "parse",
     "parse_flags",
     "pick_device",
@@ -134,11 +142,14 @@ def run(
     try:
         config = parse(config_type, sys.argv[1:])
         prepare(config.out)
-        started = time.perf_counter()
-        checks = main(config, pick_device(config.device))
+        asked = asking(config)
+        with standing_in(config, main) as stand, asked as questions:
+            started = time.perf_counter()
+            checks = main(config, pick_device(config.device))
+            seconds = time.perf_counter() - started - (questions.seconds if questions else 0)
         if not checks:
             sys.exit(0)
-        report(checks, config, time.perf_counter() - started)
+        report(checks, config, seconds, questions, stand)
         sys.stdout.flush()
         for error in show.failures:
             raise error
@@ -150,6 +161,33 @@ def run(
             traceback.print_exception(error)
         fail(*status_and_message(error))
     sys.exit(0 if all(c.ok for c in checks) else 1)
+
+
+def asking(config: Config) -> "contextlib.AbstractContextManager[Questions | None]":
+    """Return the questions of --predict, inside which each check asks for its value first; None without the flag.
+
+    UsageError, here and not later, where there is no terminal.
+    """
+    if not (isinstance(config, Lab) and config.predict):
+        return contextlib.nullcontext()
+    from experiments.shared.asking import questions, require_terminal
+
+    require_terminal()
+    return questions(type(config).out.name)
+
+
+def standing_in(config: Config, main: Callable) -> "contextlib.AbstractContextManager[Stand | None]":
+    """Return the context in which the reader's functions stand in for ours, if --mine says so; None without it.
+
+    A process that such a lab starts finds them in its environment.
+    """
+    mine = isinstance(config, Lab) and config.mine
+    if not mine and not os.environ.get("FN_MINE"):
+        return contextlib.nullcontext()
+    from experiments.drill.mine import from_drills
+    from experiments.drill.stand_in import from_environment
+
+    return from_drills(main) if mine else from_environment(main)
 
 
 def status_and_message(error: BaseException) -> tuple[int, str]:
@@ -229,8 +267,17 @@ def command() -> str:
     return shlex.join(["uv", "run", "python", "-m", program(), *sys.argv[1:]])
 
 
-def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
-    """Print the table of checks, and write summary.json and report.html into `config.out`."""
+def report(
+    checks: Sequence[Check],
+    config: Config,
+    seconds: float,
+    questions: "Questions | None" = None,
+    stand: "Stand | None" = None,
+) -> None:
+    """Print the table of checks, and write summary.json and report.html into `config.out`.
+
+    Of `questions` the answers stand beside the values; of `stand` is said which functions were the reader's.
+    """
     from experiments.report.write import write_run  # here, not above: what it imports would hold up --help
     from fn.files import write_atomic
 
@@ -245,14 +292,27 @@ def report(checks: Sequence[Check], config: Config, seconds: float) -> None:
             **{p: version(p) for p in ("torch", "torchvision", "jaxtyping")},
         },
     }
+    if questions:
+        summary["predictions"] = [answer._asdict() for answer in questions.answers]
+    if stand:
+        summary["mine"] = stand.as_json()
     write_atomic(config.out / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
     page = write_run(summary, lesson(config), config.out)
     rows = [(c.name, f"{c.value:.4g} {c.spread}".strip(), c.target, "ok" if c.ok else "FAILED") for c in checks]
-    table("Done when", ("check", "value", "target", ""), rows)
+    columns = ("check", "value", "target", "")
+    if questions:
+        yours = {answer.claim: f"{answer.predicted:.4g}" for answer in questions.numbers()}
+        rows = [(row[0], yours.get(row[0], "-"), *row[1:]) for row in rows]
+        columns = ("check", "yours", "measured", "target", "")
+    table("Done when", columns, rows)
     held = sum(c.ok for c in checks)
     console.print(
         f"\n{held} of {len(checks)} hold after {seconds:.0f} s; see {page or config.out}", markup=False, soft_wrap=True
     )
+    if questions and questions.answers:
+        show.wrapped("", questions.record())
+    if stand:
+        show.wrapped("", stand.said())
 
 
 def lesson(config: Config) -> str:

@@ -65,6 +65,21 @@ class Compiled(Config):
         return False
 
 
+@dataclass(frozen=True)
+class Lab(Config):
+    """The flags of every lab."""
+
+    predict: bool = False
+    """ask for each value before it is shown; yours then stands beside it"""
+    mine: bool = False
+    """run with the functions of drills/ that pass their tests in place of ours"""
+
+
+@dataclass(frozen=True)
+class CompiledLab(Compiled, Lab):
+    """The flags of a lab whose step can be compiled."""
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 FlagsT = TypeVar("FlagsT")
 
@@ -132,7 +147,8 @@ def _one_line(complaint: str) -> str:
 
 def as_json(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(config).items()
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values if k != "traceback"}
+    left_out = ("traceback", "predict", "mine")
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values if k not in left_out}
 
 
 def as_flags(config_type: type[Config], file: Path) -> list[str]:

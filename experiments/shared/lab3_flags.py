@@ -12,7 +12,7 @@ RecipeT = TypeVar("RecipeT", bound=NamedTuple)
 
 
 @dataclass(frozen=True)
-class Flags(cli.Compiled):
+class Flags(cli.CompiledLab):
     """Flags that replace values of the task's recipe, and those that only --task text takes."""
 
     layers: Annotated[cli.MaybeInt, cli.Between(1, 1000)] = None

@@ -36,11 +36,16 @@ def print_anything() -> None:
             stream.reconfigure(errors="replace")
 
 
+bars_on: Console | None = None
+"""where bars are drawn, without the loss, while what is printed waits for predictions"""
+
+
 @contextmanager
 def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[..., None]]:
     """Yield advance(loss, examples), to be called after each step: a bar on a terminal, five lines elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
+    screen = bars_on or log
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done)
         began, step, seen = time.perf_counter(), done, 0
 
@@ -48,8 +53,9 @@ def progress(total: int, title: str, *, done: int = 0) -> Iterator[Callable[...,
             nonlocal step, seen
             step, seen = step + 1, seen + examples
             rate = f", {seen / (time.perf_counter() - began):,.0f} images/s" if seen else ""
-            bar.update(task, advance=1, description=f"{title}  loss {loss:.4f}{rate}")
-            if not log.is_terminal and step % max(1, total // 5) == 0:
+            said = "" if bars_on else f"  loss {loss:.4f}"
+            bar.update(task, advance=1, description=f"{title}{said}{rate}")
+            if not screen.is_terminal and step % max(1, total // 5) == 0:
                 log.print(f"{title}: step {step} of {total}, loss {loss:.4f}{rate}", soft_wrap=True)
 
         yield advance

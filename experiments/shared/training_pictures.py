@@ -33,7 +33,8 @@ def draw_losses(losses: Mapping[str, Sequence[float]], path: Path) -> None:
 
 
 def draw_network(model: Model, ts: TrainState, dataset: Dataset, out: Path) -> None:
-    """Draw what a convolutional network has learned: kernels, feature maps, its mistakes on the held-out images."""
+    """Show what a convolutional network has learned: kernels, feature maps, mistakes on held-out images, parameters."""
+    show.parameters(ts.params, "the network, trained")
     draw_kernels(ts, out / "filters.png")
     draw_feature_maps(model, ts, dataset, out / "feature_maps.png")
     draw_mistakes(model, ts, dataset, out)

@@ -37,6 +37,7 @@ def show_accuracies(
     dataset: str, held_out: int, accuracies: Mapping[str, Sequence[float]], seeds: Iterable[int]
 ) -> None:
     """Print the mean, the standard deviation and each seed's accuracy of each way."""
+    cli.order("mean accuracy", {way: mean(a) for way, a in accuracies.items()})
     show.table(
         f"{dataset}: accuracy on the {held_out:,} images that were not labelled, of which one is {1 / held_out:.2%}",
         ("", "mean", "spread", *(f"seed {seed}" for seed in seeds)),

@@ -1,0 +1,39 @@
+"""The last drill of each lab is the whole of it: several functions in one file, held by the lab's own checks."""
+
+BOXES, ANCHORS = "fn.detection.boxes:", "fn.detection.anchors:"
+
+WHOLES = {
+    "lab0": tuple(
+        f"experiments.lab0_mlp:{f}"
+        for f in ("mlp_loss", "overfit_few", "classic_loop", "functional_loop", "train_and_test")
+    ),
+    "lab1": (
+        "fn.conv:conv2d_naive",
+        "fn.conv:conv2d_unfold",
+        "experiments.lab1_cnn:weighted_sum",
+        "experiments.lab1_cnn:overfit_few",
+        "experiments.lab1_cnn:train_and_test",
+    ),
+    "lab2": (
+        *(f"fn.train:{f}" for f in ("accumulated", "train_step", "train_one_epoch", "eval_one_epoch")),
+        "fn.metrics:top_k_accuracy",
+        "experiments.lab2_training:largest_difference",
+    ),
+    "lab3": (
+        *(f"fn.attention:{f}" for f in ("causal_mask", "attention_weights", "multi_head_attention")),
+        *(f"experiments.lab3_transformer:{f}" for f in ("train", "evaluate", "attention_of")),
+    ),
+    "lab4": tuple(
+        f"experiments.lab4_pretrained:{f}" for f in ("from_scratch", "head_alone", "fine_tuning", "three_ways")
+    ),
+    "lab5": (
+        *(f"{BOXES}{f}" for f in ("box_iou", "nms", "batched_nms")),
+        *(f"{ANCHORS}{f}" for f in ("encode", "decode", "match_anchors")),
+    ),
+    "lab6": (
+        "fn.data.loader:epoch_order",
+        "fn.data.loader:batches",
+        *(f"experiments.lab6_data:{name}" for name in ("Examples", "make_loaders", "photographs")),
+    ),
+}
+"""lab -> where its functions are, module:name, in the order in which they stand in the file"""
