@@ -2,7 +2,6 @@
 
 import base64
 import html
-import re
 import struct
 import sys
 import time
@@ -35,8 +34,8 @@ def write_run(summary: dict[str, Any], about: str, out: Path) -> Path | None:
             "pictures": [embedded(out=out, **entry) for entry in latest.values()],
             "curves": [named(out=out, **entry) for entry in kept["curves"]],
         }
-        if lab := re.fullmatch(r"lab(\d)", summary["name"]):
-            kept["page"] = [{"markdown": page(lab[1])}]
+        with suppress(ValueError):  # not every run is a lab's
+            kept["page"] = [{"markdown": page(summary["name"].removeprefix("lab"))}]
         data = {"about": about, "date": time.strftime("%Y-%m-%d %H:%M"), **summary, **kept, **drawn}
         return write_page(f"{summary['name']}: {held}", data, out / "report.html")
     except Exception as error:
