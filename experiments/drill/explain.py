@@ -1,7 +1,8 @@
 """Say what is wrong with an answer's results: which part, axis, factor, term or option, and in which calls.
 
-A finding is a mistake that would explain the numbers of one call. The kind that explains most of the wrong calls is
-told, with a small call as the example.
+A finding is a mistake that would explain the numbers of one call. A cause, such as a factor, is named only where it
+explains every call that went wrong: of two numbers one is always some multiple of the other. The kind that then
+explains most of the wrong calls is told, with a small call as the example.
 """
 
 import inspect
@@ -35,6 +36,9 @@ class Case(NamedTuple):
     findings: list[Finding]
 
 
+UNNAMED = [Finding("values", "the values differ")]
+
+
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Say what is wrong with the calls that went wrong; no lines if none did."""
     first = [call for call in seen if call.number <= CALLS]
@@ -45,6 +49,7 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
     if not wrong:
         return []
+    wrong = _drop_partial_causes(wrong)
     count = Counter(kind for case in wrong for kind in {f.kind for f in case.findings})
     first = [f.kind for case in wrong for f in case.findings]
     kind = max(count, key=lambda kind: (count[kind] * _weight(kind), -first.index(kind)))
@@ -64,6 +69,17 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     return [*lines, "", *example(case.call)]
 
 
+CAUSES = ("factor ", "constant", "missing ", "twice ", "sign", "step", "sums")
+"""how the kinds begin that say why, which numbers can suggest by chance"""
+
+
+def _drop_partial_causes(wrong: list[Case]) -> list[Case]:
+    """The cases without the causes that do not explain all of them."""
+    everywhere = set.intersection(*({f.kind for f in case.findings} for case in wrong))
+    kept = lambda f: not f.kind.startswith(CAUSES) or f.kind in everywhere  # noqa: E731
+    return [case._replace(findings=[*filter(kept, case.findings)] or UNNAMED) for case in wrong]
+
+
 def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
     """Put first, in each wrong case, the change of an argument with which ours gives the same wrong result."""
     tried = _varied(wrong)[:GUESSES]
@@ -71,7 +87,7 @@ def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> N
     often = Counter(said for guess in guesses for said in guess)
     for case, guess in zip(tried, guesses, strict=True):
         said = max(guess, key=lambda said: often[said], default="")
-        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
+        if often[said] == len(tried):  # a small call, or one with two axes of a size, can be explained by chance
             case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
 
 
