@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, progress, prove
+from experiments.drill import answer, cut, launch, progress, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
@@ -326,6 +326,17 @@ def test_a_cause_is_named_only_where_it_explains_every_call_that_went_wrong():
 
     assert "off by a constant factor of 0.5" in said(x / 2, x / 2)
     assert "constant factor" not in said(x / 2, x / 2, x**2)
+
+
+def test_a_change_of_one_sign_within_a_second_is_another_answer(tmp_path):
+    """Bytecode that Python keeps would have the same size and second."""
+    file, said = tmp_path / "relu.py", []
+    for sign in "<>":
+        file.write_text(f"def relu(x):\n    return 1 {sign} 2\n")
+        os.utime(file, (1, 1))
+        said.append(answer.load("relu", file, 30.0)(0))
+    assert said == [True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["relu.py"]
 
 
 def test_a_grader_whose_tests_never_call_the_answer_refuses(verdicts):

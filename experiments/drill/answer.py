@@ -1,7 +1,6 @@
 """Load the reader's function from its file, or say in words why that fails."""
 
 import ast
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -61,13 +60,12 @@ def _require_written(tree: ast.Module, wanted: str, file: Path) -> None:
 
 
 def _import(file: Path, seconds: float) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(ANSWER, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[ANSWER] = importlib.util.module_from_spec(spec)
+    module = sys.modules[ANSWER] = ModuleType(ANSWER)
+    module.__file__ = str(file)
     with timed(seconds):
         try:
-            spec.loader.exec_module(module)
+            # not by an import: its bytecode is kept by size and second, and a `<` may become a `>` within one
+            exec(compile(file.read_text(), str(file), "exec"), module.__dict__)
         except OutOfTime:
             raise Wrong(f"{file.name} does not end when it is imported") from None
         except BaseException as error:

@@ -119,7 +119,11 @@ def main(names: Sequence[str]) -> int:
     for outcome in grade_all([answer for name in names or DRILLS for answer in answers(name)]):
         outcomes.append(outcome)
         answer, verdict = outcome
-        told = "passed" if verdict.star else "; ".join(verdict.lines[: 3 if verdict.passed else 1])
+        told = (
+            "passed"
+            if verdict.star
+            else "; ".join(verdict.lines[: 3 if verdict.lines[0].startswith("right on") else 1])
+        )
         print(f"{'ok    ' if outcome.ok else 'WRONG '} {answer.drill}: {answer.label}: {told}", flush=True)
         if not outcome.ok:
             print(*(f"           {line}" for line in verdict.lines), sep="\n")

@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from experiments.drill.limits import CPU_SECONDS
 
 IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
 """before the forks, so that no fork has to"""
+WATCHED_SECONDS = 100.0
+"""of waiting for an answer while somebody watches"""
 
 
 def import_all(names: Iterable[str]) -> None:
@@ -130,7 +133,8 @@ class Grader:
 
     def close(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # an answer that is being graded too
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
@@ -158,7 +162,8 @@ def main() -> None:
             rehearsed.add(name)
             rehearse(name)
         if "file" in job:
-            print(json.dumps(forked(name, Path(job["file"]))._asdict()), file=replies, flush=True)
+            verdict = forked(name, Path(job["file"]), wall_seconds=WATCHED_SECONDS)
+            print(json.dumps(verdict._asdict()), file=replies, flush=True)
 
 
 if __name__ == "__main__":

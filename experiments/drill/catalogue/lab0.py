@@ -79,14 +79,14 @@ DRILLS = {
         "fn.layers:layer_norm",
         "Lab 0 · layers",
         1,
-        cases(PARITY, "layer_norm"),
+        cases(PARITY, "layer_norm, plain"),
         (
             "Over which axes are the mean and the variance? As many of the last ones as normalized_shape has.",
             "The variance is the biased one (divide by n), and ε is added to it before the root.",
             "(x - mean) * torch.rsqrt(var + eps), then weight and bias, each if there",
         ),
         ("layer_norm", "native_layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm"),
-        options=cases(PARITY, *(f"layer_norm, {case}" for case in ("plain", "no bias", "two axes", "eps"))),
+        options=cases(PARITY, "layer_norm", "layer_norm, no bias", "layer_norm, two axes", "layer_norm, eps"),
         edges=(
             *cases(f"{LAYERS}test_far_from_zero_the_variance_is_as_exact", "layer_norm"),
             f"{LAYERS}test_layer_norm_refuses_another_shape",
@@ -131,7 +131,7 @@ DRILLS = {
         "Lab 0 · optimizers",
         2,
         (
-            *cases(FOLLOWS, "adam"),
+            *cases(FOLLOWS, "adam", "adam with eps"),
             *cases(f"{OPTIM}test_nothing_given_is_changed", "adam"),
         ),
         (
@@ -141,7 +141,7 @@ DRILLS = {
         ),
         ("torch.optim",),
         ("adam_init",),
-        options=cases(FOLLOWS, "adam with eps", "adam with L2"),
+        options=cases(FOLLOWS, "adam with L2"),
     ),
     "two_layer_grads": Drill(
         "fn.models.mlp:two_layer_grads",
