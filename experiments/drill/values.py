@@ -88,7 +88,7 @@ def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -
     return next(iter(names_of(value, given, signature)), "")
 
 
-def names_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> list[str]:
+def names_of(value: float, given: dict[str, Any], signature: inspect.Signature, within: float = 1e-5) -> list[str]:
     """The names of a number of the problem: a size, a root of one, an option; one half may be p, and 1 - p too."""
     if is_close(value, 100):
         return ["that of a percentage"]
@@ -122,7 +122,7 @@ def names_of(value: float, given: dict[str, Any], signature: inspect.Signature) 
     for form, f in forms.items():
         for name, n in known.items():
             try:
-                if not is_close(value, 1) and is_close(f(n), value):
+                if not is_close(value, 1) and math.isclose(f(n), value, rel_tol=within, abs_tol=1e-9):
                     found.append(form.replace("{}", name))
             except (ValueError, ZeroDivisionError):
                 continue
