@@ -59,6 +59,16 @@ note *flags:
 drill *flags:
     @uv run python -m experiments.drill "$@"
 
+# What is due, judged when you save it: drills, bugs, questions; the first run finds what was forgotten
+[no-exit-message]
+learn *flags:
+    @uv run python -m experiments.learn "$@"
+
+# Seconds and first tries per concept, over weeks
+[no-exit-message]
+progress *flags:
+    @uv run python -m experiments.learn --progress "$@"
+
 # Grade drills/NAME.py: just check-drill softmax
 [no-exit-message]
 check-drill name *flags:

@@ -119,7 +119,7 @@ def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "non
 def softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
     """Return exp(x) / Σ exp(x) along `dim`. The maximum is subtracted first, so that exp cannot overflow.
 
-    `dtype` is that of the sum and of the result, if not x's.
+    `dtype` is that of the sum and of the result, if not x's. A row with NaN or +∞ in it, or of -∞ alone, is all NaN.
 
     >>> softmax(torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), dim=-1)
     tensor([[0.5000, 0.5000],

@@ -18,7 +18,9 @@ from fn.domains import Natural
 def accuracy(
     input: Float[Tensor, "batch classes *positions"], target: Int[Tensor, " batch *positions"]
 ) -> Float[Tensor, ""]:
-    """Return the fraction of targets whose class has the largest score; targets of -100 do not count.
+    """Return the fraction of targets whose class has the largest score; of equal scores the lower class ranks first.
+
+    Targets of -100 do not count, of any number of positions; the mean over no targets is NaN.
 
     >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     >>> accuracy(logits, torch.tensor([0, 1]))
@@ -36,7 +38,8 @@ def top_k_accuracy(
 ) -> Float[Tensor, ""]:
     """Return the fraction of targets whose class is among the `k` largest scores.
 
-    Targets equal to `ignore_index` do not count. ValueError unless 1 <= k <= classes.
+    Ties: of equal scores the lower class ranks first, so that k = 1 agrees with argmax. Targets equal to `ignore_index`
+    do not count; the mean over no targets is NaN. ValueError unless 1 <= k <= classes.
 
     >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     >>> top_k_accuracy(logits, torch.tensor([0, 1]), k=2)

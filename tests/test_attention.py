@@ -79,6 +79,25 @@ def test_attention_is_torchs(under_test, way, case: Case, block_size):
     agree(ours, partial(F.scaled_dot_product_attention, **case.options), *case.tensors)
 
 
+@settings(max_examples=20)
+@given(attentions("none"))
+def test_attention_without_options_is_torchs(scaled_dot_product_attention, case: Case):
+    agree(scaled_dot_product_attention, F.scaled_dot_product_attention, *case.tensors[:3])
+
+
+@settings(max_examples=40)
+@given(attentions("boolean", "additive", "causal"))
+def test_the_masks_of_attention_are_torchs(scaled_dot_product_attention, case: Case):
+    """Where every query may look at the first key."""
+    *given, mask = case.tensors
+    if mask is not None and mask.dtype == torch.bool:
+        mask = mask | (torch.arange(mask.shape[-1]) == 0)
+    ours, reference = (
+        partial(f, **case.options) for f in (scaled_dot_product_attention, F.scaled_dot_product_attention)
+    )
+    agree(ours, reference, *given, mask)
+
+
 @st.composite
 def grouped(draw: st.DrawFn) -> Case:
     """Several heads of queries for each of keys, and of values, under any mask."""

@@ -19,6 +19,13 @@ each_convolution = pytest.mark.parametrize("op", [conv2d_naive, conv2d_unfold, c
 by_hand = pytest.mark.parametrize("op", [conv2d_naive, conv2d_unfold])
 
 
+@by_hand
+@settings(max_examples=20)
+@given(made_by(lambda t, a, b, c: (t(2, a, b + 2, 9), t(c, a, 3, 3), t(c))))
+def test_a_convolution_without_options_is_torchs(under_test, op, tensors):
+    agree(under_test(op), torchs_conv2d, *tensors)
+
+
 @each_convolution
 @given(convolutions())
 def test_convolution_is_torchs(under_test, op, case: Case):

@@ -194,6 +194,46 @@ NEVER_CALLED = {"relu": ["tests/test_layers.py::test_layer_norm_refuses_another_
 NEVER_CALLED |= {"causal_mask": ["tests/test_attention.py::no"]}
 
 
+STAGED = {
+    "softmax": (
+        "def softmax(x, dim, *, dtype=None):\n    return x.exp() / x.exp().sum(dim, keepdim=True)\n",
+        "right on ordinary input",
+        "to pass, it has to do more:\nNaN where a number is expected",
+    ),
+    "linear": (
+        "def linear(x, weight, bias=None):\n    return x @ weight.T + bias\n",
+        "right on ordinary input",
+        "to pass, it has to do more:\nyour function raised TypeError",
+    ),
+    "cross_entropy": (
+        'def cross_entropy(input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0):\n'
+        "    log_p = input - input.logsumexp(1, keepdim=True)\n"
+        "    counted = target != ignore_index\n"
+        "    loss = -log_p.gather(1, target.where(counted, 0).unsqueeze(1)).squeeze(1)\n"
+        "    loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(1)\n"
+        "    loss = loss.where(counted, 0.0)\n"
+        '    if reduction == "none":\n        return loss\n'
+        '    return loss.sum() if reduction == "sum" else loss.sum() / counted.sum().clamp(min=1)\n',
+        "with its options",
+        "for the star, an edge wants more:\na number where NaN is expected",
+    ),
+    "accuracy": (
+        "def accuracy(input, target):\n    return (input.argmax(1) == target).float().mean()\n",
+        "with its options",
+        "for the star, an edge wants more",
+    ),
+    "top_k_accuracy": (
+        "def top_k_accuracy(input, target, k, *, ignore_index=-100):\n"
+        "    counted = target != ignore_index\n"
+        "    score = input.gather(1, target.where(counted, 0).unsqueeze(1))\n"
+        "    return (((input > score).sum(1) < k) & counted).sum() / counted.sum()\n",
+        "with its options",
+        "for the star, an edge wants more",
+    ),
+}
+"""answers as a textbook has them: what is right of them, and what is said of the rest"""
+
+
 class Batch(NamedTuple):
     answers: list[prove.Answer]
     tests: dict[str, list[str]]
@@ -209,6 +249,7 @@ BATCHES = {
     "endless": Batch(refused(*ENDLESS), {}, 2.0),
     "refused": Batch(refused(*(label for label in REFUSED if label not in ENDLESS)), {}, 30.0),
     "all of a drill": Batch(list(prove.answers("relu")), {}, 30.0),
+    "staged": Batch([prove.Answer(name, "textbook", text, False) for name, (text, *_) in STAGED.items()], {}, 30.0),
     "never called": Batch([next(prove.answers(name)) for name in NEVER_CALLED], NEVER_CALLED, 30.0),
 }
 GRADE = """
@@ -218,7 +259,7 @@ from experiments.drill.catalogue import DRILLS
 
 for answers, tests, seconds in json.load(sys.stdin):
     for name in tests:
-        DRILLS[name] = DRILLS[name]._replace(tests=tests[name])
+        DRILLS[name] = DRILLS[name]._replace(tests=tests[name], options=(), edges=())
     outcomes = prove.grade_all([prove.Answer(*answer) for answer in answers], seconds)
     print(json.dumps([outcome.verdict for outcome in outcomes]))
 """
@@ -261,6 +302,43 @@ def test_a_rounding_error_is_no_mistake_and_the_right_part_of_a_result_is_named(
     assert "result.accuracy is right; result.loss is not" in said(0.4)
 
 
+@pytest.mark.parametrize("name", STAGED)
+def test_a_textbook_answer_is_right_on_ordinary_input_and_told_what_an_edge_wants(verdicts, name):
+    verdict, (_, right, rest) = verdicts["staged"][[*STAGED].index(name)], STAGED[name]
+    assert re.match(r"right on ordinary input \(\d+ cases\)", verdict.lines[0])
+    said = "\n".join(verdict.lines)
+    assert right in said
+    assert rest in said
+    assert "constant factor" not in said
+    assert verdict.passed == rest.startswith("for the star")
+    assert not verdict.star
+
+
+def test_a_cause_is_named_only_where_it_explains_every_call_that_went_wrong():
+    def f(x):
+        return x
+
+    x = torch.tensor([1.0, 2.0, 5.0])
+
+    def said(*yours: torch.Tensor) -> str:
+        calls = [Call({"x": x}, y, x, {"x": x}) for y in yours]
+        return "\n".join(explain(calls, inspect.signature(f), f))
+
+    assert "off by a constant factor of 0.5" in said(x / 2, x / 2)
+    assert "constant factor" not in said(x / 2, x / 2, x**2)
+
+
+def test_a_change_of_one_sign_within_a_second_is_another_answer(tmp_path):
+    """Bytecode that Python keeps would have the same size and second."""
+    file, said = tmp_path / "relu.py", []
+    for sign in "<>":
+        file.write_text(f"def relu(x):\n    return 1 {sign} 2\n")
+        os.utime(file, (1, 1))
+        said.append(answer.load("relu", file, 30.0)(0))
+    assert said == [True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["relu.py"]
+
+
 def test_a_grader_whose_tests_never_call_the_answer_refuses(verdicts):
     for name, verdict in zip(NEVER_CALLED, verdicts["never called"], strict=True):
         assert not verdict.passed
@@ -287,7 +365,7 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     verdict = launch.graded("relu", file)
     took = time.monotonic() - began
     assert verdict.passed, verdict.lines
-    assert verdict.tests == 4
+    assert verdict.tests == 5
     waits = tmp_path / "waits"
     file.write_text(f"import time\ndef relu(x):\n    open({str(waits)!r}, 'w').close()\n    time.sleep(1e6)\n")
     for wall_seconds in (took, 10 * took, 100 * took):  # until it has come to call the answer

@@ -65,6 +65,7 @@ CASES = {
     "embedding, padding -1": (*both(embedding, padding_idx=-1), lambda t, a, b, c: (t(a, b, below=c), t(c, 3))),
     "flatten": (flatten, partial(torch.flatten, start_dim=1), lambda *n: (image(*n),)),
     "flatten, flat": (flatten, partial(torch.flatten, start_dim=1), lambda t, a, b, c: (t(a, b),)),
+    "relu, away from 0": (*both(relu), lambda t, a, b, c: (t(a, b, c),)),
     "relu": (*both(relu), lambda t, a, b, c: (t(a, b, c, ties=True),)),
     "gelu": (*both(gelu), lambda t, a, b, c: (3 * t(a, b, c),)),
     "gelu, tanh": (*both(gelu, approximate="tanh"), lambda t, a, b, c: (3 * t(a, b, c),)),

@@ -10,7 +10,7 @@ import sklearn.metrics
 import torch
 import torch.nn.functional as F
 import torchvision.ops
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch import Tensor
@@ -24,17 +24,32 @@ REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
 
 
 @st.composite
-def classified(draw: st.DrawFn) -> Case:
-    """Logits and targets, some ignored: by a number beyond the classes, or by one of them."""
+def classified(draw: st.DrawFn, counted: int = 0) -> Case:
+    """Logits and targets, some ignored: by a number beyond the classes, or by one of them. Some `counted`, if asked."""
     batch, classes = draw(st.tuples(st.integers(1, 5), st.integers(1, 6)))
     positions = draw(st.sampled_from([(), (3,), (2, 3)]))
     ignore_index = draw(st.sampled_from([-100, -1, 0, classes - 1, classes]))
     logits = draw(st.sampled_from([1, 30])) * draw(tensor(batch, classes, *positions))
     target = draw(tensor(batch, *positions, below=classes))
     ignored = draw(tensor(batch, *positions, below=draw(st.sampled_from([1, 2, 10**6])))) == 0
+    ignored.view(-1)[:counted] = False
+    target = torch.where((target == ignore_index) & ~ignored, (target + 1) % classes, target) if counted else target
     options = {"ignore_index": ignore_index, "reduction": draw(REDUCTIONS)}
     smoothing = draw(st.just(0.0) | st.floats(0, 1))
     return Case((logits, torch.where(ignored, ignore_index, target)), options | {"label_smoothing": smoothing})
+
+
+@settings(max_examples=40)
+@given(made_by(lambda t, a, b, c: (t(a, b + 1, c), t(a, c, below=b + 1))))
+def test_cross_entropy_of_logits_and_classes_is_torchs(cross_entropy, tensors):
+    agree(cross_entropy, F.cross_entropy, *tensors)
+
+
+@settings(max_examples=40)
+@given(classified(counted=1))
+def test_the_options_of_cross_entropy_are_torchs(cross_entropy, case: Case):
+    assume((case.tensors[1] != case.options["ignore_index"]).any())
+    agree(partial(cross_entropy, **case.options), partial(F.cross_entropy, **case.options), *case.tensors)
 
 
 @given(classified())
@@ -182,15 +197,21 @@ def test_a_target_that_is_no_class_is_refused(cross_entropy):
 
 
 @st.composite
-def scored(draw: st.DrawFn, fewest: int = 1) -> tuple[Tensor, Tensor]:
-    """Scores, with many ties as often as with none, and targets."""
+def scored(draw: st.DrawFn, fewest: int = 1, ties: bool | None = None) -> tuple[Tensor, Tensor]:
+    """Scores, with many ties or with none, or as often with as without, and targets."""
     batch, classes = draw(st.tuples(st.integers(1, 12), st.integers(fewest, 6)))
-    return draw(tensor(batch, classes, ties=draw(st.booleans()))), draw(tensor(batch, below=classes))
+    ties = draw(st.booleans()) if ties is None else ties
+    return draw(tensor(batch, classes, ties=ties)), draw(tensor(batch, below=classes))
 
 
-@given(scored())
-def test_accuracy_is_scikit_learns(accuracy, case):
-    scores, target = case
+with_and_without_ties = pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
+
+
+@with_and_without_ties
+@settings(max_examples=100)
+@given(data=st.data())
+def test_accuracy_is_scikit_learns(accuracy, ties, data):
+    scores, target = data.draw(scored(ties=ties))
     first = np.argmax(scores.numpy(), axis=1)
     assert float(accuracy(scores, target)) == pytest.approx(sklearn.metrics.accuracy_score(target, first))
 
@@ -201,6 +222,13 @@ def test_accuracy_over_positions_is_that_of_all_their_targets(accuracy):
     first = scores.movedim(1, -1).flatten(0, -2).argmax(dim=1)
     expected = sklearn.metrics.accuracy_score(target.flatten(), first)
     assert float(accuracy(scores, target)) == pytest.approx(expected)
+
+
+def test_accuracy_leaves_out_what_is_ignored(accuracy):
+    """Of images: where all that is right is ignored, nothing is left; and one more target, right, is all of it."""
+    rng = generator(0)
+    scores, target = torch.randn(4, 3, 5, 2, generator=rng), torch.randint(3, (4, 5, 2), generator=rng)
+    first = scores.movedim(1, -1).flatten(0, -2).argmax(dim=1)
     right = first.reshape(target.shape) == target
     target[right] = -100
     assert float(accuracy(scores, target)) == 0
@@ -208,10 +236,12 @@ def test_accuracy_over_positions_is_that_of_all_their_targets(accuracy):
     assert float(accuracy(scores, target)) == pytest.approx(1 / int((target != -100).sum()))
 
 
-@given(scored(fewest=3), st.data())
-def test_top_k_accuracy_is_scikit_learns(top_k_accuracy, case, data):
+@with_and_without_ties
+@settings(max_examples=100)
+@given(data=st.data())
+def test_top_k_accuracy_is_scikit_learns(top_k_accuracy, ties, data):
     """Of equal scores scikit-learn ranks the higher class first (a stable sort, reversed): its classes are reversed."""
-    scores, target = case
+    scores, target = data.draw(scored(fewest=3, ties=ties))
     classes = scores.shape[1]
     k = data.draw(st.integers(1, classes - 1))
     flipped = {"y_true": classes - 1 - target, "y_score": scores.flip(1), "labels": range(classes)}
@@ -243,8 +273,10 @@ def test_the_metrics_hang_together(accuracy, top_k_accuracy, case):
     assert float(accuracy(scores, target)) == pytest.approx(right)
 
 
-@given(classified(), st.booleans(), st.data())
-def test_metrics_over_positions_count_what_is_not_ignored(accuracy, top_k_accuracy, case, ties, data):
+@with_and_without_ties
+@settings(max_examples=100)
+@given(case=classified(), data=st.data())
+def test_metrics_over_positions_count_what_is_not_ignored(accuracy, top_k_accuracy, ties, case, data):
     """By the definition, one target at a time: fewer than k classes outrank it."""
     (scores, target), ignore_index = case.tensors, case.options["ignore_index"]
     scores = scores.round() if ties else scores

@@ -84,7 +84,8 @@ def list_drills() -> int:
     standings, now, rows = progress.standings(), time.time(), []
     for name, drill in DRILLS.items():
         s, topic = standings.get(name, Standing()), drill.topic.removeprefix("Lab ")
-        rows.append((name, topic, "●" * drill.difficulty, minutes(s.best), str(s.attempts or "-"), due(s, now)))
+        best = minutes(s.best) + " ★" * s.star
+        rows.append((name, topic, "●" * drill.difficulty, best, str(s.attempts or "-"), due(s, now)))
     for name in WHOLES:
         s = standings.get(name, Standing())
         topic = f"{name.removeprefix('lab')} · the whole of it"
@@ -148,7 +149,7 @@ def check(name: str) -> int:
         with waiting if console.is_terminal else contextlib.nullcontext():
             verdict = launch.graded(name, file)
     before = progress.standings().get(name, Standing())
-    progress.record(name, "check", passed=verdict.passed)
+    progress.record(name, "check", passed=verdict.passed, star=verdict.star)
     for line in verdict.lines:
         say(line)
     if not verdict.passed:
@@ -159,7 +160,8 @@ def check(name: str) -> int:
         say(f"\npassed, but not counted: just drill {name} --reset begins it")
         return 0
     took = f" in {minutes(time.time() - before.begun)}" if before.open and before.begun else ""
-    say(f"\npassed{took}; due again: {due(now, time.time())}; --show puts ours beside yours")
+    star = ", with the star for the edges" if verdict.star else ", short of the star for the edges"
+    say(f"\npassed{took}{star}; due again: {due(now, time.time())}; --show puts ours beside yours")
     return 0
 
 

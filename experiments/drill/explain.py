@@ -1,7 +1,8 @@
 """Say what is wrong with an answer's results: which part, axis, factor, term or option, and in which calls.
 
-A finding is a mistake that would explain the numbers of one call. The kind that explains most of the wrong calls is
-told, with a small call as the example.
+A finding is a mistake that would explain the numbers of one call. A cause, such as a factor, is named only where it
+explains every call that went wrong: of two numbers one is always some multiple of the other. The kind that then
+explains most of the wrong calls is told, with a small call as the example.
 """
 
 import inspect
@@ -37,6 +38,9 @@ class Case(NamedTuple):
     findings: list[Finding]
 
 
+UNNAMED = [Finding("values", "the values differ")]
+
+
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Say what is wrong with the calls that went wrong; no lines if none did."""
     first = [call for call in seen if call.number <= CALLS]
@@ -47,6 +51,7 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]
     if not wrong:
         return []
+    wrong = _drop_partial_causes(wrong)
     count = Counter(kind for case in wrong for kind in {f.kind for f in case.findings})
     first = [f.kind for case in wrong for f in case.findings]
     kind = max(count, key=lambda kind: (count[kind] * _weight(kind), -first.index(kind)))
@@ -66,14 +71,42 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     return [*lines, "", *example(case.call)]
 
 
+CAUSES = ("factor ", "constant", "missing ", "twice ", "sign", "step")
+"""how the kinds begin that say why, which numbers can suggest by chance"""
+
+
+def _drop_partial_causes(wrong: list[Case]) -> list[Case]:
+    """The cases without the causes that do not explain all of them; a single number, or a gradient, tells little."""
+    telling = [case for case in wrong if _numbers_of(case.call.ours) > 1 and not _gradient_alone(case)]
+    everywhere = set.intersection(*({_anywhere(f.kind) for f in case.findings} for case in telling or wrong))
+    if any(kind.startswith("factor ") and kind != "factor " for kind in everywhere):
+        everywhere.discard("factor ")
+    sums = 2 * sum("sums" in {f.kind for f in case.findings} for case in telling) >= len(telling)  # an axis of one does
+    kept = lambda f: _anywhere(f.kind) in everywhere if f.kind.startswith(CAUSES) else sums or f.kind != "sums"  # noqa: E731
+    return [case._replace(findings=[*filter(kept, case.findings)] or UNNAMED) for case in wrong]
+
+
+def _anywhere(kind: str) -> str:
+    """A kind without the part of the result that it was found in."""
+    return kind.partition(" result")[0]
+
+
+def _gradient_alone(case: Case) -> bool:
+    return all("gradient" in f.kind for f in case.findings)
+
+
+def _numbers_of(result: Any) -> int:
+    return sum(x.numel() if isinstance(x, Tensor) else 1 for _, x in leaves(result))
+
+
 def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
     """Put first, in each wrong case, the change of an argument with which ours gives the same wrong result."""
-    tried = _varied(wrong)[:GUESSES]
-    guesses = [asked_for(case.call, ours, signature) for case in tried]
+    tried = _varied([case for case in wrong if not isinstance(case.call.ours, Exception)])[:GUESSES]
+    guesses = [set(asked_for(case.call, ours, signature)) for case in tried]
     often = Counter(said for guess in guesses for said in guess)
     for case, guess in zip(tried, guesses, strict=True):
         said = max(guess, key=lambda said: often[said], default="")
-        if 2 * often[said] >= len(tried):  # a small call, or one with two axes of a size, can be explained by chance
+        if often[said] == len(tried):  # a small call, or one with two axes of a size, can be explained by chance
             case.findings.insert(0, Finding(f"as if {said}", f"yours is what comes out with {said}"))
 
 

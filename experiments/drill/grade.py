@@ -2,7 +2,9 @@
 
     python -m experiments.drill.grade NAME FILE VERDICT.json
 
-A test counts if it passed and called the answer. `launch` starts this, and ends it if it waits too long.
+A test counts if it passed and called the answer. The main thing is judged first, then the options, then the edges, up
+to the first test that fails. `launch` starts this in a process of its own, `warm` in a fork; either ends it if it waits
+too long.
 """
 
 import contextlib
@@ -51,10 +53,10 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
         recorder = Recorder(load(name, file, seconds, allow_torch=allow_torch), resolve_name(DRILLS[name].of))
     except Wrong as error:
         return Verdict(False, str(error).splitlines())
-    run = Run(recorder)
+    run = Run(recorder, DRILLS[name].stages)
     try:
         with timed(seconds):
-            status = run.tests(DRILLS[name].tests)
+            status = run.tests()
     except (OutOfTime, MemoryError) as error:
         run.error, status = error, 1
     verdict = _verdict(run, name, file, seconds, status)
@@ -71,26 +73,50 @@ def _verdict(run: "Run", name: str, file: Path, seconds: float, status: int) -> 
     if run.failed is not None:
         lines = run.said
         with contextlib.suppress(OutOfTime), timed(seconds):
-            lines = _explain(run, file, DRILLS[name].tests)
-        return Verdict(False, lines, run.counted)
+            lines = _explain(run, file)
+        return _refused(run, lines)
     if not run.counted:
         return Verdict(False, [f"no test went through your `{name}` (pytest ended with {status}): nothing is proved"])
-    return Verdict(True, [f"{run.counted} tests that hold ours hold yours"], run.counted)
+    said = f"{run.counted} tests that hold ours hold yours"
+    return Verdict(True, [*_right_so_far(run), said], run.counted, star=True)
+
+
+def _refused(run: "Run", lines: list[str]) -> Verdict:
+    """The verdict where a test failed: a pass, short of the star, if it was one of an edge."""
+    if run.stage == "main":
+        return Verdict(False, lines, run.counted)
+    is_edge = run.stage == "edges"
+    wanted = "for the star, an edge wants more:" if is_edge else "to pass, it has to do more:"
+    return Verdict(is_edge, [*_right_so_far(run), wanted, *lines], run.counted)
+
+
+def _right_so_far(run: "Run") -> list[str]:
+    """Say which stages are right, on how many calls."""
+    words = {"main": "right on ordinary input", "options": "with its options", "edges": "on its edges"}
+    done = run.cases if run.failed is None else {s: n for s, n in run.cases.items() if s != run.stage}
+    said = [f"{words[stage]} ({n} case{'s' * (n != 1)})" for stage, n in done.items()]
+    return [", ".join(said)] if said else []
 
 
 class Run:
     """A plugin of pytest that hands the answer to the tests, counts those that call it, and keeps the first failure."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder, self.counted, self.printed = recorder, 0, ""
+    def __init__(self, recorder: Recorder, stages: dict[str, tuple[str, ...]]) -> None:
+        self.recorder, self.stages, self.counted, self.printed = recorder, stages, 0, ""
+        self.stage = "main"
+        """of the test that ran last"""
+        self.cases: dict[str, int] = {}
+        """calls of the answer in the tests of each stage that passed"""
         self.failed: str | None = None
         self.said: list[str] = []
         self.error: BaseException | None = None
         self.raised: tuple[BaseException, Arguments] | None = None
         """the exception of the answer when the test failed, and the arguments of that call"""
 
-    def tests(self, ids: Sequence[str]) -> int:
-        """Run them up to the first failure; pytest's exit status."""
+    def tests(self, ids: Sequence[str] | None = None) -> int:
+        """Run them, or those of every stage, up to the first failure; pytest's exit status."""
+        if ids is None:
+            ids = [test for stage in self.stages.values() for test in stage]
         raises = pytest.raises
         any_words = patch.object(pytest, "raises", lambda *args, match=None, **options: raises(*args, **options))
         only_ours = patch.dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
@@ -114,6 +140,7 @@ class Run:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Any:
         self.recorder.calls, self.recorder.error = 0, None
+        self.stage = self._stage_of(item.nodeid)
         try:
             result = yield
         except BaseException as error:
@@ -121,8 +148,15 @@ class Run:
             title = item.name.removeprefix("test_").replace("_", " ")
             self.failed, self.said = item.nodeid, [f"{title}: {first_line(error)}"]
             raise
-        self.counted += self.recorder.calls > 0
+        if self.recorder.calls:
+            self.counted += 1
+            self.cases[self.stage] = self.cases.get(self.stage, 0) + self.recorder.calls
         return result
+
+    def _stage_of(self, nodeid: str) -> str:
+        """The stage of a test; a row names a case, or a test for all of its cases."""
+        test = nodeid.partition("[")[0]
+        return next((stage for stage, ids in self.stages.items() if nodeid in ids or test in ids), "main")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
@@ -131,14 +165,15 @@ class Run:
             self.failed, self.said = report.nodeid, [str(report.longrepr)[-400:]]
 
 
-def _explain(run: Run, file: Path, tests: Sequence[str]) -> list[str]:
-    """Say what is wrong: run the failing test with all its cases again, and compare each call with ours."""
+def _explain(run: Run, file: Path) -> list[str]:
+    """Say what is wrong: run the failing test, with its cases of that stage, again, and compare each call with ours."""
     if run.raised is not None and run.error is not None and _comes_from(run.raised[0], run.error):
         return _say_raised(*run.raised, file)
     assert run.failed is not None
     recorder, test = run.recorder, run.failed.partition("[")[0]
     recorder.comparing = True
-    Run(recorder).tests([case for case in tests if case.partition("[")[0] == test])
+    cases = [case for case in run.stages[run.stage] if case.partition("[")[0] == test]
+    Run(recorder, run.stages).tests(cases)
     try:
         lines = explain(recorder.seen, recorder.signature, recorder.ours)
     except Exception as error:  # an answer may return anything; that it is refused stands

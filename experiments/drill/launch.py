@@ -20,6 +20,8 @@ class Verdict(NamedTuple):
     """what is said"""
     tests: int = 0
     """how many passed and called the answer"""
+    star: bool = False
+    """whether the edges are right too"""
 
 
 def graded(
@@ -35,8 +37,12 @@ def graded(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, timeout=wall_seconds
             ).returncode
         except subprocess.TimeoutExpired:
-            return Verdict(False, [f"not done after {wall_seconds:g} s: does it wait for something?"])
+            return waits(wall_seconds)
         return read_verdict(out, status)
+
+
+def waits(seconds: float) -> Verdict:
+    return Verdict(False, [f"not done after {seconds:g} s: does it wait for something?"])
 
 
 def write_verdict(verdict: Verdict, out: Path) -> None:

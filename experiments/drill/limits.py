@@ -1,7 +1,6 @@
 """Limits on the time and the memory of an answer."""
 
 import contextlib
-import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,9 @@ class OutOfTime(BaseException):
 @contextlib.contextmanager
 def timed(seconds: float) -> Iterator[None]:
     """Raise OutOfTime after so many seconds of computing; a process that only waits is ended by `launch`."""
+    if not hasattr(signal, "setitimer"):  # on Windows `launch` alone ends an answer
+        yield
+        return
     signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
@@ -40,5 +42,7 @@ def limit_memory() -> None:
     """Allow `MEMORY` more than is mapped now: torch maps gigabytes that it never touches."""
     statm = Path("/proc/self/statm")
     if statm.exists():
+        import resource  # here, not above: Windows has none
+
         mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -1,5 +1,7 @@
 """The reader's attempts, a line of JSON per event, in a file of the user; everything else is computed from it.
 
+An event is of a drill, `softmax`, or of another task of `just learn`, `question:softmax`.
+
 A line is appended whole or, in a crash, cut off. Lines that cannot be read are passed over, and so are fields and
 events of a later version. Nothing is ever rewritten, so that no version loses what another wrote.
 """
@@ -39,6 +41,8 @@ class Standing(NamedTuple):
     """days from the last pass until it is due"""
     due: float | None = None
     """when it is due again"""
+    star: bool = False
+    """whether the edges were right too in the last pass"""
 
 
 def file() -> Path:
@@ -48,7 +52,7 @@ def file() -> Path:
 
 
 def record(drill: str, event: str, **details: Any) -> None:
-    """Append "start", "check" or "hint"."""
+    """Append "start", "check", "hint", "skip" or "place"."""
     append(event, drill=drill, **details)
 
 
@@ -102,17 +106,20 @@ def _after(was: Standing, event: dict[str, Any]) -> Standing:
             return was._replace(begun=at, hints=0, open=True)
         case "hint":
             return was._replace(hints=was.hints + 1)
+        case "skip":
+            return was._replace(open=False)
         case "check":
             was = was._replace(attempts=was.attempts + 1)
+            star = event.get("star", True) is True  # what has none was written before there were stars
             if event.get("passed") is not True or not was.open or was.begun is None:
-                return was
+                return was._replace(star=was.star or (bool(was.passes) and event.get("passed") is True and star))
             seconds = max(at - was.begun, 0.0)
             best = seconds if was.best is None else min(was.best, seconds)
             early = was.due is not None and at < was.due
             interval = was.interval if early else max(1.0, GROWTH * was.interval)
             interval = 1.0 if was.hints else interval
             return was._replace(
-                passes=was.passes + 1, best=best, open=False, interval=interval, due=at + DAY * interval
+                passes=was.passes + 1, best=best, open=False, interval=interval, due=at + DAY * interval, star=star
             )
     return was
 

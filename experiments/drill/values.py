@@ -84,9 +84,14 @@ def is_close(a: float, b: float) -> bool:
 
 
 def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
-    """The name of a number of the problem, "" if it has none: a size, a root of one, an option."""
+    """The first of `names_of`, "" if there is none."""
+    return next(iter(names_of(value, given, signature)), "")
+
+
+def names_of(value: float, given: dict[str, Any], signature: inspect.Signature, within: float = 1e-5) -> list[str]:
+    """The names of a number of the problem: a size, a root of one, an option; one half may be p, and 1 - p too."""
     if is_close(value, 100):
-        return "that of a percentage"
+        return ["that of a percentage"]
     known: dict[str, float] = {}
     for parameter, x in given.items():
         if isinstance(x, Tensor) and parameter in signature.parameters:
@@ -113,11 +118,12 @@ def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -
         "√(({} - 1) / {})": lambda n: math.sqrt((n - 1) / n),
         "{}²": lambda n: n * n,
     }
+    found = []
     for form, f in forms.items():
         for name, n in known.items():
             try:
-                if not is_close(value, 1) and is_close(f(n), value):
-                    return form.replace("{}", name)
+                if not is_close(value, 1) and math.isclose(f(n), value, rel_tol=within, abs_tol=1e-9):
+                    found.append(form.replace("{}", name))
             except (ValueError, ZeroDivisionError):
                 continue
-    return ""
+    return found

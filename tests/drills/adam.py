@@ -25,7 +25,7 @@ WRONG = {
         "mean[name]",
         "square[name] / (1 - b2 ** t.double())",
         "square[name]",
-        "factor",
+        "result[1] is right; result[0] is not",
     ),
     "1 - βᵗ in float32": (
         "(1 - b1 ** t.double())",
@@ -48,6 +48,6 @@ WRONG = {
         'flat["g"][name]',
         "p - lr * m",
         "p - lr * weight_decay * p - lr * m",
-        "where `weight_decay` is not 0.0",
+        "`weight_decay=0.0`, as far as result[1] goes",
     ),
 }

@@ -20,7 +20,7 @@ def torchs(boxes1, boxes2):
 
 WRONG = {
     "a negative overlap of both axes": (".clamp(min=0)", "", "wrong"),
-    "what is shared counts twice": (" - shared", "", "off by a constant factor"),
+    "what is shared counts twice": (" - shared", "", "wrong in"),
     "pair by pair": (
         "boxes1[:, None, :2], boxes2[None, :, :2]",
         "boxes1[:1, None, :2], boxes2[None, :, :2]",

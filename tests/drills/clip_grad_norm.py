@@ -31,7 +31,7 @@ WRONG = {
         "factor",
     ),
     "the norm after clipping": ("grads), norm", "grads), norm * scale", "result[1]"),
-    "no root": (".norm()", ".square().sum()", "off by a constant factor"),
+    "no root": (".norm()", ".square().sum()", "result[1] is not"),
     "entry by entry": ("lambda g: scale * g", "lambda g: g.clamp(-max_norm, max_norm)", "result[0]"),
     "in place": ("lambda g: scale * g", "lambda g: g.mul_(scale)", "in place"),
 }

@@ -26,7 +26,7 @@ def torchs(input, target, weight=None, *, ignore_index=-100, reduction="mean", l
 
 
 WRONG = {
-    "mean over the ignored too": ("loss.sum() / counted.sum()", "loss.mean()", "a number where NaN"),
+    "mean over the ignored too": ("loss.sum() / counted.sum()", "loss.mean()", 'with `reduction="mean"`'),
     "classes in the last axis": (
         "torch.exp(input - top).sum(1, keepdim=True)",
         "torch.exp(input - top).sum(-1, keepdim=True)",

@@ -27,7 +27,11 @@ WRONG = {
         "result[1]",
     ),
     "in place": ("new[name] = p - lr * move", "new[name] = p.sub_(lr * move)", "in place"),
-    "dampened": ('momentum * flat["v"][name] + g', 'momentum * flat["v"][name] + (1 - momentum) * g', "factor"),
+    "dampened": (
+        'momentum * flat["v"][name] + g',
+        'momentum * flat["v"][name] + (1 - momentum) * g',
+        "where `momentum` is not 0.0",
+    ),
     "decay forgotten": ('flat["g"][name] + weight_decay * p', 'flat["g"][name]', "`weight_decay=0.0`"),
     "the old velocity moves": (
         'flat["v"][name] + g\n        velocity[name] = v',

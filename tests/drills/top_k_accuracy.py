@@ -15,7 +15,7 @@ def top_k_accuracy(input, target, k, *, ignore_index=-100):
 WRONG = {
     "the kth alone": ("[:, :k]", "[:, k - 1 : k]", "wrong in"),
     "one too many": ("[:, :k]", "[:, : k + 1]", "differ"),
-    "the ignored divide too": ("/ counted.sum()", "/ counted.numel()", "factor"),
+    "the ignored divide too": ("/ counted.sum()", "/ counted.numel()", "a number where NaN"),
     "of equal scores the higher class": (
         "input.sort(dim=1, descending=True, stable=True).indices[:, :k]",
         "input.sort(dim=1, stable=True).indices.flip(1)[:, :k]",

@@ -9,7 +9,7 @@ def warmup_schedule(step, *, lr, warmup_steps):
 
 
 WRONG = {
-    "begins at 0": ("torch.as_tensor(step) + 1", "torch.as_tensor(step)", "factor"),
+    "begins at 0": ("torch.as_tensor(step) + 1", "torch.as_tensor(step)", "where `warmup_steps` is not below `step`"),
     "never stops": (
         "torch.minimum((torch.as_tensor(step) + 1) / warmup_steps, torch.ones(()))",
         "(torch.as_tensor(step) + 1) / warmup_steps",
@@ -18,7 +18,7 @@ WRONG = {
     "upside down": (
         "(torch.as_tensor(step) + 1) / warmup_steps",
         "warmup_steps / (torch.as_tensor(step) + 1)",
-        "factor",
+        "wrong in 27 of 30 calls",
     ),
-    "no warm-up": ("share * lr", "torch.as_tensor(lr) + 0 * share", "factor"),
+    "no warm-up": ("share * lr", "torch.as_tensor(lr) + 0 * share", "where `warmup_steps` is not below `step`"),
 }

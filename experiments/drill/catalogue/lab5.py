@@ -20,11 +20,7 @@ DRILLS = {
         "fn.detection.boxes:nms",
         "Lab 5 · boxes",
         2,
-        (
-            *cases(f"{BOXES}test_nms_is_torchvisions_on_a_thousand_sets", "the first"),
-            f"{BOXES}test_boxes_without_an_area_strike_nobody_out",
-            *cases(f"{BOXES}test_nms_refuses_nan", "0", "1"),
-        ),
+        cases(f"{BOXES}test_nms_is_torchvisions_on_a_thousand_sets", "the first"),
         (
             "Best first. A box that is struck out strikes nobody out itself.",
             "sort(descending=True, stable=True): of equal scores the earlier box is the better one.",
@@ -32,6 +28,10 @@ DRILLS = {
         ),
         ("nms", "batched_nms", "fn.detection.boxes.nms_naive"),
         ("box_iou",),
+        edges=(
+            f"{BOXES}test_boxes_without_an_area_strike_nobody_out",
+            *cases(f"{BOXES}test_nms_refuses_nan", "0", "1"),
+        ),
     ),
     "batched_nms": Drill(
         "fn.detection.boxes:batched_nms",
@@ -76,15 +76,15 @@ DRILLS = {
         "fn.detection.anchors:match_anchors",
         "Lab 5 · anchors",
         3,
-        (
-            f"{BOXES}test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold",
-            f"{BOXES}test_where_two_objects_want_one_anchor_the_later_has_it",
-            f"{BOXES}test_an_object_that_overlaps_no_anchor_has_none",
-        ),
+        (f"{BOXES}test_matching_is_the_best_anchor_of_each_object_and_all_above_the_threshold",),
         (
             "Two rules: an anchor takes the object it overlaps most, if by enough; an object takes its best anchor.",
             "The second rule goes before the first. What is not present must not win a maximum: overlap -1.",
             "Under vmap, index with no numbers of Python: one_hot of the best anchors, then a maximum over objects.",
+        ),
+        edges=(
+            f"{BOXES}test_where_two_objects_want_one_anchor_the_later_has_it",
+            f"{BOXES}test_an_object_that_overlaps_no_anchor_has_none",
         ),
     ),
     "average_precision": Drill(
@@ -93,7 +93,6 @@ DRILLS = {
         3,
         (
             f"{BOXES}test_average_precision_by_hand",
-            f"{BOXES}test_the_perfect_and_the_empty_detector",
             *cases(f"{BOXES}test_average_precision_is_pycocotools_on_300_cases", "the first"),
         ),
         (
@@ -103,5 +102,6 @@ DRILLS = {
         ),
         (),
         ("RECALLS",),
+        edges=(f"{BOXES}test_the_perfect_and_the_empty_detector",),
     ),
 }

@@ -18,12 +18,7 @@ DRILLS = {
         "fn.data.loader:batches",
         "Lab 6 · data",
         2,
-        (
-            f"{DATA}test_a_pass_visits_every_example_once",
-            f"{DATA}test_an_epoch_can_begin_at_any_batch",
-            f"{DATA}test_every_example_has_a_key_of_its_own_in_every_epoch",
-            f"{DATA}test_augmentation_without_a_seed_is_refused",
-        ),
+        (f"{DATA}test_a_pass_visits_every_example_once",),
         (
             "epoch_order(n, seed=…, epoch=…) is the order; without a seed it is the split's own.",
             "Tensor.split cuts the order into batches, the last one shorter; `start` counts batches.",
@@ -31,5 +26,10 @@ DRILLS = {
         ),
         (),
         ("epoch_order", "Gather"),
+        options=(
+            f"{DATA}test_an_epoch_can_begin_at_any_batch",
+            f"{DATA}test_every_example_has_a_key_of_its_own_in_every_epoch",
+        ),
+        edges=(f"{DATA}test_augmentation_without_a_seed_is_refused",),
     ),
 }

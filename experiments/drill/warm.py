@@ -1,0 +1,170 @@
+"""A process that has torch and the tests of a drill in memory, and forks for each grade: a second, not ten.
+
+    python -m experiments.drill.warm        a job per line of stdin, as JSON; a verdict per line of stdout
+
+`Grader` starts it and asks it. An answer runs in the fork alone: it can hang, fill the memory or crash there, and the
+next grade begins from the same clean process. Where there is no fork, on Windows, `Grader` falls back on `launch`.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from experiments.drill import launch
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.launch import ROOT, WALL_SECONDS, Verdict, read_verdict, write_verdict
+from experiments.drill.limits import CPU_SECONDS
+
+IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
+"""before the forks, so that no fork has to"""
+WATCHED_SECONDS = 100.0
+"""of waiting for an answer while somebody watches"""
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import and use once what each fork would have to: torch, torch.func, Hypothesis and our functions."""
+    import torch
+    from hypothesis import given, strategies
+    from torch.func import grad, vmap
+
+    torch.set_num_threads(1)
+    grad(lambda x: vmap(lambda y: y * y)(x).sum())(torch.ones(2))
+    given(strategies.integers())(lambda _: None)()
+    for module in (*IMPORTED_BY_TESTS, "experiments.drill.grade", *(DRILLS[n].of.partition(":")[0] for n in names)):
+        importlib.import_module(module)
+    _freeze()
+
+
+def rehearse(name: str) -> None:
+    """Grade our own function here: the tests of the drill are then imported, and what they use has been used once."""
+    from experiments.drill.grade import Run
+    from experiments.drill.recorder import Recorder
+
+    ours = resolve_name(DRILLS[name].of)
+    Run(Recorder(ours, ours), DRILLS[name].stages).tests()
+    _freeze()
+
+
+def _freeze() -> None:
+    """Take all that is loaded from the collector: it would go through it in each fork, and so copy it."""
+    gc.collect()
+    gc.freeze()
+
+
+def forked(
+    name: str,
+    file: Path,
+    *,
+    allow_torch: bool = False,
+    seconds: float = CPU_SECONDS,
+    wall_seconds: float = WALL_SECONDS,
+) -> Verdict:
+    """The verdict on the answer in `file`, graded in a fork of this process; `import_all` comes before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "verdict.json"
+        # said, not left to the default: since Python 3.14 that is a process without what is in memory here
+        process = multiprocessing.get_context("fork").Process(
+            target=_grade, args=(name, file, out, allow_torch, seconds)
+        )
+        process.start()
+        process.join(wall_seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return launch.waits(wall_seconds)
+        return read_verdict(out, process.exitcode)
+
+
+def _grade(name: str, file: Path, out: Path, allow_torch: bool, seconds: float) -> None:
+    from experiments.drill import grade, limits
+
+    limits.limit_memory()
+    write_verdict(grade.grade(name, file, allow_torch=allow_torch, seconds=seconds), out)
+
+
+class Grader:
+    """A warm process, started at once and ready after some seconds, which the reader spends on writing."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def warm(self, name: str) -> None:
+        """Begin to load what the drill needs; returns at once."""
+        self._send({"warm": name})
+
+    def graded(self, name: str, file: Path) -> Verdict:
+        """The verdict on the answer in `file`; by `launch` if there is no warm process, or it died."""
+        self._send({"name": name, "file": str(file.resolve())})
+        if self.process is not None and self.process.stdout is not None:
+            with contextlib.suppress(OSError, ValueError):
+                return Verdict(**json.loads(self.process.stdout.readline()))
+        self.close()
+        return launch.graded(name, file)
+
+    def _send(self, job: dict[str, str]) -> None:
+        if "fork" not in multiprocessing.get_all_start_methods():
+            return
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "experiments.drill.warm"],
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for who asks
+            )
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it died; `graded` finds no verdict
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # an answer that is being graded too
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self.process = None
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what an answer prints is no verdict
+    import_all([])
+    rehearsed: set[str] = set()
+    for line in sys.stdin:
+        job = json.loads(line)
+        name = job.get("warm") or job["name"]
+        if name not in rehearsed:
+            rehearsed.add(name)
+            rehearse(name)
+        if "file" in job:
+            verdict = forked(name, Path(job["file"]), wall_seconds=WATCHED_SECONDS)
+            print(json.dumps(verdict._asdict()), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

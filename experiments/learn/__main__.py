@@ -1,0 +1,92 @@
+"""Say what is due, watch its file, and judge it on saving: python -m experiments.learn
+
+The first run asks a question per concept, to find what was forgotten. In a pipe it says what is due, and ends.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import tyro
+
+from experiments.drill import progress
+from experiments.drill.__main__ import say
+from experiments.drill.launch import Verdict
+from experiments.learn.concepts import CONCEPTS
+from experiments.shared import cli
+from experiments.shared.show import print_anything
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True)
+class Config:
+    progress: Flag = False
+    """seconds and first tries per concept, over weeks, in place of a task"""
+    out: Path = Path("runs/progress")
+    """the folder for the picture of --progress"""
+
+
+def main(config: Config) -> int:
+    if config.progress:
+        from experiments.learn import fluency
+
+        cli.prepare(config.out)
+        fluency.show(list(progress.events()), time.time(), config.out)
+        return 0
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return list_due()
+    return watch()
+
+
+def list_due() -> int:
+    """Print what is due and what comes first."""
+    from experiments.learn.kinds import kinds
+    from experiments.learn.schedule import due_concepts, is_placed, next_task
+
+    events, now = list(progress.events()), time.time()
+    if not is_placed(events):
+        say("first, in a terminal: just learn asks a question per concept, about ten minutes")
+        return 0
+    due = due_concepts(events, now)
+    say("due: " + (", ".join(CONCEPTS[name].title for name in due) or "nothing"))
+    found = next_task(events, now, kinds(lambda name, file: Verdict(False, [])))
+    if found:
+        say(f"first: {found.task} ({found.why})")
+    return 0
+
+
+def watch() -> int:
+    """The loop in a terminal, a warm grader beside it."""
+    from experiments.drill.catalogue import DRILLS
+    from experiments.drill.warm import Grader
+    from experiments.learn.keys import keys
+    from experiments.learn.kinds import kinds
+    from experiments.learn.loop import Desk, learn, place
+    from experiments.learn.schedule import is_placed
+
+    with Grader() as grader, keys() as key:
+        desk = Desk(key, time.time, say, kinds(grader.graded), lambda t: grader.warm(t) if t in DRILLS else None)
+        if is_placed(list(progress.events())) or place(desk):
+            learn(desk)
+    return 0
+
+
+def run() -> NoReturn:
+    print_anything()
+    try:
+        status = main(cli.parse_flags(Config, sys.argv[1:]))
+    except cli.UsageError as error:
+        cli.fail(2, str(error))
+    except KeyboardInterrupt:
+        cli.fail(130, "interrupted")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        cli.fail(1, f"{where}{error.strerror or error}")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

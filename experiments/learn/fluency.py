@@ -1,0 +1,85 @@
+"""Fluency over weeks: seconds to a pass and the share passed at the first try, per concept, as table and picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from experiments.drill.progress import DAY
+from experiments.learn.concepts import CONCEPTS, concept_of
+from experiments.learn.schedule import Event, Try, cards, tries
+from experiments.shared.show import console, spark, table
+
+WEEK = 7 * DAY
+
+
+class Week(NamedTuple):
+    seconds: float | None
+    """the median of those that passed; None if none did"""
+    first: float
+    """the share passed at the first try, without a hint"""
+    tries: int
+
+
+def weeks(ended: Sequence[Try], began: float) -> dict[str, dict[int, Week]]:
+    """{concept: {weeks since `began`: Week}}"""
+    sorted_: dict[str, dict[int, list[Try]]] = {}
+    for t in ended:
+        concept = concept_of(t.task)
+        if concept:
+            sorted_.setdefault(concept, {}).setdefault(int((t.at - began) // WEEK), []).append(t)
+    return {c: {w: _week(of) for w, of in sorted(by.items())} for c, by in sorted_.items()}
+
+
+def _week(of: list[Try]) -> Week:
+    passed = [t.seconds for t in of if t.passed]
+    return Week(median(passed) if passed else None, sum(t.first_try for t in of) / len(of), len(of))
+
+
+def show(events: list[Event], now: float, out: Path) -> None:
+    """Print a row per concept, and draw the weeks into out/fluency.png."""
+    ended = tries(events)
+    if not ended:
+        console.print("nothing has been passed or skipped yet: just learn begins", markup=False, soft_wrap=True)
+        return
+    found, due = weeks(ended, ended[0].at), cards(events)
+    rows = []
+    for name in CONCEPTS:
+        if name in found:
+            by = list(found[name].values())
+            times = [w.seconds for w in by if w.seconds is not None]
+            all_ = [t for t in ended if concept_of(t.task) == name]
+            first = sum(t.first_try for t in all_) / len(all_)
+            days = (due[name].due.timestamp() - now) / DAY
+            curve = spark(times, 8) if len(times) > 1 else ""
+            last = _clock(times[-1]) if times else "-"
+            rows.append((name, str(len(all_)), last, curve, f"{first:.0%}", "now" if days <= 0 else f"{days:.0f} d"))
+    table("Fluency", ("concept", "tries", "time", "weeks", "first try", "due"), rows)
+    console.print(f"\n{draw(found, out)}", markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def draw(found: dict[str, dict[int, Week]], out: Path) -> Path:
+    """Two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    times, firsts = figure.subplots(2, 1, sharex=True)
+    for concept, by in found.items():
+        timed = {w: week.seconds for w, week in by.items() if week.seconds is not None}
+        times.plot([*timed], [*timed.values()], marker="o", label=concept)
+        firsts.plot([*by], [week.first for week in by.values()], marker="o")
+    times.set(title="Faster from week to week? Seconds from the start to a pass", ylabel="seconds", yscale="log")
+    firsts.set(title="Right at once, without a hint: share of tries", xlabel="week", ylabel="share", ylim=(-0.05, 1.05))
+    firsts.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper", fontsize="small")
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "fluency.png", dpi=120)
+    return out / "fluency.png"

@@ -1,0 +1,201 @@
+"""The kinds of task: the file that each begins with, its place, and who judges it.
+
+A task is named KIND:NAME, a drill by its name alone. A kind is three functions: `begin(name)` is the text that the file
+begins with, `place(name)` where it lies, `judge(name, file)` a Judgement. A module with these three whose `judge`
+returns what is wrong, in lines, becomes a kind by `of_module`.
+"""
+
+import importlib
+import random
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from experiments.drill import __main__ as drill
+from experiments.drill import cut
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.launch import Verdict
+from experiments.gallery.failures import Failure, gallery
+from experiments.learn.concepts import case
+from experiments.learn.questions import QUESTIONS
+
+
+class Judgement(NamedTuple):
+    passed: bool
+    lines: list[str]
+    star: bool = True
+
+
+class Kind(NamedTuple):
+    begin: Callable[[str], str]
+    place: Callable[[str], Path]
+    judge: Callable[[str, Path], Judgement]
+    hints: Callable[[str], tuple[str, ...]]
+    difference: Callable[[str], Any]
+    """prints ours beside theirs"""
+
+
+def kinds(graded: Callable[[str, Path], Verdict]) -> dict[str, Kind]:
+    """Every kind by the name before the colon, "" for drills, which `graded` grades."""
+    return {
+        "": Kind(cut.cut, drill.place, _by(graded), lambda name: DRILLS[name].hints, drill.show),
+        "question": Kind(begin_question, place_question, judge_question, _no_hints, lambda _: None),
+        "failure": Kind(begin_failure, place_failure, judge_failure, find_failure, lambda _: None),
+        "shape": Kind(begin_shape, place_shape, judge_shape, shape_hints, lambda _: None),
+        **_others(),
+    }
+
+
+def _others() -> dict[str, Kind]:
+    """Bugs to fix and old idioms to rewrite; a module that is not there has none."""
+    found = {}
+    for kind, module in {"bug": "experiments.gallery.mine", "rewrite": "experiments.since.rewrite"}.items():
+        try:
+            found[kind] = of_module(importlib.import_module(module))
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+def of_module(module: ModuleType) -> Kind:
+    """A kind from a module's begin(name) -> str, place(name) -> Path and judge(name, path) -> list[str]."""
+
+    def judge(name: str, file: Path) -> Judgement:
+        lines = module.judge(name, file)
+        return Judgement(not lines, lines or ["right"])
+
+    return Kind(module.begin, module.place, judge, _no_hints, lambda _: None)
+
+
+def _no_hints(_: str) -> tuple[str, ...]:
+    return ()
+
+
+# Drills.
+
+
+def _by(graded: Callable[[str, Path], Verdict]) -> Callable[[str, Path], Judgement]:
+    def judge(name: str, file: Path) -> Judgement:
+        verdict = graded(name, file)
+        return Judgement(verdict.passed, verdict.lines, verdict.star)
+
+    return judge
+
+
+# Questions: a file with the question, and a line to complete.
+
+ANSWER = "answer = "
+
+
+def _ask(lines: list[str]) -> str:
+    """The text of a question's file."""
+    text = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return f"{text}\n# Write it below, and save the file.\n{ANSWER}\n"
+
+
+def answer_in(file: Path) -> str:
+    """What stands behind the last `answer =`."""
+    found = re.findall(r"^\s*answer\s*=[ \t]*(.*)$", file.read_text(errors="replace"), re.MULTILINE)
+    return found[-1].split("#")[0].strip().strip("'\"") if found else ""
+
+
+def _numbered(choices: list[str]) -> list[str]:
+    return ["", *(f"{number}  {choice}" for number, choice in enumerate(choices, start=1))]
+
+
+def _judge_choice(given: str, right: int, why: str) -> Judgement:
+    if given not in ("1", "2", "3", "4"):
+        return Judgement(False, ["write 1, 2, 3 or 4"])
+    return Judgement(int(given) == right, [f"right: {why}" if int(given) == right else "no: look again"])
+
+
+def place_question(name: str) -> Path:
+    return drill.FOLDER / "questions" / f"{name}.py"
+
+
+def begin_question(name: str) -> str:
+    q = QUESTIONS[name]
+    return _ask(["What does this print?", "", *q.code.splitlines(), *_numbered([*q.choices])])
+
+
+def judge_question(name: str, file: Path) -> Judgement:
+    q = QUESTIONS[name]
+    return _judge_choice(answer_in(file), q.right, q.why)
+
+
+# Failures of the gallery, under names that give nothing away: a symptom, four causes.
+
+
+def failure_of(name: str) -> Failure:
+    """The failure of that case."""
+    return next(f for f in gallery().values() if case(f.name) == name)
+
+
+def place_failure(name: str) -> Path:
+    return drill.FOLDER / "questions" / f"{name}.py"
+
+
+def causes(failure: Failure) -> list[str]:
+    """The titles of four failures, the right one among them; the others are of its kind as far as possible."""
+    rng = random.Random(failure.name)
+    others = [f for f in gallery().values() if f.name not in failure.akin | {failure.name}]
+    rng.shuffle(others)
+    others.sort(key=lambda f: f.kind != failure.kind)
+    titles = [failure.title, *(f.title for f in others[:3])]
+    rng.shuffle(titles)
+    return titles
+
+
+def begin_failure(name: str) -> str:
+    failure = failure_of(name)
+    symptom = textwrap.wrap(failure.symptom, 76)
+    return _ask(["Which cause has this symptom?", "", *symptom, *_numbered(causes(failure))])
+
+
+def judge_failure(name: str, file: Path) -> Judgement:
+    failure = failure_of(name)
+    right = causes(failure).index(failure.title) + 1
+    return _judge_choice(answer_in(file), right, f"{failure.parts['Cause']} just break {failure.name} runs it.")
+
+
+def find_failure(name: str) -> tuple[str, ...]:
+    return (failure_of(name).parts["Expect"], failure_of(name).parts["Find"])
+
+
+# Shapes: the arithmetic of Lab 1.
+
+
+def place_shape(name: str) -> Path:
+    return drill.FOLDER / "questions" / f"shape_{name}.py"
+
+
+def shape_of(name: str) -> tuple[dict[str, int], int]:
+    """The sizes of a convolution, drawn from the name, and the side of what it gives."""
+    rng = random.Random(name)
+    s = {"image": rng.randrange(16, 65), "kernel": rng.choice([3, 5, 7]), "stride": rng.choice([1, 2, 3])}
+    s |= {"padding": rng.randrange(0, 4), "dilation": rng.choice([1, 1, 2])}
+    span = s["dilation"] * (s["kernel"] - 1) + 1
+    return s, (s["image"] + 2 * s["padding"] - span) // s["stride"] + 1
+
+
+def begin_shape(name: str) -> str:
+    sizes, _ = shape_of(name)
+    given = ", ".join(f"{what} {n}" for what, n in sizes.items())
+    return _ask(["A convolution, the same along both axes:", f"  {given}", "How long is the side of the result?"])
+
+
+def judge_shape(name: str, file: Path) -> Judgement:
+    s, side = shape_of(name)
+    given = answer_in(file)
+    if not given.isdigit():
+        return Judgement(False, ["write a whole number"])
+    span = s["dilation"] * (s["kernel"] - 1) + 1
+    sum_ = f"⌊({s['image']} + 2·{s['padding']} - {span}) / {s['stride']}⌋ + 1 = {side}"
+    return Judgement(int(given) == side, [f"right: {sum_}" if int(given) == side else "no"])
+
+
+def shape_hints(_: str) -> tuple[str, ...]:
+    return ("A dilated kernel spans d·(k - 1) + 1.", "⌊(n + 2p - span) / s⌋ + 1")

@@ -1,0 +1,172 @@
+"""The watching loop: one task after the other, its file judged whenever it is saved."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.drill import progress
+from experiments.drill.__main__ import shown
+from experiments.learn.concepts import CONCEPTS, all_needs, hardest_first
+from experiments.learn.keys import KeyReader
+from experiments.learn.kinds import Judgement, Kind
+from experiments.learn.mistakes import named
+from experiments.learn.questions import QUESTIONS
+from experiments.learn.schedule import PLACED, next_task
+
+POLL = 0.1
+"""seconds between two looks at the file"""
+PLACEMENT_SECONDS = 600.0
+KEYS = "h hint · s skip · d difference · q quit"
+
+
+class Desk(NamedTuple):
+    """What the loop sees of the world; a test has its own."""
+
+    key: KeyReader
+    now: Callable[[], float]
+    say: Callable[[str], None]
+    kinds: dict[str, Kind]
+    prepare: Callable[[str], None] = lambda task: None
+    """called with each task that begins, so that a grader can warm up"""
+
+
+def learn(desk: Desk) -> None:
+    """Lead from task to task until q, or until nothing is left."""
+    while found := next_task(list(progress.events()), desk.now(), desk.kinds):
+        desk.say(f"\n{found.task}  ({found.why})")
+        if work(desk, found.task, resumed=found.why == "under way") == "quit":
+            return
+    desk.say("nothing is due")
+
+
+def parts(desk: Desk, task: str) -> tuple[Kind, str]:
+    kind, _, name = task.rpartition(":")
+    return desk.kinds[kind], name
+
+
+def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
+    """Watch one task's file until it is passed, skipped or left: "next" or "quit"."""
+    kind, name = parts(desk, task)
+    desk.prepare(task)
+    file, hints, passed = kind.place(name), 0, False
+    if not resumed or not file.exists():
+        write(file, kind.begin(name))
+        progress.record(task, "start")
+    desk.say(f"{shown(file)} is yours to write; it is judged when you save it\n{KEYS}")
+    seen = stamp(file)
+    while True:
+        match desk.key(POLL):
+            case "q":
+                return "quit"
+            case "s":
+                if not passed:
+                    progress.record(task, "skip")
+                return "next"
+            case "\n" | "\r" | " " | "n" if passed:
+                return "next"
+            case "h":
+                hints = hint(desk, task, hints)
+            case "d":
+                kind.difference(name) if passed else desk.say("not before yours has passed")
+        now = stamp(file)
+        if now != seen and now is not None:
+            seen = now
+            passed = judge(desk, task, file) or passed
+
+
+def write(file: Path, text: str) -> None:
+    """Write the file that a task begins with; what stood there is kept as NAME.py.old."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        file.replace(file.with_name(f"{file.name}.old"))
+    file.write_text(text)
+
+
+def stamp(file: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is saved, in place or by another put in its place; None while there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def hint(desk: Desk, task: str, shown: int) -> int:
+    """Say the next hint; return how many were shown."""
+    kind, name = parts(desk, task)
+    hints = kind.hints(name)
+    if shown >= len(hints):
+        desk.say("there are no more hints" if hints else "there are no hints here")
+        return shown
+    progress.record(task, "hint")
+    desk.say(f"{shown + 1} of {len(hints)}: {hints[shown]}")
+    return shown + 1
+
+
+def judge(desk: Desk, task: str, file: Path) -> bool:
+    """Print the verdict on the file and record it; whether it passed."""
+    kind, name = parts(desk, task)
+    began = desk.now()
+    try:
+        judgement = kind.judge(name, file)
+    except OSError as error:  # gone again between two looks
+        judgement = Judgement(False, [f"{shown(file)} cannot be read: {error.strerror}"])
+    mistake = None if judgement.passed and judgement.star else named(judgement.lines)
+    progress.record(
+        task, "check", passed=judgement.passed, star=judgement.star, **({"mistake": mistake} if mistake else {})
+    )
+    desk.say("\n" + "\n".join(judgement.lines))
+    took = f"  ({desk.now() - began:.1f} s)"
+    if not judgement.passed:
+        desk.say(f"not yet{took}; save it again, or h for a hint")
+        return False
+    star = " ★" if judgement.star else ", without the star for the edges"
+    desk.say(f"passed{star}{took}; Enter goes on, d shows the difference to ours")
+    return True
+
+
+def place(desk: Desk) -> bool:
+    """The first minutes: one question per concept, the hardest first, none below what is known; False after q."""
+    known, asked, began = set[str](), set[str](), desk.now()
+    for event in progress.events():  # of a placement that was left
+        if event["event"] == "place":
+            asked.add(event["drill"].removeprefix("concept:"))
+            known |= {event["drill"].removeprefix("concept:")} if event.get("known") is True else set()
+    desk.say("Which of it is still there? One question per concept, the hardest first: what does this print?")
+    desk.say("1 to 4 answers, 0 says that you do not know, s ends the questions, q quits")
+    for concept in hardest_first():
+        if concept in asked or desk.now() - began > PLACEMENT_SECONDS:
+            continue
+        answer = pose(desk, concept)
+        if answer == "q":
+            return False
+        if answer == "s":
+            break
+        asked.add(concept)
+        right = answer == str(QUESTIONS[CONCEPTS[concept].question].right)
+        q = QUESTIONS[CONCEPTS[concept].question]
+        desk.say(f"{'right' if right else f'no, {q.right}'}: {q.why}")
+        progress.record(f"concept:{concept}", "place", known=right)
+        for needed in sorted(all_needs(concept) - asked) if right else ():
+            asked.add(needed)
+            known.add(needed)
+            progress.record(f"concept:{needed}", "place", known=True)
+        known |= {concept} if right else set()
+    progress.record(PLACED, "place")
+    gone = [CONCEPTS[c].title for c in CONCEPTS if c in asked - known]
+    desk.say(
+        f"\n{len(known)} of {len(CONCEPTS)} concepts are there"
+        + (f"; to begin with: {', '.join(gone)}" if gone else "")
+    )
+    return True
+
+
+def pose(desk: Desk, concept: str) -> str:
+    """Ask the question of a concept; the key that answers."""
+    q = QUESTIONS[CONCEPTS[concept].question]
+    desk.say(f"\n{CONCEPTS[concept].title}\n")
+    desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")
+    desk.say("\n".join(f"{number}  {choice}" for number, choice in enumerate(q.choices, start=1)))
+    while (key := desk.key(POLL)) not in ("0", "1", "2", "3", "4", "q", "s"):
+        continue
+    return key

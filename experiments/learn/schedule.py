@@ -1,0 +1,199 @@
+"""What is due: FSRS spaces the concepts, and the last named mistake goes before all.
+
+Everything is computed from the events that `experiments.drill.progress` keeps.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.progress import DAY
+from experiments.learn.concepts import CONCEPTS, case, concept_of, failures_of, rewrites
+from experiments.learn.mistakes import MISTAKES, remedies
+
+if TYPE_CHECKING:
+    from fsrs import Card
+
+Event = dict[str, Any]
+REMEMBERED = 14 * DAY
+"""seconds for which a mistake calls for its remedies"""
+MISTAKES_AT_ONCE = 2
+"""the latest ones; what was made before comes back by its concept"""
+
+
+class Try(NamedTuple):
+    """One task from its beginning to a pass, or to where it was skipped."""
+
+    task: str
+    at: float
+    """when it ended"""
+    seconds: float
+    checks: int
+    hints: int
+    passed: bool
+    star: bool = False
+
+    @property
+    def first_try(self) -> bool:
+        return self.passed and self.checks == 1 and not self.hints
+
+    @property
+    def rating(self) -> str:
+        """One of FSRS's four, from tries, hints and time."""
+        usual = 60.0 * 2 ** (DRILLS[self.task].difficulty if self.task in DRILLS else 0)
+        if not self.passed or self.hints >= 3 or self.checks > 5:
+            return "Again"
+        if self.hints or self.checks > 2:
+            return "Hard"
+        return "Easy" if self.checks == 1 and self.seconds <= usual else "Good"
+
+
+def tries(events: Iterable[Event]) -> list[Try]:
+    """Every try that has ended, in order."""
+    open_: dict[str, list[Event]] = {}
+    ended = []
+    for event in events:
+        task, what = event["drill"], event["event"]
+        if what == "start":
+            open_[task] = [event]
+        elif task in open_:
+            open_[task].append(event)
+            passed = what == "check" and event.get("passed") is True
+            if passed or what == "skip":
+                since = open_.pop(task)
+                kinds = [e["event"] for e in since]
+                seconds = max(event["at"] - since[0]["at"], 0.0)
+                star = event.get("star", True) is True
+                counts = kinds.count("check"), kinds.count("hint")
+                ended.append(Try(task, event["at"], seconds, *counts, passed, star))
+    return ended
+
+
+def cards(events: list[Event]) -> "dict[str, Card]":
+    """FSRS's card of every concept that was practised or placed."""
+    from fsrs import Card, Rating, Scheduler
+
+    scheduler = Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)  # days, and the same each time
+    reviews = [(t.at, concept_of(t.task), t.rating) for t in tries(events)]
+    reviews += [
+        (event["at"], concept_of(event["drill"]), "Good" if event.get("known") is True else "Again")
+        for event in events
+        if event["event"] == "place" and event["drill"] != PLACED
+    ]
+    found: dict[str, Card] = {}
+    for at, concept, rating in sorted(reviews, key=lambda review: review[0]):
+        if concept is not None:
+            when = datetime.fromtimestamp(at, UTC)
+            card = found.get(concept) or Card(card_id=1, due=when)
+            found[concept], _ = scheduler.review_card(card, Rating[rating], when)
+    return found
+
+
+PLACED = "placement"
+"""the task of the event that ends a placement"""
+
+
+def is_placed(events: list[Event]) -> bool:
+    """Whether the placement is over, or was made needless by passes."""
+    return any(e["drill"] == PLACED for e in events) or sum(t.passed for t in tries(events)) >= 5
+
+
+def due_concepts(events: list[Event], now: float) -> list[str]:
+    """The concepts that are due: those that a placement found forgotten, then the most overdue."""
+    forgotten = _forgotten(events)
+    due = {name: card.due.timestamp() for name, card in cards(events).items()}
+    late = sorted((at, name) for name, at in due.items() if at <= now and name not in forgotten)
+    return [*forgotten, *(name for _, name in late)]
+
+
+def _forgotten(events: list[Event]) -> list[str]:
+    """The concepts placed as forgotten and not passed since, the easiest first."""
+    last: dict[str, float] = {}
+    for event in events:
+        concept = concept_of(event["drill"])
+        if event["event"] == "place" and concept and event["drill"] != PLACED:
+            if event.get("known") is True:
+                last.pop(concept, None)
+            else:
+                last[concept] = event["at"]
+    for t in tries(events):
+        concept = concept_of(t.task)
+        if t.passed and concept in last and t.at >= last[concept]:
+            del last[concept]
+    return [name for name in CONCEPTS if name in last]
+
+
+def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
+    """(task, mistake) that the named mistakes call for and that was not ended since, the latest mistake first."""
+    made: dict[str, float] = {}
+    for event in events:
+        mistake = event.get("mistake")
+        if (
+            event["event"] == "check"
+            and isinstance(mistake, str)
+            and mistake in MISTAKES
+            and now - event["at"] < REMEMBERED
+        ):
+            made[mistake] = event["at"]
+    ended: dict[str, float] = {}
+    for t in tries(events):
+        ended[t.task] = t.at
+    found: dict[str, str] = {}
+    for mistake, at in sorted(made.items(), key=lambda item: -item[1])[:MISTAKES_AT_ONCE]:
+        for task in remedies(mistake):
+            if ended.get(task, 0.0) < at:
+                found.setdefault(task, mistake)
+    return list(found.items())
+
+
+def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
+    """What a concept can be practised with, drills first; the shape of a day is another each day."""
+    known, c = set(kinds), CONCEPTS[concept]
+    tasks = [*c.drills, f"question:{c.question}"]
+    for failure in failures_of(concept):
+        tasks += [f"{kind}:{case(failure)}" for kind in ("bug", "failure") if kind in known]
+    if concept == "convolution":
+        tasks.append(f"shape:{day}")
+    if concept == "idioms" and "rewrite" in known:
+        tasks = [*(f"rewrite:{name}" for name in rewrites()), *tasks]
+    return tasks
+
+
+class Next(NamedTuple):
+    task: str
+    why: str
+
+
+def under_way(events: list[Event]) -> str | None:
+    """The task begun last that has neither passed nor been skipped."""
+    open_: dict[str, float] = {}
+    for event in events:
+        if event["event"] == "start":
+            open_.pop(event["drill"], None)
+            open_[event["drill"]] = event["at"]
+        elif event["event"] == "skip" or (event["event"] == "check" and event.get("passed") is True):
+            open_.pop(event["drill"], None)
+    return next(reversed(open_), None)
+
+
+def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | None:
+    """What comes next: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
+    kinds = list(kinds)
+    last = {t.task: t.at for t in tries(events)}
+    open_ = under_way(events)
+    if open_ and open_.rpartition(":")[0] in kinds and (open_ in DRILLS or ":" in open_):
+        return Next(open_, "under way")
+    for task, mistake in pending_remedies(events, now):
+        if task.rpartition(":")[0] in kinds:
+            return Next(task, f"after a mistake: {mistake}")
+    seen, due = cards(events), due_concepts(events, now)
+    fresh = [name for name in CONCEPTS if name not in seen]
+    for concept, why in [*((c, "due") for c in due), *((c, "new") for c in fresh)]:
+        tasks = tasks_of(concept, kinds, int(now // DAY))
+        if tasks:
+            return Next(min(tasks, key=lambda task: last.get(task, 0.0)), f"{why}: {CONCEPTS[concept].title}")
+    never = [drill for concept in CONCEPTS.values() for drill in concept.drills if drill not in last]
+    return (
+        Next(min(never, key=lambda drill: DRILLS[drill].difficulty), "nothing is due: a new drill") if never else None
+    )

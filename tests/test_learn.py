@@ -1,0 +1,410 @@
+"""The watching loop, with a clock, keys and a grader of the test's own; what is due; a warm grader as it is."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments.drill import __main__ as drill
+from experiments.drill import cut, launch, progress, warm
+from experiments.drill.catalogue import DRILLS
+from experiments.drill.launch import Verdict
+from experiments.gallery.failures import gallery
+from experiments.learn import __main__ as learn
+from experiments.learn import concepts, fluency, loop, mistakes, schedule
+from experiments.learn.concepts import CONCEPTS
+from experiments.learn.kinds import Judgement, kinds, of_module, shape_of
+from experiments.learn.questions import QUESTIONS
+from experiments.shared import cli
+
+DAY = progress.DAY
+RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch, tmp_path) -> list[float]:
+    """Files of the test's own, and a clock that it moves."""
+    now = [1e9]
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(drill, "FOLDER", tmp_path / "drills")
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    return now
+
+
+def record(*events: tuple[str, str, dict]) -> None:
+    for task, event, details in events:
+        progress.record(task, event, **details)
+
+
+def passed(task: str, clock: list[float], seconds: float = 30.0, **details) -> None:
+    progress.record(task, "start")
+    clock[0] += seconds
+    progress.record(task, "check", **({"passed": True} | details))
+
+
+class Desk:
+    """A desk whose keys are a script: a letter, or a function that the reader does, such as to save a file."""
+
+    def __init__(self, script: Iterable[str | Callable[[], object]], graded=lambda name, file: Verdict(True, ["said"])):
+        self.script, self.lines = iter(script), list[str]()
+        self.desk = loop.Desk(self.key, time.time, self.lines.append, kinds(graded))
+
+    def key(self, _: float) -> str:
+        step = next(self.script, "q")
+        if callable(step):
+            step()
+            return ""
+        return step
+
+    @property
+    def said(self) -> str:
+        return "\n".join(self.lines)
+
+
+def save(file: Path, text: str) -> Callable[[], object]:
+    return lambda: file.write_text(text)
+
+
+def next_task(now: float) -> schedule.Next:
+    found = schedule.next_task(list(progress.events()), now, ["", "question", "failure", "shape"])
+    assert found is not None
+    return found
+
+
+# The tables.
+
+
+def test_every_drill_and_every_failure_has_a_concept_and_every_mistake_its_remedies():
+    tasks = [*DRILLS, *(f"failure:{concepts.case(name)}" for name in gallery())]
+    assert [task for task in tasks if concepts.concept_of(task) is None] == []
+    assert {c.question for c in CONCEPTS.values()} == set(QUESTIONS)
+    named = [task for name in mistakes.MISTAKES for task in mistakes.remedies(name)]
+    assert [task for task in named if concepts.concept_of(task) is None] == []
+    assert {m.failure for m in mistakes.MISTAKES.values()} <= {"", *gallery()}
+    assert {name for c in CONCEPTS.values() for name in c.failures} <= set(gallery())
+    assert len({concepts.case(name) for name in gallery()}) == len(gallery())
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_right_choice_of_a_question_is_what_its_code_prints(name):
+    question, printed = QUESTIONS[name], io.StringIO()
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(printed):
+        exec(question.code, {"torch": torch, "F": F})
+    assert printed.getvalue().strip() == question.answer
+    assert len(set(question.choices)) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ("sums to one along axis classes are expected; yours does along batch", "softmax over the wrong axis"),
+        ("the values are right, but no gradient reaches `bias`: is it detached?", "no gradient passes"),
+        ("NaN where a number is expected: 0 / 0, ∞ - ∞ or log of a negative?", "overflow"),
+        ("the term `bias` is missing: the difference is just that", "a term of the wrong sign, or missing"),
+        ("nothing is written yet below the signature of `relu`", None),
+    ],
+)
+def test_the_words_of_a_refusal_name_the_mistake(line, mistake):
+    assert mistakes.named([line, "", "given", "  x = dtype"]) == mistake
+
+
+def test_the_shapes_asked_for_are_torchs():
+    for name in map(str, range(20)):
+        s, side = shape_of(name)
+        x, weight = torch.zeros(1, 1, s["image"], s["image"]), torch.zeros(1, 1, s["kernel"], s["kernel"])
+        y = F.conv2d(x, weight, stride=s["stride"], padding=s["padding"], dilation=s["dilation"])
+        assert y.shape == (1, 1, side, side)
+
+
+# The loop.
+
+
+def test_a_file_is_judged_whenever_it_is_saved_until_it_passes(clock):
+    """Refused, hinted at, passed, shown."""
+    file = drill.place("relu")
+    graded = lambda name, path: Verdict("masked" in path.read_text(), [f"graded {name}"], star=True)  # noqa: E731
+    script = ["", "d", save(file, "wrong"), "h", "", save(file, RIGHT), "d", "\n"]
+    desk = Desk(script, graded)
+    assert loop.work(desk.desk, "relu") == "next"
+    assert desk.said.count("graded relu") == 2
+    assert "not before yours has passed" in desk.said
+    assert "not yet" in desk.said
+    assert f"1 of 3: {DRILLS['relu'].hints[0]}" in desk.said
+    assert "passed ★" in desk.said
+    [done] = schedule.tries(progress.events())
+    assert (done.checks, done.hints, done.passed, done.rating) == (2, 1, True, "Hard")
+
+
+def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is_under_way(clock):
+    file = drill.place("relu")
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    assert loop.work(Desk(["q"]).desk, "relu") == "quit"
+    assert file.read_text() == cut.cut("relu")
+    assert file.with_name("relu.py.old").read_text() == "mine"
+    file.write_text("half")
+    found = next_task(clock[0])
+    assert found == ("relu", "under way")
+    loop.work(Desk(["q"]).desk, "relu", resumed=True)
+    assert file.read_text() == "half"
+
+
+def test_a_skipped_task_is_no_longer_under_way(clock):
+    assert loop.work(Desk(["s"]).desk, "relu") == "next"
+    assert not progress.standings()["relu"].open
+    assert next_task(clock[0]).why != "under way"
+    assert [t.rating for t in schedule.tries(progress.events())] == ["Again"]
+
+
+def test_a_file_that_is_replaced_or_gone_for_a_moment_is_no_surprise():
+    file = drill.place("relu")
+
+    def replace() -> None:
+        file.with_name("new").write_text(RIGHT)
+        file.with_name("new").replace(file)
+
+    desk = Desk([lambda: file.unlink(), "", replace, "\n"])
+    assert loop.work(desk.desk, "relu") == "next"
+    assert desk.said.count("passed,") == 1
+
+
+def test_the_loop_leads_from_one_task_to_the_next_and_quits(clock):
+    desk = Desk(["s", "s", "q"])
+    loop.learn(desk.desk)
+    begun = [e["drill"] for e in progress.events() if e["event"] == "start"]
+    assert len(begun) == len(set(begun)) == 3
+
+
+def test_a_question_is_answered_in_its_file(clock):
+    file = kinds(lambda name, file: Verdict(False, []))["question"].place("softmax")
+    right = QUESTIONS["softmax"].right
+    desk = Desk(
+        [
+            lambda: save(file, file.read_text().replace("answer = ", "answer = 1"))(),
+            lambda: save(file, f"answer = {right}\n")(),
+            "\n",
+        ]
+    )
+    assert loop.work(desk.desk, "question:softmax") == "next"
+    assert "no: look again" in desk.said
+    assert QUESTIONS["softmax"].why in desk.said
+
+
+def test_a_module_with_three_functions_is_a_kind(tmp_path):
+    class Module:
+        begin = staticmethod(lambda name: f"# {name}\n")
+        place = staticmethod(lambda name: tmp_path / f"{name}.py")
+        judge = staticmethod(lambda name, path: [] if "fixed" in path.read_text() else ["still broken"])
+
+    kind = of_module(Module)  # pyright: ignore[reportArgumentType]
+    kind.place("bug").write_text(kind.begin("bug"))
+    assert kind.judge("bug", kind.place("bug")) == Judgement(False, ["still broken"])
+    kind.place("bug").write_text("fixed")
+    assert kind.judge("bug", kind.place("bug")).passed
+
+
+# The placement.
+
+
+def answer(right: bool) -> Iterator[str]:
+    """The keys of a reader who knows all, or nothing."""
+    for concept in concepts.hardest_first():
+        yield str(QUESTIONS[CONCEPTS[concept].question].right) if right else "0"
+
+
+def test_a_placement_asks_nothing_below_what_is_known():
+    desk = Desk([str(QUESTIONS[CONCEPTS["training"].question].right), *["0"] * 30])
+    assert loop.place(desk.desk)
+    placed = {e["drill"].removeprefix("concept:"): e.get("known") for e in progress.events() if e["event"] == "place"}
+    assert placed["training"] is placed["loops"] is placed["gradients"] is True
+    assert "\ngradients\n" not in desk.said
+    assert placed["attention"] is False
+    assert schedule.is_placed(list(progress.events()))
+
+
+def test_what_a_placement_finds_forgotten_comes_first_and_what_is_known_later(clock):
+    loop.place(Desk(["0"] * 40).desk)
+    assert next_task(clock[0]).why == f"due: {CONCEPTS['tensors'].title}"
+    due = schedule.due_concepts(list(progress.events()), clock[0])
+    assert set(due) == set(CONCEPTS)
+    passed("question:broadcasting", clock)
+    assert "tensors" not in schedule.due_concepts(list(progress.events()), clock[0])
+
+
+def test_a_placement_ends_after_ten_minutes_and_goes_on_where_it_was_left(clock):
+    def later() -> None:
+        clock[0] += 700
+
+    assert not loop.place(Desk(["0", "q"]).desk)
+    assert not schedule.is_placed(list(progress.events()))
+    desk = Desk([later, "0", "0"])
+    assert loop.place(desk.desk)
+    assert len([e for e in progress.events() if e["drill"].startswith("concept:")]) == 2
+
+
+# What is due.
+
+
+@pytest.mark.parametrize(
+    ("checks", "hints", "seconds", "rating"),
+    [
+        (1, 0, 30, "Easy"),
+        (1, 0, 1000, "Good"),
+        (2, 0, 30, "Good"),
+        (3, 0, 30, "Hard"),
+        (1, 1, 30, "Hard"),
+        (6, 0, 30, "Again"),
+    ],
+)
+def test_the_rating_follows_from_tries_hints_and_time(checks, hints, seconds, rating):
+    assert schedule.Try("relu", 0.0, seconds, checks, hints, True).rating == rating
+
+
+def test_a_concept_that_is_passed_comes_back_later_and_later_the_same_each_time(clock):
+    waits = []
+    for _ in range(4):
+        passed("relu", clock)
+        due = schedule.cards(list(progress.events()))["relu"].due.timestamp()
+        waits.append((due - clock[0]) / DAY)
+        assert schedule.cards(list(progress.events()))["relu"].due.timestamp() == due
+        clock[0] = due
+    assert waits == sorted(waits)
+    assert waits[0] >= 1
+    assert waits[-1] > 10 * waits[0]
+
+
+def test_a_named_mistake_decides_what_is_next(clock):
+    """Its failure, its question and its drill, once what is under way has passed; each until it is done."""
+    record(("layer_norm", "start", {}), ("layer_norm", "check", {"passed": False, "mistake": "overflow"}))
+    assert next_task(clock[0]).task == "layer_norm"
+    clock[0] += 10
+    record(("layer_norm", "check", {"passed": True}))
+    for task in (f"failure:{concepts.case('fp16_overflow')}", "question:softmax", "softmax"):
+        found = next_task(clock[0])
+        assert found == (task, "after a mistake: overflow")
+        passed(task, clock)
+    assert not next_task(clock[0]).why.startswith("after a mistake")
+
+
+def test_a_refusal_in_the_loop_is_remembered_by_its_mistake(clock):
+    file = drill.place("relu")
+    graded = lambda name, path: Verdict(False, ["no gradient reaches `x`"])  # noqa: E731
+    loop.work(Desk([save(file, "wrong"), "s"], graded).desk, "relu")
+    assert next_task(clock[0]) == (f"failure:{concepts.case('detached_loss')}", "after a mistake: no gradient passes")
+
+
+def test_events_of_no_kind_here_and_lines_that_are_garbled_do_no_harm(clock):
+    passed("relu", clock)
+    with progress.file().open("ab") as log:
+        log.write(b'{"drill": "song:9", "event": "start", "at": 1e9}\n\xff{"drill": "relu", "event": "check", "at"')
+    record(
+        ("softmax", "check", {"passed": True, "mistake": 3}), ("softmax", "check", {"passed": False, "mistake": "?"})
+    )
+    assert next_task(clock[0]).task not in ("relu", "song:9")
+    assert list(schedule.cards(list(progress.events()))) == ["relu"]
+
+
+# Progress.
+
+
+def test_progress_is_a_row_per_concept_and_a_picture_at_any_width(clock, tmp_path, capsys, monkeypatch):
+    for week in range(3):
+        passed("relu", clock, seconds=120 / (week + 1))
+        passed("softmax", clock, mistake="overflow")
+        clock[0] += 7 * DAY
+    for width in (60, 120):
+        monkeypatch.setattr(fluency.console, "width", width)
+        assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
+        said = capsys.readouterr().out
+        assert re.search(r"relu +3 +0:40 +\S+ +100% +\d+ d", said)
+        assert max(map(len, said.splitlines()[:-1])) <= width
+    assert (tmp_path / "fluency.png").stat().st_size > 10_000
+
+
+def test_without_a_try_progress_says_how_to_begin(tmp_path, capsys):
+    assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
+    assert "just learn begins" in capsys.readouterr().out
+
+
+def test_in_a_pipe_it_says_what_is_due_and_ends(tmp_path):
+    """Without torch, and before the placement too."""
+    code = "import sys; from experiments.learn import __main__ as learn\n"
+    code += "try: learn.run()\nfinally: print('torch' in sys.modules)"
+    for events, said in (
+        ([], "ten minutes"),
+        ([{"drill": "placement", "event": "place", "at": 5}], "first: question:"),
+    ):
+        progress.file().parent.mkdir(parents=True, exist_ok=True)
+        progress.file().write_text("".join(json.dumps(e) + "\n" for e in events))
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=cut.ROOT, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+        assert done.stdout.rstrip().endswith("False")
+
+
+# Keys.
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals of this kind here")
+def test_a_key_of_a_terminal_needs_no_enter_and_the_terminal_is_left_as_it_was(monkeypatch):
+    import termios
+
+    from experiments.learn.keys import keys
+
+    reader, terminal = os.openpty()
+    with open(terminal, closefd=False) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        before = termios.tcgetattr(terminal)
+        with keys() as key:
+            assert key(0.01) == ""
+            os.write(reader, b"H")
+            assert key(1.0) == "h"
+            os.write(reader, b"\x1b[A")  # an arrow
+            assert key(1.0) == ""
+        assert termios.tcgetattr(terminal) == before
+    os.close(terminal)
+    os.close(reader)
+
+
+def test_where_there_is_no_terminal_a_line_is_a_key(monkeypatch):
+    from experiments.learn.keys import keys
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hint\n\ns\n"))
+    with keys() as key:
+        assert [key(1.0) for _ in range(4)] == ["h", "\n", "s", "q"]
+
+
+# A warm grader, as it is.
+
+
+def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, monkeypatch):
+    """The second verdict comes from the same process; one that was killed is replaced by a grader of its own."""
+    file = tmp_path / "relu.py"
+    with warm.Grader() as grader:
+        for text, said in (
+            (RIGHT, "★"),
+            ("import os\ndef relu(x):\n    print('{}')\n    os.kill(os.getpid(), 9)\n", "the process was killed"),
+            ("def relu(x):\n    return x.abs()\n", "just where `x` is negative"),
+        ):
+            file.write_text(text)
+            verdict = grader.graded("relu", file)
+            assert said in "\n".join([*verdict.lines, "★" if verdict.star else ""])
+        process = grader.process
+        assert process is not None
+        process.kill()
+        monkeypatch.setattr(launch, "graded", lambda name, path: Verdict(True, ["by launch"]))
+        assert grader.graded("relu", file).lines == ["by launch"]
+        assert grader.process is None
