@@ -19,6 +19,7 @@ from experiments.drill import __main__ as drill
 from experiments.drill import cut, launch, progress, warm
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
+from experiments.gallery import mine
 from experiments.gallery.failures import gallery
 from experiments.learn import __main__ as learn
 from experiments.learn import concepts, fluency, loop, mistakes, schedule
@@ -85,14 +86,14 @@ def next_task(now: float) -> schedule.Next:
 
 
 def test_every_drill_and_every_failure_has_a_concept_and_every_mistake_its_remedies():
-    tasks = [*DRILLS, *(f"failure:{concepts.case(name)}" for name in gallery())]
+    tasks = [*DRILLS, *(f"failure:{mine.case(name)}" for name in gallery())]
     assert [task for task in tasks if concepts.concept_of(task) is None] == []
     assert {c.question for c in CONCEPTS.values()} == set(QUESTIONS)
     named = [task for name in mistakes.MISTAKES for task in mistakes.remedies(name)]
     assert [task for task in named if concepts.concept_of(task) is None] == []
     assert {m.failure for m in mistakes.MISTAKES.values()} <= {"", *gallery()}
     assert {name for c in CONCEPTS.values() for name in c.failures} <= set(gallery())
-    assert len({concepts.case(name) for name in gallery()}) == len(gallery())
+    assert len({mine.case(name) for name in gallery()}) == len(gallery())
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -290,7 +291,7 @@ def test_a_named_mistake_decides_what_is_next(clock):
     assert next_task(clock[0]).task == "layer_norm"
     clock[0] += 10
     record(("layer_norm", "check", {"passed": True}))
-    for task in (f"failure:{concepts.case('fp16_overflow')}", "question:softmax", "softmax"):
+    for task in (f"failure:{mine.case('fp16_overflow')}", "question:softmax", "softmax"):
         found = next_task(clock[0])
         assert found == (task, "after a mistake: overflow")
         passed(task, clock)
@@ -301,7 +302,7 @@ def test_a_refusal_in_the_loop_is_remembered_by_its_mistake(clock):
     file = drill.place("relu")
     graded = lambda name, path: Verdict(False, ["no gradient reaches `x`"])  # noqa: E731
     loop.work(Desk([save(file, "wrong"), "s"], graded).desk, "relu")
-    assert next_task(clock[0]) == (f"failure:{concepts.case('detached_loss')}", "after a mistake: no gradient passes")
+    assert next_task(clock[0]) == (f"failure:{mine.case('detached_loss')}", "after a mistake: no gradient passes")
 
 
 def test_events_of_no_kind_here_and_lines_that_are_garbled_do_no_harm(clock):

@@ -73,10 +73,14 @@ def append(event: str, **details: Any) -> None:
 def standings() -> dict[str, Standing]:
     """The standing in each drill that was ever begun."""
     found: dict[str, Standing] = {}
-    for event in events():
-        if isinstance(event.get("drill"), str):
-            found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
+    for event in attempts():
+        found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
     return found
+
+
+def attempts() -> Iterator[dict[str, Any]]:
+    """Yield the events of drills and of the other tasks, in the order of the file."""
+    return (event for event in events() if isinstance(event.get("drill"), str))
 
 
 def events() -> Iterator[dict[str, Any]]:

@@ -34,7 +34,7 @@ def main(config: Config) -> int:
         from experiments.learn import fluency
 
         cli.prepare(config.out)
-        fluency.show(list(progress.events()), time.time(), config.out)
+        fluency.show(list(progress.attempts()), time.time(), config.out)
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return list_due()
@@ -46,7 +46,7 @@ def list_due() -> int:
     from experiments.learn.kinds import kinds
     from experiments.learn.schedule import due_concepts, is_placed, next_task
 
-    events, now = list(progress.events()), time.time()
+    events, now = list(progress.attempts()), time.time()
     if not is_placed(events):
         say("first, in a terminal: just learn asks a question per concept, about ten minutes")
         return 0
@@ -69,7 +69,7 @@ def watch() -> int:
 
     with Grader() as grader, keys() as key:
         desk = Desk(key, time.time, say, kinds(grader.graded), lambda t: grader.warm(t) if t in DRILLS else None)
-        if is_placed(list(progress.events())) or place(desk):
+        if is_placed(list(progress.attempts())) or place(desk):
             learn(desk)
     return 0
 

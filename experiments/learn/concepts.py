@@ -1,9 +1,11 @@
 """The concepts that are spaced, and what each is practised with: drills, failures of the gallery, a question."""
 
-import importlib
-import zlib
 from functools import cache
 from typing import NamedTuple
+
+from experiments.gallery.failures import gallery
+from experiments.gallery.mine import case
+from experiments.since.pairs import pairs
 
 
 class Concept(NamedTuple):
@@ -59,12 +61,14 @@ CONCEPTS = {
         ("per_batch_mean",),
         ("loops", "optimizers"),
     ),
-    "checkpoints": Concept("checkpoints", "checkpoints", ("checkpoint_save",), ("wrong_checkpoint",), ("loops",)),
+    "checkpoints": Concept(
+        "checkpoints", "checkpoints", ("checkpoint_save",), ("wrong_checkpoint", "more_than_tensors"), ("loops",)
+    ),
     "attention": Concept(
         "attention",
         "attention",
         ("causal_mask", "scaled_dot_product_attention", "multi_head_attention"),
-        ("wrong_axis",),
+        ("wrong_axis", "mask_added_twice"),
         ("softmax", "linear"),
     ),
     "positions": Concept("positions", "positions", ("sinusoidal_encoding",), (), ("attention",)),
@@ -100,6 +104,8 @@ OF_KIND = {
     "optimisation": "optimizers",
     "data": "data",
     "evaluation": "metrics",
+    "autograd": "gradients",
+    "tools": "idioms",
 }
 """the concept of a failure that no row names, by its folder in the gallery"""
 
@@ -118,8 +124,6 @@ def hardest_first() -> list[str]:
 @cache
 def failures_of(name: str) -> tuple[str, ...]:
     """The failures of the gallery that belong to a concept."""
-    from experiments.gallery.failures import gallery
-
     named = {failure for concept in CONCEPTS.values() for failure in concept.failures}
     others = [f.name for f in gallery().values() if f.name not in named and OF_KIND.get(f.kind) == name]
     return tuple(f for f in CONCEPTS[name].failures if f in gallery()) + tuple(others)
@@ -127,16 +131,8 @@ def failures_of(name: str) -> tuple[str, ...]:
 
 @cache
 def rewrites() -> tuple[str, ...]:
-    """The old idioms to rewrite, if there are any."""
-    try:
-        return tuple(importlib.import_module("experiments.since.pairs").pairs())
-    except ModuleNotFoundError:
-        return ()
-
-
-def case(failure: str) -> str:
-    """A name for a failure that gives nothing away, the same for ever; that of `just break NAME --mine` too."""
-    return f"case_{1000 + zlib.crc32(failure.encode()) % 9000}"
+    """The old idioms to rewrite."""
+    return tuple(pairs())
 
 
 @cache

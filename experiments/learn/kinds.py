@@ -5,7 +5,6 @@ begins with, `place(name)` where it lies, `judge(name, file)` a Judgement. A mod
 returns what is wrong, in lines, becomes a kind by `of_module`.
 """
 
-import importlib
 import random
 import re
 import textwrap
@@ -18,9 +17,10 @@ from experiments.drill import __main__ as drill
 from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
+from experiments.gallery import mine
 from experiments.gallery.failures import Failure, gallery
-from experiments.learn.concepts import case
 from experiments.learn.questions import QUESTIONS
+from experiments.since import rewrite
 
 
 class Judgement(NamedTuple):
@@ -45,19 +45,9 @@ def kinds(graded: Callable[[str, Path], Verdict]) -> dict[str, Kind]:
         "question": Kind(begin_question, place_question, judge_question, _no_hints, lambda _: None),
         "failure": Kind(begin_failure, place_failure, judge_failure, find_failure, lambda _: None),
         "shape": Kind(begin_shape, place_shape, judge_shape, shape_hints, lambda _: None),
-        **_others(),
+        "bug": of_module(mine),
+        "rewrite": of_module(rewrite),
     }
-
-
-def _others() -> dict[str, Kind]:
-    """Bugs to fix and old idioms to rewrite; a module that is not there has none."""
-    found = {}
-    for kind, module in {"bug": "experiments.gallery.mine", "rewrite": "experiments.since.rewrite"}.items():
-        try:
-            found[kind] = of_module(importlib.import_module(module))
-        except ModuleNotFoundError:
-            continue
-    return found
 
 
 def of_module(module: ModuleType) -> Kind:
@@ -129,11 +119,6 @@ def judge_question(name: str, file: Path) -> Judgement:
 # Failures of the gallery, under names that give nothing away: a symptom, four causes.
 
 
-def failure_of(name: str) -> Failure:
-    """The failure of that case."""
-    return next(f for f in gallery().values() if case(f.name) == name)
-
-
 def place_failure(name: str) -> Path:
     return drill.FOLDER / "questions" / f"{name}.py"
 
@@ -150,19 +135,19 @@ def causes(failure: Failure) -> list[str]:
 
 
 def begin_failure(name: str) -> str:
-    failure = failure_of(name)
+    failure = mine.named(name)
     symptom = textwrap.wrap(failure.symptom, 76)
     return _ask(["Which cause has this symptom?", "", *symptom, *_numbered(causes(failure))])
 
 
 def judge_failure(name: str, file: Path) -> Judgement:
-    failure = failure_of(name)
+    failure = mine.named(name)
     right = causes(failure).index(failure.title) + 1
     return _judge_choice(answer_in(file), right, f"{failure.parts['Cause']} just break {failure.name} runs it.")
 
 
 def find_failure(name: str) -> tuple[str, ...]:
-    return (failure_of(name).parts["Expect"], failure_of(name).parts["Find"])
+    return (mine.named(name).parts["Expect"], mine.named(name).parts["Find"])
 
 
 # Shapes: the arithmetic of Lab 1.

@@ -32,7 +32,7 @@ class Desk(NamedTuple):
 
 def learn(desk: Desk) -> None:
     """Lead from task to task until q, or until nothing is left."""
-    while found := next_task(list(progress.events()), desk.now(), desk.kinds):
+    while found := next_task(list(progress.attempts()), desk.now(), desk.kinds):
         desk.say(f"\n{found.task}  ({found.why})")
         if work(desk, found.task, resumed=found.why == "under way") == "quit":
             return
@@ -128,7 +128,7 @@ def judge(desk: Desk, task: str, file: Path) -> bool:
 def place(desk: Desk) -> bool:
     """The first minutes: one question per concept, the hardest first, none below what is known; False after q."""
     known, asked, began = set[str](), set[str](), desk.now()
-    for event in progress.events():  # of a placement that was left
+    for event in progress.attempts():  # of a placement that was left
         if event["event"] == "place":
             asked.add(event["drill"].removeprefix("concept:"))
             known |= {event["drill"].removeprefix("concept:")} if event.get("known") is True else set()
