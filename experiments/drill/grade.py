@@ -10,6 +10,7 @@ too long.
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,7 +203,8 @@ def _say_raised(error: BaseException, arguments: Arguments, file: Path) -> list[
 
 def _type_error(error: BaseException) -> list[str]:
     """jaxtyping's words, less its pointers."""
-    lines = [line.rstrip() for line in str(error).splitlines() if line.strip() and not line.startswith(("---", "http"))]
+    text = re.sub(r"\n(\s+|(?=[\])}]))", " ", str(error))  # a value of many lines is one
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(("---", "http"))]
     kept = [line for line in lines if not line.startswith(("Called with", "Parameter annotations", "Note"))]
     return ["the shape or dtype does not fit the annotation:", *(f"  {line}"[:300] for line in kept[:6])]
 

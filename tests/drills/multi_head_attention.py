@@ -62,5 +62,5 @@ WRONG = {
         "q, k, v = map(rotary_encoding, (q, k, v))",
         "only index 0 of axis 1 is right",
     ),
-    "causal forgotten": ("dropout_p, is_causal, dropout_key", "dropout_p, dropout_key", "`is_causal=False`"),
+    "causal forgotten": ("dropout_p, is_causal, dropout_key", "dropout_p, dropout_key", "`is_causal=True`"),
 }

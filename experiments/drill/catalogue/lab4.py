@@ -10,6 +10,7 @@ DRILLS = {
         (
             *cases(f"{FREEZING}test_frozen_leaves_stay_and_trained_ones_move", "head", "backbone.bn1 head"),
             *cases(f"{FREEZING}test_the_optimizer_holds_nothing_for_frozen_leaves", "head"),
+            f"{FREEZING}test_frozen_statistics_move_when_asked_to",
             f"{FREEZING}test_the_gradient_is_that_of_the_whole_at_the_trained_leaves",
         ),
         (
@@ -19,7 +20,6 @@ DRILLS = {
         ),
         (),
         ("trained_modes",),
-        options=(f"{FREEZING}test_frozen_statistics_move_when_asked_to",),
         edges=(f"{FREEZING}test_a_prefix_that_matches_nothing_is_refused",),
     ),
 }
