@@ -1,6 +1,8 @@
 """Run a lab by its number: python -m experiments.lab 0 [flags]. `LABS` is what there is."""
 
+import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -23,8 +25,10 @@ def main() -> None:
             from experiments.shared import page
 
             sys.exit(page.show(number, sys.argv[1:]))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # what is being loaded may catch an exception
         runpy.run_module(f"experiments.{LABS[number]}", run_name="__main__", alter_sys=True)
-    except KeyboardInterrupt:  # while the libraries are loading; after that, the lab sees to it
+    except KeyboardInterrupt:
         sys.exit(130)
 
 

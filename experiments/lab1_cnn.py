@@ -144,7 +144,7 @@ def overfit_few(config: Config, model: Model, few: Split) -> list[Metrics]:
 
 
 def check_overfit(config: Config, history: list[Metrics]) -> list[cli.Check]:
-    """Check that it learns a few images by heart: the first test of a new network."""
+    """Check that it overfits a few images: the first test of a new network."""
     draw_metrics({"": history}, config.out / "overfit.png")
     return [
         cli.check("32 images: accuracy", history[-1]["accuracy"], "==", 1),

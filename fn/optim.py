@@ -38,6 +38,9 @@ def _zeros(params: Params) -> Params:
 
 
 def _step_zero(params: Params) -> Int[Tensor, ""]:
+    """Return step 0 on the device of the parameters; ValueError if there are none."""
+    if not tree.leaves(params):
+        raise ValueError("params: there is no parameter in them")
     return torch.zeros((), dtype=torch.int64, device=tree.leaves(params)[0].device)
 
 

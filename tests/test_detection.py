@@ -43,11 +43,18 @@ from fn.gradcheck import smallest
 from fn.jit import jit
 from fn.models import Detector
 from fn.models.centernet import SIZE_WEIGHT, centernet
-from fn.models.pyramid import squeezenet_backbone, squeezenet_maps
+from fn.models.pyramid import (
+    backbone_apply,
+    pyramid_apply,
+    pyramid_init,
+    small_backbone,
+    squeezenet_backbone,
+    squeezenet_maps,
+)
 from fn.models.squeezenet import squeezenet
 from fn.models.ssd import ssd
 from fn.optim import adam, adam_init
-from fn.rng import generator, key
+from fn.rng import fold_in, generator, key
 from fn.train import TrainState, check_finite, init_train_state, run_key
 
 CLASSES, SHAPE = 3, (1, 32, 48)
@@ -740,3 +747,38 @@ def test_what_is_moved_out_of_the_image_is_no_object_however_little_may_be_visib
     objects = torch.tensor([[[1.0, 2.0, 4.0, 10.0, 1.0], [20.0, 2.0, 24.0, 10.0, 2.0]]])
     moved = zoom(torch.zeros(1, 1, 32, 32), objects, torch.tensor([[-10.0, 0.0]]), torch.ones(1), visible=0.0)[1]
     assert moved.tolist() == [[[0, 0, 0, 0, -1], [10, 2, 14, 10, 2]]]
+
+
+def test_the_gradient_of_a_pyramid_is_that_of_plain_torch():
+    """The coarser maps are added to the finer ones, so the gradient flows back through them too."""
+    params, state = pyramid_init(generator(0), small_backbone(1, widths=(4, 4, 6, 6, 8, 8)), 5, levels=2)
+    params, x = tree.to(params, torch.float64), torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    state = tree.to(state, torch.float64)
+
+    def ours(params):
+        maps, _ = pyramid_apply(params, state, x, train=False, backbone_apply=backbone_apply, levels=2)
+        return sum(m.square().sum() for m in maps)
+
+    def torchs(params):
+        maps, _ = backbone_apply(params["backbone"], state["backbone"], x, train=False)
+        laterals = [F.conv2d(m, **params[f"lateral{i}"]) for i, m in enumerate(maps)]
+        middle = laterals[1] + F.interpolate(laterals[2], laterals[1].shape[2:])
+        fine = laterals[0] + F.interpolate(middle, laterals[0].shape[2:])
+        total = 0
+        for i, merged in enumerate((fine, middle)):
+            y = F.conv2d(merged, params[f"conv{i}"]["weight"], padding="same")
+            total = total + F.batch_norm(y, **state[f"bn{i}"], **params[f"bn{i}"]).relu().square().sum()
+        return total
+
+    tree.map(torch.testing.assert_close, grad(ours)(params), grad(torchs)(params))
+
+
+def test_a_zoom_moves_by_shares_of_width_and_height():
+    """On an image of 10 by 200: sideways by up to 30, down by up to 1.5."""
+    objects = torch.tensor([[[90.0, 4.0, 110.0, 6.0, 0.0]]]).expand(400, 1, 5)
+    _, moved = random_zoom(
+        torch.zeros(400, 1, 10, 200), objects, fold_in(key(0).expand(400), torch.arange(400)), scale=(1, 1)
+    )
+    sideways, down = (moved[:, 0, 0] - 90).abs().max(), (moved[:, 0, 1] - 4).abs().max()
+    assert 25 < sideways <= 30
+    assert 1.2 < down <= 1.5

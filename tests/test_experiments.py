@@ -303,3 +303,27 @@ def test_numerical_grad_of_a_cubic():
     exact = {"c": torch.ones(1).double(), "a": {"b": 3 * params["a"]["b"] ** 2}}
     assert relative_error(slopes, exact) < 1e-9
     assert relative_error({"c": slopes["c"], "a": {"b": -slopes["a"]["b"]}}, exact) > 1
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background is told to ignore it
+sys.meta_path.insert(0, Interrupter())
+from experiments.lab import main
+sys.argv = ["lab", "0", "--out", {out!r}]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch.nn", "einops"])
+def test_ctrl_c_while_a_library_loads_ends_the_lab(tmp_path, module):
+    code = INTERRUPTED.format(module=module, out=str(tmp_path))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (130, "")
+    assert not list(tmp_path.iterdir())

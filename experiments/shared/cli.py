@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -137,6 +138,8 @@ def run(
     """Parse the flags, run the experiment, report, and exit."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     print_anything()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     show.failures.clear()
     record.reset()
     try:

@@ -5,7 +5,7 @@ How low can the loss on these points go, and on 16 others?
 
 Cause: One bias serves all rows, so its gradient is the sum over the rows.
 Left out, it has a row per example, and b - ηg broadcasts: the bias becomes
-a column of 16, a bias for each example, which learns its noise by heart.
+a column of 16, a bias for each example, which memorizes its noise.
 
 Find: Print the shapes of parameters and gradients after the first step:
 they must be equal. Or compare with torch.func.grad.
