@@ -140,7 +140,7 @@ def overfit_few(config: Config, model: Model, few: Split) -> list[cli.Check]:
             advance(history[-1]["loss"])
             if is_overfit(history[-1]):
                 break
-    draw_metrics({"": history}, config.out / "overfit.png")
+    draw_metrics({"": [history]}, config.out / "overfit.png")
     return [
         cli.check("32 images: accuracy", history[-1]["accuracy"], "==", 1),
         cli.check("32 images: loss", history[-1]["loss"], "<", 1e-3),
@@ -171,7 +171,7 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[cli.C
                     advance(metrics["loss"])
         test = eval_one_epoch(ts.params, ts.state, batches(dataset.test, 1000), apply=model.apply)
         trained.append(Trained(ts, history, test["accuracy"]))
-    draw_metrics({"": trained[0].history}, config.out / "training.png")
+    draw_metrics({"": [run.history for run in trained]}, config.out / "training.png")
     draw_network(model, trained[0].ts, dataset, config.out)
     show.parameters(trained[0].ts.params, "The network of the first seed, trained")
     accuracies = [run.accuracy for run in trained]
