@@ -45,7 +45,7 @@ def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
         share = f"{begins:.0%} of the loss at first, {ends:.0%} at last"
         show.console.print(f"{part}: {PARTS[part]}. It is {share}.", soft_wrap=True)
     panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
-    heading = f"{title}. {told('loss', {'sum': panels['loss']['sum']})}"
+    heading = f"{title}. {told('loss', {'': panels['loss']['sum']})}"
     show.save(draw.curves(panels, log=["loss"], title=heading), path)
 
 

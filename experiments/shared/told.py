@@ -10,7 +10,7 @@ Line = Sequence[float] | Mapping[int, float] | Seeds
 
 
 def told(quantity: str, lines: Mapping[str, Line], *, step: str = "step") -> str:
-    """Return how each line goes, those that go alike together.
+    """Return how each line goes, those that go alike together; of more than two that all fall or rise, only the range.
 
     >>> told("loss", {"learning": [2.3, 1.0, 0.01], "frozen": [2.3, 2.3, 2.3]})
     'The loss of learning falls from 2.3 to 0.01, that of frozen stays at 2.3.'
@@ -19,12 +19,16 @@ def told(quantity: str, lines: Mapping[str, Line], *, step: str = "step") -> str
     for name, line in lines.items():
         if line if not isinstance(line, Seeds) else any(line.runs):
             by_course.setdefault(course(line, step), []).append(name)
+    ways = {how.partition(" ")[0] for how in by_course}
+    if len(by_course) > 2 and len(ways) == 1 and ways <= {"falls", "rises"}:
+        ends = [float(how.split(" to ")[1].split()[0]) for how in by_course]
+        return f"The {quantity} of all {len(lines)} {ways.pop()}, to between {min(ends):.3g} and {max(ends):.3g}."
     parts = [f"{_of(names)}{how}" for how, names in by_course.items()]
     return f"The {quantity} {', that '.join(parts)}." if parts else f"The {quantity}: nothing to draw."
 
 
 def _of(names: Sequence[str]) -> str:
-    *most, last = names
+    *most, last = ["training" if name == "train" else name for name in names]
     return f"of {', '.join(most)}{' and ' if most else ''}{last} " if any(names) else ""
 
 

@@ -54,7 +54,9 @@ def curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[1] and (len(lines) > 1 or isinstance(values, Seeds)):
-            axes.legend(frameon=False)
+            counts = [len(line.runs) for line in lines.values() if isinstance(line, Seeds) and len(line.runs) > 1]
+            said = f"mean of {max(counts)} seeds, band from least to greatest" if counts else None
+            axes.legend(frameon=False, title=said, title_fontsize=8, alignment="left")
     return figure
 
 
@@ -71,7 +73,7 @@ def _line(axes: Axes, name: str, values: Sequence[float] | Mapping[int, float] |
         axes.fill_between(steps, least, greatest, color=hue, alpha=0.2, linewidth=0)
         axes.plot(steps, least, color=hue, alpha=0.4, linewidth=0.6)
         axes.plot(steps, greatest, color=hue, alpha=0.4, linewidth=0.6)
-        name = f"{name}{', ' if name else ''}mean of {len(values.runs)} seeds, least to greatest"
+        name = name or "mean"
         values = dict(zip(steps, mean, strict=True))
     elif isinstance(values, Seeds):
         [values] = values.runs
