@@ -231,6 +231,12 @@ def test_a_label_wider_than_its_image_is_folded():
     assert x >= 0 <= y
 
 
+def test_in_a_crowd_a_label_without_a_place_is_left_out():
+    boxes = [[i % 50, i * 7 % 50, i % 50 + 12, i * 7 % 50 + 12] for i in range(100)]
+    placed = place_labels(boxes, ["2 1.00 nothing"] * 100, image=(64, 64), point=0.5, size=10)
+    assert 8 <= sum(text != "" for *_, text in placed) < 40
+
+
 # Colours
 
 

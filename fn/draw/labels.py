@@ -7,6 +7,8 @@ from fn.draw.figures import LETTER, folded
 Corners = tuple[float, float, float, float]
 LINE = 1.45
 """the height of a line with its background, in font sizes"""
+CROWD = 8
+"""labels in one image, beyond which one that finds no free place is left out"""
 
 
 def place_labels(
@@ -21,7 +23,8 @@ def place_labels(
     """Return (x, y, text) of each label's upper left corner, in pixels of the image (width, height), long ones folded.
 
     `point` is the pixels in a point, `size` the font size in points. Each label goes to the first place beside its box
-    that is free, those of `low` boxes below before above; if none is, to the place with the least overlap.
+    that is free, those of `low` boxes below before above; if none is, to the place with the least overlap, or in
+    a crowd nowhere: its text is empty.
 
     >>> place_labels([[2, 20, 30, 40]], ["cat"], image=(100, 100), point=1.0, size=8)
     [(2, 8.4, 'cat')]
@@ -43,6 +46,8 @@ def place_labels(
         order = sorted(range(len(tries)), key=lambda i: inside[i] != tries[i])  # places that need no shift first
         areas = [(*inside[i], inside[i][0] + wide, inside[i][1] + tall) for i in order]
         best = min(areas, key=lambda area: sum(_overlap(area, other) for other in taken))
+        if len(taken) >= CROWD and any(_overlap(best, other) for other in taken):
+            text = ""
         if text:
             taken.append(best)
         placed.append((best[0], best[1], text))
