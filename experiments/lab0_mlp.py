@@ -85,7 +85,7 @@ def overfit_few(config: Config, model: Model, few: Split, *, lr: float, title: s
 def check_overfit(config: Config, few: Split, learning: list[Snapshot], frozen: list[Snapshot]) -> list[cli.Check]:
     """The model learns, and the control, with a learning rate of 0, does not: else the check proves nothing."""
     history, frozen_history = ([snapshot.metrics for snapshot in run] for run in (learning, frozen))
-    runs = {"learning": history, "frozen": frozen_history[: len(history)]}
+    runs = {"learning": [history], "frozen": [frozen_history[: len(history)]]}
     draw_metrics(runs, config.out / "overfit.png")
 
     gradient = grad(partial(mlp_loss, x=few.images, y=few.labels))

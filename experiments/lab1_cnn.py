@@ -145,7 +145,7 @@ def overfit_few(config: Config, model: Model, few: Split) -> list[Metrics]:
 
 def check_overfit(config: Config, history: list[Metrics]) -> list[cli.Check]:
     """Check that it overfits a few images: the first test of a new network."""
-    draw_metrics({"": history}, config.out / "overfit.png")
+    draw_metrics({"": [history]}, config.out / "overfit.png")
     return [
         cli.check("32 images: accuracy", history[-1]["accuracy"], "==", 1),
         cli.check("32 images: loss", history[-1]["loss"], "<", 1e-3),
@@ -180,7 +180,7 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[Train
 
 
 def check_accuracy(config: Config, model: Model, dataset: Dataset, trained: list[Trained]) -> list[cli.Check]:
-    draw_metrics({"": trained[0].history}, config.out / "training.png")
+    draw_metrics({"": [run.history for run in trained]}, config.out / "training.png")
     draw_network(model, trained[0].ts, dataset, config.out)
     name, accuracies = f"held-out {config.dataset}: accuracy", [run.accuracy for run in trained]
     return [cli.check_mean(name, accuracies, ">=", RECIPES[config.dataset].accuracy)]

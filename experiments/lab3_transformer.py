@@ -24,7 +24,7 @@ from experiments.shared.language_tasks import Task, bigram_loss, require_sizes, 
 from experiments.shared.shapes import trace_shapes
 from experiments.shared.training_pictures import draw_losses
 from experiments.shared.written_text import question_length, show_answers, show_continuations
-from fn import tree
+from fn import draw, tree
 from fn.data.loader import batches, endless
 from fn.data.sequences import TOYS, Sequences, decode
 from fn.gradcheck import largest, smallest
@@ -114,7 +114,7 @@ def train(config: Config, recipe: Recipe, model: Model, task: Task) -> list[Trai
     device = task.train.inputs.device
     optimizer = adamw(lr=partial(one_cycle_schedule, lr=recipe.lr, total_steps=recipe.steps))
     step = check_finite(cli.compiled(config, classifier_step(model, optimizer), recipe.batch_size))
-    trained, losses = [], {}
+    trained, losses = [], []
     for seed in cli.seeds(config, recipe.seeds):
         ts, key, history = init_train_state(model, optimizer, seed=seed, device=device), run_key(seed), []
         with show.progress(recipe.steps, f"{config.task}, seed {seed}") as advance:
@@ -123,8 +123,8 @@ def train(config: Config, recipe: Recipe, model: Model, task: Task) -> list[Trai
                 history.append(metrics["loss"])
                 advance(metrics["loss"])
         trained.append(ts)
-        losses[f"seed {seed}"] = history
-    draw_losses(losses, config.out / "training.png")
+        losses.append(history)
+    draw_losses({"": draw.Seeds(losses)}, config.out / "training.png")
     return trained
 
 
@@ -146,7 +146,7 @@ def evaluate_toy(config: Config, model: Model, task: Task, trained: Sequence[Tra
     first, shown = trained[0], task.test.inputs[:1]
     show_answers(model, first, task)
     weights, characters = attention_of(model, first, shown)[:, 0], decode(shown[0], task.vocabulary)
-    title = f"{config.task}: what each token looks at"
+    title = f"{config.task}: a row is what a token looks at, the darker the more"
     show_attention(weights, characters, title, config.out / "attention.png", first_row=question_length(task) - 1)
 
     exact, target = [evaluate(model, ts, task.test)["exact"] for ts in trained], RECIPES[config.task].exact
@@ -165,7 +165,7 @@ def evaluate_text(config: Config, model: Model, task: Task, ts: TrainState) -> l
     show_continuations(config, model, ts, task)
     stretch = task.test.inputs[:1, :24]
     weights, characters = attention_of(model, ts, stretch)[:, 0], decode(stretch[0], task.vocabulary)
-    show_attention(weights, characters, "what each character looks at", config.out / "attention.png")
+    show_attention(weights, characters, "A row is what a character looks at", config.out / "attention.png")
     loss, pairs = evaluate(model, ts, task.test)["loss"], bigram_loss(task)
     show.console.print(f"\nValidation loss {loss:.3f}; of a table of pairs {pairs:.3f}")
     checks = [cli.check("validation loss / that of a table of pairs", loss / pairs, "<", 1)]

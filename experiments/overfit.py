@@ -21,6 +21,7 @@ from fn.data.datasets import take
 from fn.data.scenes import digits
 from fn.detection.average_precision import summarize
 from fn.detection.train import detector_step, evaluate_detections, predict
+from fn.draw import Seeds
 from fn.gradcheck import largest, smallest
 from fn.optim import adam
 from fn.train import Metrics, check_finite, classifier_step, eval_one_epoch, init_train_state, is_overfit, run_key
@@ -128,7 +129,7 @@ def check_classifiers(config: Config, runs: dict[str, list[Run]]) -> list[cli.Ch
         ]
     title = f"Overfitting {IMAGES} images of {config.dataset}, seeds {config.seed} to {config.seed + SEEDS - 1}"
     show.table(title, ("family", "median steps", "most steps", "worst loss", "worst accuracy"), rows)
-    draw_losses(first_losses(runs), config.out / "loss.png")
+    draw_losses(losses_of(runs), config.out / "loss.png")
     return checks
 
 
@@ -145,13 +146,13 @@ def check_detectors(config: Config, runs: dict[str, list[Run]]) -> list[cli.Chec
         ]
     title = f"Overfitting {CANVASES} canvases, seeds {config.seed} to {config.seed + SEEDS - 1}"
     show.table(title, ("family", "median steps", "most steps", "worst AP50", "worst AP50:95"), rows)
-    draw_losses(first_losses(runs), config.out / "detectors.png")
+    draw_losses(losses_of(runs), config.out / "detectors.png")
     return checks
 
 
-def first_losses(runs: dict[str, list[Run]]) -> dict[str, list[float]]:
-    """Return the losses of each family's first seed."""
-    return {family: [metrics["loss"] for metrics in seeds[0].history] for family, seeds in runs.items()}
+def losses_of(runs: dict[str, list[Run]]) -> dict[str, Seeds]:
+    """Return the losses of each family, a curve per seed."""
+    return {family: Seeds([[m["loss"] for m in run.history] for run in seeds]) for family, seeds in runs.items()}
 
 
 if __name__ == "__main__":

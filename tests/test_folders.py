@@ -162,12 +162,12 @@ def test_a_class_of_any_name_reaches_pictures_tables_and_files(monkeypatch, tmp_
     logits, labels = torch.eye(2), torch.tensor([0, 1])
     drawn = draw.Drawn((0, 0, 4, 4), name, "red")
     figures = {
-        "confusion": draw.confusion(logits.long(), data.classes),
+        "confusion": draw.confusion(logits.long(), data.classes, title=name),
         "grid": draw.image_grid(data.train.images[:2, 0], [name, f"{name}\n{name}"], title=name),
         "photos": draw.photo_grid(data.train.images[:2], [name, name], title=name),
         "boxes": draw.boxes(data.train.images[:1], [[drawn]], [name], columns=1, title=name),
         "curves": draw.curves({name: {name: [1.0, 2.0]}}, title=name, log=[name]),
-        "heat": draw.heat_over(data.train.images[0], torch.rand(2, 2, 2), [name] * 3),
+        "heat": draw.heat_over(data.train.images[0], torch.rand(2, 2, 2), [name] * 3, title=name),
         "attention": draw.attention_maps(torch.rand(1, 1, 1, 1), [name], [name], title=name),
     }
     for which, figure in figures.items():

@@ -18,8 +18,11 @@ def draw_steps(results: Sequence[Result], path: Path) -> None:
     """Draw a bar per way and a panel per workload; ours are blue."""
     from matplotlib.figure import Figure
 
+    from fn import draw
+
     rows = [len(result.ways) for result in results]
     figure = Figure(figsize=(9, 1.2 * len(rows) + 0.27 * sum(rows)), layout="constrained")
+    draw.set_title(figure, "One training step: ours in blue; the shorter the bar, the faster; × is the time over jit's")
     panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
     for axes, result in zip(panels, results, strict=True):
         _bars(axes, result)
@@ -27,9 +30,11 @@ def draw_steps(results: Sequence[Result], path: Path) -> None:
 
 
 def _bars(axes: "Axes", result: Result) -> None:
+    from fn import draw
+
     ways = list(result.ways)
     milliseconds = [1e3 * timing.median for timing in result.ways.values()]
-    colours = ["tab:blue" if way.startswith(("jit", "eager")) else "silver" for way in ways]
+    colours = [draw.color("ours") if way.startswith(("jit", "eager")) else "silver" for way in ways]
     bars = axes.barh(ways, milliseconds, color=colours)
     times = [timing.over(result.ways["jit"]) for timing in result.ways.values()]
     labels = [f"{t:.3g} ms, {ratio:.2f}×" for t, ratio in zip(milliseconds, times, strict=True)]
@@ -47,13 +52,19 @@ def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) 
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
+    from fn import draw
+
     figure = Figure(figsize=(9, 3.4 * len(results)), layout="constrained")
+    draw.set_title(
+        figure, "The time of a step grows with batch and width: parallel lines cost the same factor at any size"
+    )
     rows = figure.subplots(len(results), 2, squeeze=False, sharey="row")
     for row, result, growth in zip(rows, results, grown, strict=True):
         for axes, (label, timings) in zip(row, growth.items(), strict=True):
-            for name in dict.fromkeys(way for way, _ in timings):
+            hues = draw.colors(way for way, _ in timings)
+            for name in hues:
                 line = {n: 1e3 * timing.median for (way, n), timing in timings.items() if way == name}
-                axes.loglog(list(line), list(line.values()), "o-", label=name)
+                axes.loglog(list(line), list(line.values()), "o-", label=name, color=hues[name])
             ticks = sorted({n for _, n in timings})
             axes.set(xlabel=label, title=result.name, xticks=ticks, xticklabels=ticks)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -17,6 +17,7 @@ from experiments.shared import cli
 from experiments.shared.show import console, is_wide, wrapped
 from experiments.shared.source import show_code, wait
 from experiments.shared.source import source as shared_source
+from experiments.shared.told import told
 from fn import draw
 
 
@@ -119,8 +120,14 @@ def draw_curves(failure: Failure, broken: Seen, fixed: Seen, out: Path) -> Path 
     if not panels:
         return None
     figure = draw.curves(
-        panels, log=[name for name in panels if is_wide([v for line in panels[name].values() for v in line])]
+        panels,
+        log=[name for name in panels if is_wide([v for line in panels[name].values() for v in line])],
+        title=" ".join(told(name, lines, step=_axis(name)) for name, lines in panels.items()),
     )
     for axes, name in zip(figure.axes, panels, strict=True):
-        axes.set_xlabel("layer" if "layer" in name else "step")
+        axes.set_xlabel(_axis(name))
     return draw.save(figure, out / f"{failure.name}.png")
+
+
+def _axis(name: str) -> str:
+    return "layer" if "layer" in name else "step"

@@ -59,7 +59,7 @@ def picture(figure: "Figure", path: Path) -> None:
     """Keep a picture by its path, with a title and what it shows in words; and its lines as numbers, if it has any."""
     panels = [curve_panel(axes) for axes in figure.axes if axes.lines and not axes.images]
     titles = [_text(axes.get_title()) for axes in figure.axes if axes.get_title()]
-    heading = _text(figure.get_suptitle())
+    heading = _text(str(figure.get_label()) or figure.get_suptitle())
     drawn = [f"{panel['ylabel']} over {panel['xlabel']}: {_names(panel)}" for panel in panels]
     title = heading or "; ".join(titles[:4]) or "; ".join(panel["ylabel"] for panel in panels) or path.stem
     keep("pictures", path=path, title=title, alt="; ".join([title, *drawn, *titles[:12]]))
@@ -82,10 +82,18 @@ def _line(line: Any) -> dict[str, Any]:
     return {
         "name": "" if label.startswith("_") else _text(label),
         "dots": line.get_linestyle() == "None",
+        "color": _slot(line),
         "x": [short(x[i]) for i in picked],
         "y": [short(y[i]) for i in picked],
         "points": len(y),
     }
+
+
+def _slot(line: Any) -> str:
+    """Return the name that the line's colour has in the palette, by which the page draws it too; "" if it has none."""
+    from fn.draw import PALETTE  # here, not above: torch takes seconds, which --help need not wait for
+
+    return next((slot for slot, color in PALETTE.items() if color == line.get_color()), "")
 
 
 def _names(panel: dict[str, Any]) -> str:

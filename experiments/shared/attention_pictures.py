@@ -62,4 +62,5 @@ def draw_positions(params: Params, seq: int, path: Path) -> None:
         panels["learned: cosine of two"] = (learned @ learned.T, *pair)
     drawn = {title: matrix for title, (matrix, *_) in panels.items()}
     _, xlabels, ylabels = zip(*panels.values(), strict=True)
-    show.save(draw.heat_maps(drawn, xlabels=xlabels, ylabels=ylabels), path)
+    title = "The diagonal is strongest, where a position meets itself; far positions are told apart from near ones"
+    show.save(draw.heat_maps(drawn, xlabels=xlabels, ylabels=ylabels, title=title), path)

@@ -63,7 +63,7 @@ def draw_predictions(
     chosen = (scenes.objects[..., 4] >= 0).any(dim=1).nonzero().squeeze(1)[:columns].tolist()
     true = [[_object(row, classes) for row in _present(scenes.objects[i])] for i in chosen]
     rows = [_above(detections, i, score_threshold) for i in chosen]
-    found = [[_detection(detections, n, classes, "tab:blue") for n in image] for image in rows]
+    found = [[_detection(detections, n, classes, "detection") for n in image] for image in rows]
     titles = ["objects"] * len(chosen) + ["detections"] * len(chosen)
     images = scenes.images[chosen].repeat(2, 1, 1, 1)
     show.save(draw.boxes(images, true + found, titles, columns=len(chosen), title=title), path)
@@ -73,7 +73,7 @@ def _present(objects: Tensor) -> list[list[float]]:
     return objects[objects[:, 4] >= 0].tolist()
 
 
-def _object(row: Sequence[float], classes: Sequence[str], colour: str = "tab:green") -> Drawn:
+def _object(row: Sequence[float], classes: Sequence[str], colour: str = "object") -> Drawn:
     return Drawn(row[:4], classes[int(row[4])], colour)
 
 
@@ -147,9 +147,9 @@ def _drawn_mistakes(
     objects: Tensor, detections: Detections, found: tuple[dict[int, str], list[int]], classes: Sequence[str]
 ) -> list[Drawn]:
     wrong, missed = found
-    false = [_detection(detections, n, classes, "tab:red", dashed=True) for n in wrong]
+    false = [_detection(detections, n, classes, "false", dashed=True) for n in wrong]
     named = [box._replace(text=f"{box.text} {kind}") for box, kind in zip(false, wrong.values(), strict=True)]
-    return named + [_object(objects[o].tolist(), classes, "tab:orange") for o in missed]
+    return named + [_object(objects[o].tolist(), classes, "missed") for o in missed]
 
 
 @show.picture
@@ -162,7 +162,7 @@ def draw_anchors(scenes: Scenes, anchors: Tensor, classes: Sequence[str], path: 
         o = int(present.nonzero()[0])
         matched = (match_anchors(anchors, boxes, present) == o).nonzero().squeeze(1)
         best = matched[box_iou(boxes[o : o + 1], anchors[matched])[0].argsort(descending=True)[:10]].tolist()
-        drawn.append([Drawn(anchors[a].tolist(), "", "tab:blue", dashed=True) for a in best])
+        drawn.append([Drawn(anchors[a].tolist(), "", "anchor", dashed=True) for a in best])
         drawn[-1].append(_object(scenes.objects[i, o].tolist(), classes))
         shown = f", the best {len(best)} drawn" if len(best) < len(matched) else ""
         titles.append(f"{len(matched)} {'anchor' if len(matched) == 1 else 'anchors'}{shown}")
@@ -180,4 +180,5 @@ def draw_heat(detector: Detector, ts: TrainState, scenes: Scenes, classes: Seque
     output, _ = detector.model.apply(ts.params, ts.state, scenes.images[i : i + 1], train=False)
     heat = output["heat"][0, kinds[i]].sigmoid()
     titles = ["image", *(f"heat of {classes[c]}" for c in kinds[i])]
-    show.save(draw.heat_over(scenes.images[i], heat, titles), path)
+    title = "Heat is to be 1 where a centre of the class is, 0 elsewhere: each object a bright spot of its own map"
+    show.save(draw.heat_over(scenes.images[i], heat, titles, title=title), path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.shared import show
+from experiments.shared.told import told
 from fn import draw
 from fn.data.scenes import SceneSet
 from fn.detection.average_precision import summarize
@@ -44,7 +45,8 @@ def show_parts(title: str, history: Sequence[Metrics], path: Path) -> None:
         share = f"{begins:.0%} of the loss at first, {ends:.0%} at last"
         show.console.print(f"{part}: {PARTS[part]}. It is {share}.", soft_wrap=True)
     panels = {"loss": {"sum": [m["loss"] for m in history]} | {part: [m[part] for m in history] for part in parts}}
-    show.save(draw.curves(panels, log=["loss"]), path)
+    heading = f"{title}. {told('loss', {'': panels['loss']['sum']})}"
+    show.save(draw.curves(panels, log=["loss"], title=heading), path)
 
 
 def show_average_precision(flavor: str, ap: Tensor, scenes: SceneSet, sizes: Mapping[str, tuple[float, float]]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.func import vmap
 
 from experiments.shared import show
+from experiments.shared.told import course
 from experiments.sweep.config import Config
 from fn import draw, tree
 from fn.curvature import gradient_noise_scale, per_sample_grads, sharpness
@@ -37,8 +38,12 @@ def draw_noise(config: Config, model: Model, split: Split, history: Sequence[Tra
         "noise scale tr Σ / |G|²": dict(enumerate(scales)),
         "batch size": {0: config.batch_size, config.epochs: config.batch_size},
     }
-    panel = "examples"
-    show.save(draw.curves({panel: lines}, xlabel="epoch of the best model", log=[panel]), config.out / "noise.png")
+    panel, title = (
+        "examples",
+        f"The noise scale {course(dict(enumerate(scales)), 'epoch')}, at a batch size of {config.batch_size}",
+    )
+    figure = draw.curves({panel: lines}, xlabel="epoch of the best model", log=[panel], title=title)
+    show.save(figure, config.out / "noise.png")
     shown = sorted({0, 1, config.epochs // 4, config.epochs // 2, config.epochs})
     title = f"Gradient noise scale of the best model over {len(probe.labels)} training examples, in examples"
     show.table(title, [f"epoch {epoch}" for epoch in shown], [[f"{scales[epoch]:.3g}" for epoch in shown]])
@@ -76,7 +81,8 @@ def show_sharpness(config: Config, runs: Mapping[float, Mapping[int, float]], la
         f"sharpness at η = {lr:g}": {"largest eigenvalue": run, "2/η": {0: 2 / lr, last: 2 / lr}}
         for lr, run in runs.items()
     }
-    show.save(draw.curves(panels, xlabel="step of gradient descent"), config.out / "sharpness.png")
+    title = "Sharpness above 2/η makes gradient descent unstable: it then falls below 2/η, or the loss diverges"
+    show.save(draw.curves(panels, xlabel="step of gradient descent", title=title), config.out / "sharpness.png")
     rows = [
         (f"{lr:g}", f"{2 / lr:.3g}", f"{run[0]:.3g}", f"{largest(run.values()):.3g}", f"{run[last]:.3g}")
         for lr, run in runs.items()

@@ -82,7 +82,9 @@ def evaluate(config: Config, model: Model, data: Mapping[str, Split], grid: Grid
 
     lr, seed = grid.lrs[best], grid.seeds[best]
     mark = (lr, float(accuracy[best]), f"best: {accuracy[best]:.2%} at {lr:g}, seed {seed}")
-    figure = draw.spread(config.rates, by_lr, xlabel="learning rate", ylabel="validation accuracy", marked=mark)
+    title = f"Each dot is a model of another seed: the best of {len(grid.seeds)} learned at a rate of {lr:g}"
+    labels = {"xlabel": "learning rate", "ylabel": "validation accuracy"}
+    figure = draw.spread(config.rates, by_lr, **labels, marked=mark, title=title)
     show.picture(show.save)(figure, config.out / "sweep.png")
     chosen = member(ts, best)
     tested = eval_one_epoch(chosen.params, chosen.state, [data["test"]], apply=model.apply)["accuracy"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.shared import cli, show
+from experiments.shared.told import told
 from experiments.train.config import Config
 from fn import draw
 
@@ -41,4 +42,5 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         panels[quantity] = {"train": [entry[quantity] for entry in history if entry["event"] == "step"]}
         if validated:
             panels[quantity]["validation"] = {entry["step"]: entry["validation"][quantity] for entry in validated}
-    show.save(draw.curves(panels, log=["loss"]), path)
+    title = " ".join(told(quantity, lines) for quantity, lines in panels.items())
+    show.save(draw.curves(panels, log=["loss"], title=title), path)

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fn.draw.figures import folded, readable, set_title
+
 
 def image_grid(
     images: Float[Tensor, "images height width"],
@@ -18,9 +20,11 @@ def image_grid(
 ) -> Figure:
     """Draw gray images in a grid, each on its own scale; with `signed`, red is positive, blue negative, white zero."""
     rows = -(-len(images) // columns)
-    height = 1.0 if not titles else 1.3
-    figure = Figure(figsize=(columns * 1.0, rows * height + (0.4 if title else 0)), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    size = readable(columns * 1.0)
+    names = [folded(name, 1.0, size) for name in titles]
+    height = 1.0 + 0.02 * size * max((name.count("\n") + 1 for name in names), default=0)
+    figure = Figure(figsize=(columns * 1.0, rows * height + 0.4), layout="constrained")
+    set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -30,7 +34,7 @@ def image_grid(
             image.numpy(), cmap="RdBu_r" if signed else "gray_r", **({"vmin": -limit, "vmax": limit} if signed else {})
         )
         if titles:
-            axes.set_title(titles[i], fontsize=8)
+            axes.set_title(names[i], fontsize=size)
     return figure
 
 
@@ -39,14 +43,15 @@ def photo_grid(
 ) -> Figure:
     """Draw RGB images in a grid, each scaled from its smallest value to its largest."""
     rows = -(-len(images) // columns)
+    size = readable(columns * 1.9)
     figure = Figure(figsize=(columns * 1.9, rows * 2.3 + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, name in zip(grid.flat, images.detach().cpu(), titles, strict=False):
         axes.imshow(pixels(image))
-        axes.set_title(name, fontsize=8)
+        axes.set_title(folded(name, 1.9, size), fontsize=size)
     return figure
 
 

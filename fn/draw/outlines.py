@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fn.draw.figures import folded, readable, set_title
 from fn.draw.images import pixels
+from fn.draw.labels import place_labels
+from fn.draw.palette import color
+
+PANEL = 1.9
+"""the width of an image, in inches"""
 
 
 class Drawn(NamedTuple):
@@ -17,6 +24,7 @@ class Drawn(NamedTuple):
     """(x1, y1, x2, y2) in pixels"""
     text: str
     color: str
+    """a name of the palette's, such as "object", or a colour of matplotlib's"""
     dashed: bool = False
 
 
@@ -29,29 +37,34 @@ def boxes(
     title: str = "",
 ) -> Figure:
     """Draw images in a grid, each on its own scale, with its boxes; one channel is drawn gray, three in color."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.9 * columns, (2.1 if titles else 1.9) * rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    rows, shape = -(-len(images) // columns), images.shape[2:]
+    width, size = PANEL * columns, readable(PANEL * columns)
+    figure = Figure(figsize=(width, (PANEL + (0.025 * size if titles else 0)) * rows + 0.5), layout="constrained")
+    set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False)
-    height, width = images.shape[2:]
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
-        axes.imshow(pixels(image), cmap="gray_r", extent=(0, width, height, 0))
-        for (x1, y1, x2, y2), text, color, dashed in drawn[i]:
-            outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
-            axes.plot(*outline, "--" if dashed else "-", color=color, linewidth=1.3)
-            paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
-            place = {"x": max(x1, 0), "y": max(y1, 0), "va": "top", "clip_on": True}
-            if x1 > 0.6 * width:  # otherwise the text would leave the image
-                place |= {"x": min(x2, width), "ha": "right"}
-            if dashed and y2 <= 0.9 * height:  # two equal boxes, one dashed, keep their texts apart
-                place["y"] = y2
-            elif y1 > 0.1 * height:
-                place["va"] = "bottom"
-            if text:
-                axes.text(s=text, color=color, fontsize=7, bbox=paper, **place)
-        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.imshow(pixels(image), cmap="gray_r", extent=(0, shape[1], shape[0], 0))
+        _outline(axes, drawn[i], shape[1], shape[0], size)
+        axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0))
         if titles:
-            axes.set_title(titles[i], fontsize=8)
+            axes.set_title(folded(titles[i], PANEL, size), fontsize=size)
     return figure
+
+
+def _outline(axes: Axes, drawn: Sequence[Drawn], width: int, height: int, size: float) -> None:
+    """Draw the boxes of one image, then their texts over them, each on a background of its own."""
+    for (x1, y1, x2, y2), _, name, dashed in drawn:
+        outline = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
+        axes.plot(*outline, "--" if dashed else "-", color=color(name), linewidth=1.3)
+    corners, texts = [list(box.box) for box in drawn], [box.text for box in drawn]
+    point = max(width, height) / (0.9 * PANEL * 72)  # nine tenths: what titles and margins leave
+    low = [box.dashed for box in drawn]  # two equal boxes, one dashed, keep their texts apart
+    places = place_labels(corners, texts, image=(width, height), point=point, size=size, low=low)
+    paper = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
+    for (x, y, text), box in zip(places, drawn, strict=True):
+        if text:
+            gap = 0.1 * size * point
+            shade = {"color": color(box.color), "fontsize": size, "bbox": paper, "linespacing": 1.0}
+            axes.text(x + gap, y + gap, text, va="top", clip_on=True, **shade)
