@@ -111,7 +111,9 @@ def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     return first, scores, classes, (0.0, 0.3, 0.5, 0.75)[seed % 4]
 
 
-@pytest.mark.parametrize("seeds", [range(40), range(40, 1000)], ids=["the first", "the rest"])
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.slow)], ids=["the first", "the rest"]
+)
 def test_nms_is_torchvisions_on_a_thousand_sets(nms, batched_nms, monkeypatch, seeds):
     """Index for index. Of equal scores the earlier box comes first: what a stable sort gives."""
     blocks, kept = (16, 64, ours.BLOCK), 0
@@ -368,7 +370,9 @@ def pycocotools_ap(case: dict[str, Any]) -> Tensor:
     return torch.where(precision[:, 0] > -1, precision.mean(dim=1), torch.nan).transpose(1, 2)
 
 
-@pytest.mark.parametrize("seeds", [range(20), range(20, 300)], ids=["the first", "the rest"])
+@pytest.mark.parametrize(
+    "seeds", [range(20), pytest.param(range(20, 300), marks=pytest.mark.slow)], ids=["the first", "the rest"]
+)
 def test_average_precision_is_pycocotools_on_300_cases(average_precision, seeds):
     judged = 0
     for seed in seeds:

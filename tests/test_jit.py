@@ -319,6 +319,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (50 * x.nb
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to keep memory")
 def test_what_a_step_frees_is_there_for_the_next():
     """In a process of its own: where many tests ran before, the heap has other free places to take from."""

@@ -89,7 +89,12 @@ def detached(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in state_dict.items()}
 
 
-@each_case
+DEEP = {"resnet34", "resnet50", "resnext50"}  # of which each takes seconds
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in DEEP)) for name, case in CASES.items()]
+)
 @each_dtype
 def test_a_network_is_torchvisions(case: Case, dtype: torch.dtype):
     """Logits in both modes, the statistics that training leaves, and the gradient of every parameter."""

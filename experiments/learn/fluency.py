@@ -55,14 +55,14 @@ def show(events: list[Event], now: float, out: Path) -> None:
             last = _clock(times[-1]) if times else "-"
             rows.append((name, str(len(all_)), last, curve, f"{first:.0%}", "now" if days <= 0 else f"{days:.0f} d"))
     table("Fluency", ("concept", "tries", "time", "weeks", "first try", "due"), rows)
-    console.print(f"\n{draw(found, out)}", markup=False, soft_wrap=True)
+    console.print(f"\n{plot(found, out)}", markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def draw(found: dict[str, dict[int, Week]], out: Path) -> Path:
+def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
     """Two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
     import matplotlib as mpl
 

@@ -18,7 +18,7 @@ def peak_bytes(step: Callable[[], object], device: str) -> int:
         result = step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-    tensors = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
+    tensors = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided]
     held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
     del tensors
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:

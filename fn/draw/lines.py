@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -53,7 +53,9 @@ def curves(
         axes.xaxis.set_major_locator(whole_steps())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        if axes.get_legend_handles_labels()[1] and (len(lines) > 1 or isinstance(values, Seeds)):
+        if axes.get_legend_handles_labels()[1] and (
+            len(lines) > 1 or any(isinstance(line, Seeds) for line in lines.values())
+        ):
             counts = [len(line.runs) for line in lines.values() if isinstance(line, Seeds) and len(line.runs) > 1]
             said = f"mean of {max(counts)} seeds, band from least to greatest" if counts else None
             axes.legend(frameon=False, title=said, title_fontsize=8, alignment="left")
@@ -80,7 +82,7 @@ def _line(axes: Axes, name: str, values: Sequence[float] | Mapping[int, float] |
         dotted = isinstance(values, Mapping)
     points = values if isinstance(values, Mapping) else dict(enumerate(values, 1))
     dotted |= len(points) == 1  # which no line would show
-    marks = {"marker": "o", "markersize": 4} if dotted else {"linestyle": style}
+    marks: dict[str, Any] = {"marker": "o", "markersize": 4} if dotted else {"linestyle": style}
     axes.plot(list(points), list(points.values()), color=hue, label=name, linewidth=1.5, **marks)
     _mark_not_finite(axes, points, hue)
 
