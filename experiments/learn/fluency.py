@@ -64,13 +64,13 @@ def _clock(seconds: float) -> str:
 
 def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
     """Two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    from fn import draw
+
     figure = Figure(figsize=(9, 7), layout="constrained")
+    draw.set_title(figure, "Each concept over the weeks: is a pass faster, and more often right at once?")
     times, firsts = figure.subplots(2, 1, sharex=True)
     for concept, by in found.items():
         timed = {w: week.seconds for w, week in by.items() if week.seconds is not None}
@@ -80,6 +80,4 @@ def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
     firsts.set(title="Right at once, without a hint: share of tries", xlabel="week", ylabel="share", ylim=(-0.05, 1.05))
     firsts.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", fontsize="small")
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "fluency.png", dpi=120)
-    return out / "fluency.png"
+    return draw.save(figure, out / "fluency.png")
