@@ -19,7 +19,7 @@ from experiments.drill import cut, launch, progress, prove, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.progress import Standing
 from experiments.shared import cli
-from experiments.shared.show import console, print_anything, table
+from experiments.shared.show import console, table
 
 FOLDER = cut.FOLDER
 DIFFICULTY = {name: drill.difficulty for name, drill in DRILLS.items()} | dict.fromkeys(WHOLES, 4)
@@ -211,17 +211,7 @@ def show(name: str) -> int:
 
 
 def run() -> NoReturn:
-    print_anything()
-    try:
-        status = main(cli.parse_flags(Config, sys.argv[1:]))
-    except cli.UsageError as error:
-        cli.fail(2, str(error))
-    except KeyboardInterrupt:
-        cli.fail(130, "interrupted")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        cli.fail(1, f"{where}{error.strerror or error}")
-    sys.exit(status)
+    cli.run_tool(Config, main)
 
 
 if __name__ == "__main__":

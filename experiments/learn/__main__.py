@@ -16,7 +16,6 @@ from experiments.drill.__main__ import say
 from experiments.drill.launch import Verdict
 from experiments.learn.concepts import CONCEPTS
 from experiments.shared import cli
-from experiments.shared.show import print_anything
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -75,17 +74,7 @@ def watch() -> int:
 
 
 def run() -> NoReturn:
-    print_anything()
-    try:
-        status = main(cli.parse_flags(Config, sys.argv[1:]))
-    except cli.UsageError as error:
-        cli.fail(2, str(error))
-    except KeyboardInterrupt:
-        cli.fail(130, "interrupted")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        cli.fail(1, f"{where}{error.strerror or error}")
-    sys.exit(status)
+    cli.run_tool(Config, main)
 
 
 if __name__ == "__main__":

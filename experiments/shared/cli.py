@@ -33,6 +33,7 @@ from experiments.shared.flags import (
     Config,
     ConfigT,
     Count,
+    FlagsT,
     Lab,
     MaybeCount,
     MaybeFloat,
@@ -105,6 +106,7 @@ __all__ = [
     "program",
     "report",
     "run",
+    "run_tool",
     "seeds",
 ]
 
@@ -164,6 +166,16 @@ def run(
             traceback.print_exception(error)
         fail(*status_and_message(error))
     sys.exit(0 if all(c.ok for c in checks) else 1)
+
+
+def run_tool(config_type: type[FlagsT], main: Callable[[FlagsT], int]) -> NoReturn:
+    """Parse the flags, run a tool that has no checks to report, and exit with the status that it returns."""
+    print_anything()
+    try:
+        status = main(parse_flags(config_type, sys.argv[1:]))
+    except (UsageError, KeyboardInterrupt, OSError) as error:
+        fail(*status_and_message(error))
+    sys.exit(status)
 
 
 def asking(config: Config) -> "contextlib.AbstractContextManager[Questions | None]":

@@ -1,10 +1,10 @@
 """A pair as an exercise: the file that a rewrite begins with, and the verdict on it."""
 
-import ast
 import re
 from pathlib import Path
 
 from experiments.drill import launch
+from experiments.shared.source import definitions, imports
 from experiments.since.pairs import Pair, pairs
 
 FOLDER = launch.ROOT / "drills" / "since"
@@ -48,31 +48,8 @@ def solution(name: str) -> str:
 def way(pair: Pair, which: str) -> str:
     """Return `old` or `new` with what it uses, read from the source; it is named `new` in any case."""
     text = pair.file.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    top = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    wanted, todo = [], [which]
-    while todo:
-        if (name := todo.pop()) in top and name not in wanted:
-            wanted.append(name)
-            todo += _names(top[name])
-    parts = [ast.get_source_segment(text, node) or "" for name, node in top.items() if name in wanted]
-    used = {name for part in wanted for name in _names(top[part])}
-    imports = [line for node in tree.body if (line := _import_of(node, used))]
-    code = "\n".join(imports) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
+    code = "\n".join(imports(text, which)) + "\n\n\n" + "\n\n\n".join(definitions(text, which)) + "\n"
     return re.sub(r"^def old\(", "def new(", code, flags=re.MULTILINE)
-
-
-def _names(node: ast.AST) -> list[str]:
-    return [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-
-
-def _import_of(node: ast.stmt, used: set[str]) -> str:
-    """Return the import, less the names that are not used; "" if none is."""
-    if not isinstance(node, ast.Import | ast.ImportFrom):
-        return ""
-    names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in used]
-    node.names = names
-    return ast.unparse(node) if names else ""
 
 
 def judge(name: str, path: Path) -> list[str]:
