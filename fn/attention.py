@@ -20,7 +20,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fn.domains import Count, Natural, NonNegative, Probability
+from fn.domains import Count, Finite, Magnitude, Natural, Probability
 from fn.initializers import xavier_uniform
 from fn.layers import dropout, linear, linear_init, softmax
 from fn.positions import rotary_encoding
@@ -33,7 +33,7 @@ def attention_scores(
     query: Float[Tensor, "*#batch queries d_head"],
     key: Float[Tensor, "*#batch keys d_head"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
-    scale: float | None = None,
+    scale: Finite | None = None,
 ) -> Float[Tensor, "*batch queries keys"]:
     """Return Q Kᵀ · scale, then -∞ where the mask is False, or the mask added; the scale is 1/√d_head unless given.
 
@@ -68,7 +68,7 @@ def attention_weights(
     key: Float[Tensor, "*#batch keys d_head"],
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Finite | None = None,
 ) -> Float[Tensor, "*batch queries keys"]:
     """Return softmax(Q Kᵀ / √d_head + mask) over the keys. ValueError for a mask beside `is_causal`.
 
@@ -144,7 +144,7 @@ def scaled_dot_product_attention(
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: Probability = 0.0,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Finite | None = None,
     *,
     dropout_key: Int64[Tensor, ""] | None = None,
 ) -> Float[Tensor, "*batch queries d_value"]:
@@ -181,7 +181,7 @@ def native_attention(
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: Probability = 0.0,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Finite | None = None,
     *,
     dropout_key: Int64[Tensor, ""] | None = None,
 ) -> Float[Tensor, "*batch queries d_value"]:
@@ -243,13 +243,15 @@ def multi_head_attention(
 
     The parameters are those of nn.MultiheadAttention, by name. A mask broadcasts over (*batch, heads, queries, keys).
     With `rotary`, queries and keys are turned by their positions. Vaswani et al. 2017, section 3.2.2. ValueError unless
-    the heads divide d_model.
+    the heads divide d_model, and for a mask with one axis for several of batch and heads, which could be either: give a
+    mask per example as (batch, 1, queries, keys), one per head as (1, heads, queries, keys).
 
     >>> x, params = torch.randn(2, 5, 8), multi_head_attention_init(torch.Generator().manual_seed(0), 8)
     >>> y, weights = multi_head_attention(x, x, x, 4, **params, is_causal=True, need_weights=True)
     >>> y.shape, weights.shape
     (torch.Size([2, 5, 8]), torch.Size([2, 4, 5, 5]))
     """
+    _require_clear(attn_mask, query.ndim + 1)
     if query is key is value:
         projected = linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
     else:
@@ -263,7 +265,16 @@ def multi_head_attention(
     return linear(merge_heads(y), **out_proj), weights
 
 
-def multi_head_attention_init(rng: torch.Generator, d_model: Count, *, gain: NonNegative = 1.0) -> Params:
+def _require_clear(attn_mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None, axes: int) -> None:
+    """Raise ValueError for a mask that says of some batch axes, or of the heads, but not which of them it is for."""
+    if attn_mask is not None and 2 < attn_mask.ndim < axes and any(n > 1 for n in attn_mask.shape[:-2]):
+        raise ValueError(
+            f"multi_head_attention: attn_mask of shape {tuple(attn_mask.shape)} could be per example or per head: "
+            "give it all axes, (batch, 1, queries, keys) or (1, heads, queries, keys)"
+        )
+
+
+def multi_head_attention_init(rng: torch.Generator, d_model: Count, *, gain: Magnitude = 1.0) -> Params:
     """Draw Xavier-uniform weights, as nn.MultiheadAttention has them; `gain` is that of the output projection.
 
     >>> multi_head_attention_init(torch.Generator().manual_seed(0), 8)["in_proj_weight"].shape

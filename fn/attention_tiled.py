@@ -23,7 +23,7 @@ from fn.attention import (
     scaled_dot_product_attention,
     share_heads,
 )
-from fn.domains import Count, Probability
+from fn.domains import Count, Finite, Natural, Probability
 from fn.precision import half_in_float32
 
 
@@ -36,7 +36,7 @@ def tiled_attention(
     attn_mask: Bool[Tensor, "*#batch #queries #keys"] | Float[Tensor, "*#batch #queries #keys"] | None = None,
     dropout_p: Probability = 0.0,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Finite | None = None,
     *,
     dropout_key: Int64[Tensor, ""] | None = None,
     block_size: Count,
@@ -68,8 +68,8 @@ def _tile_scores(
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
     is_causal: bool,
     scale: float,
-    first_query: int,
-    first_key: int,
+    first_query: Natural,
+    first_key: Natural,
 ) -> Float[Tensor, "*batch queries keys"]:
     """Return the scores of one tile, at or below the diagonal if causal; `mask` is that of all queries and keys."""
     queries, keys = query.shape[-2], key.shape[-2]

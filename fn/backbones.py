@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d
 from fn.data.datasets import Stats
-from fn.domains import Count, Probability
+from fn.domains import Count, ImageShape, Probability
 from fn.models import Model
 from fn.models.resnet import resnet, resnet_features, resnet_network
 from fn.models.squeezenet import squeezenet, squeezenet_features
@@ -30,13 +30,13 @@ class BackboneSpec(NamedTuple):
     """branches that are cut off: the head; of resnet8 the last stage too, whose features fit its own images alone"""
     last: Sequence[str]
     """the last stage before the cut: all branches after the last halving of the image"""
-    channels: int
+    channels: Count
     """of the feature maps"""
-    cells: int = 1
+    cells: Count = 1
     """the new head pools the maps to cells × cells"""
-    shape: tuple[int, int, int] = (3, 224, 224)
+    shape: ImageShape = (3, 224, 224)
     """(channels, height, width) of an image"""
-    classes: int = 1000
+    classes: Count = 1000
     """that the network was pretrained on"""
     stats: Stats | None = IMAGENET_STATS
     """(mean, standard deviation) to standardise images with; None: those of the new training images"""

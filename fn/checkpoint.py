@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from fn import tree
-from fn.domains import Count
+from fn.domains import Count, Ordinal
 from fn.files import is_sound, require_file, write_digested
 from fn.tree import Params
 
@@ -28,19 +28,19 @@ KEY, VERSION = "functional-torch checkpoint", 1
 class Progress(NamedTuple):
     """The state of a run besides its tensors."""
 
-    step: int = 0
+    step: Ordinal = 0
     """updates made"""
-    epoch: int = 0
+    epoch: Ordinal = 0
     """epochs completed"""
-    batch: int = 0
+    batch: Ordinal = 0
     """batches done of the epoch under way; with the seed and the epoch, the position in the data"""
     totals: dict[str, Any] = {}  # noqa: RUF012
     """sums of the metrics over the examples of those batches, see `fn.metrics.add_examples`"""
-    lines: int = 0
+    lines: Ordinal = 0
     """lines of the log written so far"""
     best: float | None = None
     """the least validation loss so far"""
-    best_epoch: int = 0
+    best_epoch: Ordinal = 0
     """the epoch with that loss, counted from 1; 0 if there is none"""
     generators: dict[str, Any] = {}  # noqa: RUF012
     """`fn.rng.global_state()`"""

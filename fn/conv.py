@@ -6,7 +6,7 @@ All of them slide a window: with size k, stride s, dilation d and padding p on b
 
 A size is an int or (vertical, horizontal). An image may come alone, as (channels, height, width). Padding "same" keeps
 the size of a stride-1 output; an odd row or column goes below and right. "valid" is 0. ValueError for a window larger
-than the padded input, a stride below 1, a negative padding, or output channels that do not divide into the groups.
+than the padded input, or output channels that do not divide into the groups.
 """
 
 import math
@@ -20,16 +20,16 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fn.domains import Count
+from fn.domains import Border, Count, Counts, Grid, Integer, Natural, NonZero, Window
 from fn.initializers import kaiming_normal
 from fn.precision import half_in_float32
 from fn.tree import Params
 
 Size = int | Sequence[int]
-Padding = Size | Literal["same", "valid"]
+Padding = Border | Literal["same", "valid"]
 
 
-def pair(size: Size) -> tuple[int, int]:
+def pair(size: Border) -> tuple[int, int]:
     """Return (vertical, horizontal); an int, or one in a sequence, counts for both.
 
     >>> pair(3), pair((1, 2))
@@ -40,8 +40,10 @@ def pair(size: Size) -> tuple[int, int]:
     return vertical, horizontal
 
 
-def output_size(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
+def output_size(n: Natural, kernel: Count, stride: Count = 1, padding: Natural = 0, dilation: Count = 1) -> int:
     """Return the number of windows along an axis: ⌊(n + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1.
+
+    It is 0 or less where no window fits.
 
     >>> output_size(32, kernel=3, padding=1), output_size(32, kernel=3, stride=2, padding=1)
     (32, 16)
@@ -49,10 +51,12 @@ def output_size(n: int, kernel: int, stride: int = 1, padding: int = 0, dilation
     return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dilation: Size) -> list[tuple[int, int]]:
+def resolve_padding(
+    padding: Padding, kernel: tuple[Count, Count], stride: Window, dilation: Window
+) -> list[tuple[int, int]]:
     """Return the padding (before, after) of the vertical and of the horizontal axis.
 
-    ValueError for "same" with a stride, and for a negative padding.
+    ValueError for "same" with a stride.
 
     >>> resolve_padding("same", (3, 4), stride=1, dilation=1)
     [(1, 1), (1, 2)]
@@ -62,10 +66,7 @@ def resolve_padding(padding: Padding, kernel: tuple[int, int], stride: Size, dil
             raise ValueError(f'padding "same" is for stride 1, not {stride}')
         totals = [d * (k - 1) for k, d in zip(kernel, pair(dilation), strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    sizes = pair(0 if padding == "valid" else padding)  # pyright: ignore[reportArgumentType]
-    if min(sizes) < 0:
-        raise ValueError(f"padding {padding} is negative")
-    return [(p, p) for p in sizes]
+    return [(p, p) for p in pair(0 if padding == "valid" else padding)]  # pyright: ignore[reportArgumentType]
 
 
 def _pad(
@@ -75,21 +76,16 @@ def _pad(
     return F.pad(x, (left, right, top, bottom), value=value) if any([top, bottom, left, right]) else x
 
 
-def _starts(n: int, kernel: int, stride: int, dilation: int) -> range:
+def _starts(n: int, kernel: Count, stride: Count, dilation: Count) -> range:
     """Where the windows begin on an axis of n, padding included."""
-    _require_positive(kernel, stride, dilation)
     if output_size(n, kernel, stride, dilation=dilation) < 1:
-        raise ValueError(f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}")
+        span = f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}"
+        raise ValueError(f"kernel_size {kernel}, dilation {dilation}: {span}")
     return range(0, n - dilation * (kernel - 1), stride)
 
 
-def _require_positive(kernel: int, stride: int, dilation: int) -> None:
-    if min(kernel, stride, dilation) < 1:
-        raise ValueError(f"kernel size {kernel}, stride {stride} and dilation {dilation} must be at least 1")
-
-
 def _grouped(
-    weight: Float[Tensor, "out_channels channels kernel_height kernel_width"], groups: int
+    weight: Float[Tensor, "out_channels channels kernel_height kernel_width"], groups: Count
 ) -> Float[Tensor, "groups out channels kernel_height kernel_width"]:
     if len(weight) % groups:
         raise ValueError(f"{len(weight)} output channels do not divide into {groups} groups")
@@ -101,10 +97,10 @@ def conv2d_naive(
     x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
-    stride: Size = 1,
+    stride: Window = 1,
     padding: Padding = 0,
-    dilation: Size = 1,
-    groups: int = 1,
+    dilation: Window = 1,
+    groups: Count = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve, one output position at a time.
 
@@ -134,13 +130,17 @@ def conv2d_naive(
 
 
 def axis_entries(
-    x: Float[Tensor, "*shape"], dim: int, kernel_size: int, stride: int = 1, dilation: int = 1
+    x: Float[Tensor, "*shape"], dim: Integer, kernel_size: Count, stride: Count = 1, dilation: Count = 1
 ) -> list[Float[Tensor, "*entries"]]:
     """Return entry 0 of every window along `dim`, entry 1 of every window, …: each is one strided slice of `x`.
+
+    ValueError for a `dim` that `x` has not.
 
     >>> axis_entries(torch.arange(5.0), dim=0, kernel_size=3)
     [tensor([0., 1., 2.]), tensor([1., 2., 3.]), tensor([2., 3., 4.])]
     """
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"axis_entries: dim {dim} is none of {x.ndim} axes")
     starts = _starts(x.shape[dim], kernel_size, stride, dilation)
     before = [slice(None)] * (dim % x.ndim)
     return [x[(*before, slice(dilation * i, dilation * i + starts.stop, stride))] for i in range(kernel_size)]
@@ -148,7 +148,7 @@ def axis_entries(
 
 @half_in_float32("x")
 def windows(
-    x: Float[Tensor, "*batch channels height width"], kernel_size: Size, stride: Size = 1, dilation: Size = 1
+    x: Float[Tensor, "*batch channels height width"], kernel_size: Window, stride: Window = 1, dilation: Window = 1
 ) -> Float[Tensor, "*batch channels kernel out_height out_width"]:
     """Return all windows at once; the axis `kernel` runs over the entries of a window.
 
@@ -182,10 +182,10 @@ def conv2d_unfold(
     x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
-    stride: Size = 1,
+    stride: Window = 1,
     padding: Padding = 0,
-    dilation: Size = 1,
-    groups: int = 1,
+    dilation: Window = 1,
+    groups: Count = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve as one matrix product: a row per kernel, a column per window (im2col).
 
@@ -205,10 +205,10 @@ def conv2d(
     x: Float[Tensor, "*batch channels height width"],
     weight: Float[Tensor, "out_channels channels//{groups} kernel_height kernel_width"],
     bias: Float[Tensor, " out_channels"] | None = None,
-    stride: Size = 1,
+    stride: Window = 1,
     padding: Padding = 0,
-    dilation: Size = 1,
-    groups: int = 1,
+    dilation: Window = 1,
+    groups: Count = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
     """Convolve by torch's compiled kernel; the models call this one.
 
@@ -235,23 +235,27 @@ def conv2d_init(
     rng: torch.Generator,
     channels: Count,
     out_channels: Count,
-    kernel_size: Size,
+    kernel_size: Window,
     *,
     groups: Count = 1,
     bias: bool = True,
 ) -> Params:
     """Draw a Kaiming-normal weight for a ReLU; the bias is zero, or left out (a batch norm would subtract it).
 
+    ValueError unless the groups divide both kinds of channels.
+
     >>> params = conv2d_init(torch.Generator().manual_seed(0), channels=3, out_channels=16, kernel_size=5)
     >>> params["weight"].shape, params["bias"].shape
     (torch.Size([16, 3, 5, 5]), torch.Size([16]))
     """
+    if channels % groups or out_channels % groups:
+        raise ValueError(f"conv2d: groups {groups} do not divide {channels} channels and {out_channels} out_channels")
     weight = kaiming_normal(rng, (out_channels, channels // groups, *pair(kernel_size)))
     return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
 
 
 def pool_padding(
-    shape: Sequence[int], kernel_size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
+    shape: Counts, kernel_size: Window, stride: Window, padding: Border, dilation: Window, ceil_mode: bool
 ) -> list[tuple[int, int]]:
     """Return the padding (before, after) of each axis.
 
@@ -263,7 +267,6 @@ def pool_padding(
     """
     pads = []
     for n, k, s, p, d in zip(shape, *map(pair, (kernel_size, stride, padding, dilation)), strict=True):
-        _require_positive(k, s, d)
         if not 0 <= p <= k // 2:
             raise ValueError(f"pooling: padding {p} is not between 0 and half of kernel_size {k}")
         hang, span = 0, d * (k - 1) + 1
@@ -278,10 +281,10 @@ def pool_padding(
 @half_in_float32("x")
 def max_pool2d(
     x: Float[Tensor, "*batch channels height width"],
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
+    kernel_size: Window,
+    stride: Window | None = None,
+    padding: Border = 0,
+    dilation: Window = 1,
     ceil_mode: bool = False,
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
@@ -309,17 +312,17 @@ def _later_if_larger(
 @half_in_float32("x")
 def avg_pool2d(
     x: Float[Tensor, "*batch channels height width"],
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
+    kernel_size: Window,
+    stride: Window | None = None,
+    padding: Border = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    divisor_override: int | None = None,
+    divisor_override: NonZero | None = None,
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the mean of each window. The stride is the kernel size unless given.
 
     Padding counts as zeros, or not at all (`count_include_pad`); what reaches past the end in `ceil_mode` never counts.
-    The sums are divided by `divisor_override` if given; ValueError if it is 0.
+    The sums are divided by `divisor_override` if given.
 
     >>> avg_pool2d(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
     tensor([[[[ 2.5000,  4.5000],
@@ -329,8 +332,6 @@ def avg_pool2d(
     pads = pool_padding(x.shape[-2:], kernel_size, stride, padding, 1, ceil_mode)
     total = windows(_pad(x, pads), kernel_size, stride).sum(dim=-3)
     if divisor_override is not None:
-        if divisor_override == 0:
-            raise ValueError("avg_pool2d: divisor_override is 0")
         return total / divisor_override
     counted = torch.ones(1, *x.shape[-2:], dtype=x.dtype, device=x.device)
     counted = _pad(counted, [(p, p) for p in pair(padding)], float(count_include_pad))
@@ -340,7 +341,7 @@ def avg_pool2d(
 
 @half_in_float32("x")
 def adaptive_avg_pool2d(
-    x: Float[Tensor, "*batch channels height width"], output_size: int | Sequence[int | None]
+    x: Float[Tensor, "*batch channels height width"], output_size: Grid
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
     """Return the means over a grid of `output_size` cells.
 
@@ -352,8 +353,6 @@ def adaptive_avg_pool2d(
     grid = pair(output_size) if isinstance(output_size, int) else output_size
     height, width = (n if m is None else m for n, m in zip(x.shape[-2:], grid, strict=True))
     if min(height, width) < 1:
-        if min(height, width) < 0:
-            raise ValueError(f"adaptive_avg_pool2d: output_size {output_size} is negative")
         return x.new_zeros((*x.shape[:-2], height, width))
     rows, columns = _cells(x.shape[-2], height), _cells(x.shape[-1], width)
     return torch.stack(

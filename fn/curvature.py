@@ -37,6 +37,7 @@ def per_sample_grads(
     >>> per_sample_grads(objective, {"w": torch.tensor(1.0)}, {}, torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))
     {'w': tensor([2., 8.])}
     """
+    tree.require_leaves(params, "per_sample_grads: params")
     return vmap(grad(partial(_loss_of_one, objective)), in_dims=(None, None, 0, 0))(params, state, x, y)
 
 
@@ -64,6 +65,7 @@ def gradient_noise_scale(grads: Params, *, whole: bool = False) -> Float[Tensor,
     >>> gradient_noise_scale({"w": torch.tensor([[1.0, 2.0], [3.0, 2.0]])})  # 2 / (8 - 2/2)
     tensor(0.2857)
     """
+    tree.require_leaves(grads, "gradient_noise_scale: grads")
     n = len(tree.leaves(grads)[0])
     if n < 2:
         raise ValueError(f"gradient_noise_scale: {n} examples have no spread")
@@ -88,6 +90,7 @@ def hvp(f: Callable, params: Params, v: Params) -> Params:
     >>> hvp(lambda params: (params["w"] ** 3).sum(), params, v)  # H = diag(6w)
     {'w': tensor([ 6., 12.])}
     """
+    tree.require_leaves(params, "hvp: params")
     with warnings.catch_warnings():  # the first jvp loads a part of torch that torch itself warns of
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         return jvp(grad(f), (params,), (v,))[1]
@@ -106,6 +109,7 @@ def sharpness(f: Callable, params: Params, *, key: Int64[Tensor, ""], steps: Cou
     >>> sharpness(f, {"w": torch.ones(2)}, key=torch.tensor(0))
     tensor(4.)
     """
+    tree.require_leaves(params, "sharpness: params")
     basis: list[Tensor] = []
     products: list[Tensor] = []
     for i in range(min(steps, tree.size(params))):

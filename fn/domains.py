@@ -1,6 +1,13 @@
-"""Domains of numbers, checked as shapes are: a number outside is a TypeCheckError that names the argument."""
+"""Domains of numbers, checked as shapes are: a number outside is a TypeCheckError with the argument and the range.
 
-from typing import Annotated
+A function says the domain in its signature, `classes: Count`. Each is checked once per call, before anything is
+computed. A size that fits its domain but not the memory is torch's own error.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Annotated, Any
 
 import torch
 from beartype.vale import Is
@@ -8,15 +15,82 @@ from jaxtyping import Int
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-Count = Annotated[int, Is[lambda n: n >= 1]]
-Natural = Annotated[int, Is[lambda n: n >= 0]]
-Probability = Annotated[float, Is[lambda p: 0 <= p <= 1]]
-Beta = Annotated[float, Is[lambda beta: 0 <= beta < 1]]
-NonNegative = Annotated[float, Is[lambda x: x >= 0]]
-Positive = Annotated[float, Is[lambda x: x > 0]]
+LARGEST = 2**31 - 1
+"""the largest size, or number of things"""
+MOST = sys.float_info.max
+"""the largest float: an int may be larger"""
 
 
-def require_indices(x: Int[Tensor, "*batch"], rows: int) -> None:
+def _such(holds: Callable[[Any], bool], words: str) -> Any:
+    """Return the condition, which error messages call by these words."""
+    condition = Is[holds]
+    condition.get_repr = words
+    return condition
+
+
+def _each(least: int, words: str, lengths: Sequence[int] = range(100)) -> Any:
+    """Return the condition that every entry is an int from `least` on: of a sequence beartype checks one at random."""
+    return _such(lambda xs: len(xs) in lengths and all(isinstance(x, int) and least <= x <= LARGEST for x in xs), words)
+
+
+Count = Annotated[int, _such(lambda n: 1 <= n <= LARGEST, "from 1 to 2³¹ - 1")]
+Natural = Annotated[int, _such(lambda n: 0 <= n <= LARGEST, "from 0 to 2³¹ - 1")]
+Ordinal = Annotated[int, _such(lambda n: 0 <= n < 2**63, "from 0 to 2⁶³ - 1")]
+Integer = Annotated[int, _such(lambda n: -(2**63) <= n < 2**63, "that int64 holds")]
+NonZero = Annotated[int, _such(lambda n: n != 0 and -(2**63) <= n < 2**63, "but 0")]
+
+Probability = Annotated[float, _such(lambda p: 0 <= p <= 1, "from 0 to 1")]
+Share = Annotated[float, _such(lambda p: 0 < p <= 1, "above 0, to 1")]
+Beta = Annotated[float, _such(lambda beta: 0 <= beta < 1, "from 0 to below 1")]
+UpToOne = Annotated[float, _such(lambda x: -MOST <= x <= 1 or x == -inf, "at most 1")]
+NonNegative = Annotated[float, _such(lambda x: 0 <= x <= MOST or x == inf, "from 0 to infinity")]
+Magnitude = Annotated[float, _such(lambda x: 0 <= x <= MOST, "from 0, and finite")]
+Positive = Annotated[float, _such(lambda x: 0 < x <= MOST, "above 0, and finite")]
+Finite = Annotated[float, _such(lambda x: -MOST <= x <= MOST, "and finite")]
+Real = Annotated[float, _such(lambda x: -MOST <= x <= MOST or x in (inf, -inf), "but NaN")]
+
+Counts = Annotated[Sequence[int], _each(1, "each from 1 to 2³¹ - 1")]
+Naturals = Annotated[Sequence[int], _each(0, "each from 0 to 2³¹ - 1")]
+ImageShape = Annotated[Sequence[int], _each(1, "(channels, height, width), each at least 1", [3])]
+ImageSize = Annotated[Sequence[int], _each(1, "(height, width), each at least 1", [2])]
+Integers = Annotated[
+    Sequence[int],
+    _such(lambda xs: all(isinstance(x, int) and -(2**63) <= x < 2**63 for x in xs), "each one that int64 holds"),
+]
+Window = Count | Annotated[Sequence[int], _each(1, "one or two, each at least 1", [1, 2])]
+Border = Natural | Annotated[Sequence[int], _each(0, "one or two, each at least 0", [1, 2])]
+Grid = (
+    Natural
+    | Annotated[
+        Sequence[int | None],
+        _such(
+            lambda xs: len(xs) == 2 and all(x is None or (isinstance(x, int) and 0 <= x <= LARGEST) for x in xs),
+            "two, each None or at least 0",
+        ),
+    ]
+)
+Positives = Annotated[
+    Sequence[float],
+    _such(lambda xs: all(isinstance(x, int | float) and 0 < x <= MOST for x in xs), "each above 0, and finite"),
+]
+
+Rectangles = Annotated[
+    Sequence[tuple[float, float]],
+    _such(
+        lambda sizes: len(sizes) > 0 and all(0 < side <= MOST for size in sizes for side in size),
+        "(width, height) of one or more, each above 0, and finite",
+    ),
+]
+Bands = Annotated[
+    dict[str, tuple[float, float]],
+    _such(
+        lambda bands: len(bands) > 0 and all(0 <= low <= high for low, high in bands.values()),
+        "(least, largest) of one or more, from 0 up",
+    ),
+]
+
+
+def require_indices(x: Int[Tensor, "*batch"], rows: int, name: str = "x") -> None:
     """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
 
     >>> require_indices(torch.tensor([0, 2]), 3)
@@ -26,4 +100,4 @@ def require_indices(x: Int[Tensor, "*batch"], rows: int) -> None:
     if not isinstance(x, FakeTensor) and x.numel():
         least, greatest = int(x.min()), int(x.max())
         if least < 0 or greatest >= rows:
-            raise ValueError(f"index {least if least < 0 else greatest} is none of {rows} rows")
+            raise ValueError(f"{name}: index {least if least < 0 else greatest} is none of {rows} rows")

@@ -19,7 +19,7 @@ from torch.func import vmap
 
 from fn import tree
 from fn.data.loader import epoch_order
-from fn.domains import Count, Natural
+from fn.domains import Count, Integers, Natural, Ordinal
 from fn.losses import cross_entropy
 from fn.models import Model
 from fn.optim import Rate
@@ -28,7 +28,7 @@ from fn.tree import Params
 
 
 def ensemble_init(
-    model: Model, optimizer: Callable, *, seeds: Sequence[int], device: torch.device | str = "cpu"
+    model: Model, optimizer: Callable, *, seeds: Integers, device: torch.device | str = "cpu"
 ) -> TrainState:
     """Return the first TrainState of the ensemble: member k is what `init_train_state` gives for seeds[k].
 
@@ -75,7 +75,7 @@ def _member_step(
     return train_step(ts, x, y, objective=objective, optimizer=optimizer(lr=lr), key=key)
 
 
-def ensemble_key(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " models"]:
+def ensemble_key(seeds: Integers, device: torch.device | str = "cpu") -> Int64[Tensor, " models"]:
     """Return the `run_key` of every member.
 
     >>> ensemble_key([0, 1, 7]).shape
@@ -88,8 +88,8 @@ def ensemble_batches(
     examples: Natural,
     batch_size: Count,
     *,
-    seeds: Sequence[int],
-    epoch: Natural,
+    seeds: Integers,
+    epoch: Ordinal,
     device: torch.device | str = "cpu",
 ) -> Sequence[Int64[Tensor, "models batch"]]:
     """Return the indices of every batch of an epoch; see `batches`. Row k is what a run from seeds[k] alone visits.

@@ -31,6 +31,8 @@ def sample(
     >>> sample(logits, torch.tensor(0), temperature=10.0)
     tensor(0)
     """
+    if not len(logits):
+        raise ValueError("sample: logits are those of no class")
     if top_k is not None:
         if top_k > len(logits):
             raise ValueError(f"sample: top_k {top_k} is more than {len(logits)} classes")
@@ -49,8 +51,8 @@ def require_logits(logits: Float[Tensor, " classes"]) -> None:
 
     >>> require_logits(torch.tensor([0.0, -torch.inf]))
     """
-    if not logits.max().isfinite():
-        raise ValueError("logits must not be NaN, +infinity, or all -infinity")
+    if not len(logits) or not logits.max().isfinite():
+        raise ValueError("logits must not be NaN, +infinity, all -infinity, or none")
 
 
 @torch.no_grad()

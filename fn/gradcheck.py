@@ -45,6 +45,7 @@ def relative_error(tree1: Params, tree2: Params) -> float:
     >>> relative_error({"w": torch.tensor([1.0, 2.5])}, {"w": torch.tensor([1.0, 2.0])})
     0.25
     """
+    tree.require_leaves(tree2, "relative_error: tree1 and tree2")
     gaps = tree.leaves(tree.map(lambda a, b: (a - b).abs().max(), tree1, tree2))
     sizes = [b.abs().max() for b in tree.leaves(tree2)]
     return float(torch.stack(gaps).max() / torch.stack(sizes).max())
@@ -57,6 +58,8 @@ def largest(values: Iterable[float | Tensor]) -> float:
     (nan, 2.0)
     """
     numbers = [float(value) for value in values]
+    if not numbers:
+        raise ValueError("largest: values hold no number")
     return math.nan if any(map(math.isnan, numbers)) else max(numbers)
 
 

@@ -5,30 +5,29 @@ ValueError for a shape with fewer than two axes.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fn.domains import NonNegative
+from fn.domains import Counts, Magnitude
 
 RELU_GAIN = math.sqrt(2)
 
 
-def _fans(shape: Sequence[int]) -> tuple[int, int]:
+def _fans(shape: Counts) -> tuple[int, int]:
     if len(shape) < 2:
         raise ValueError(f"fan in and fan out need at least two axes, not the shape {tuple(shape)}")
     area = math.prod(shape[2:])
     return shape[1] * area, shape[0] * area
 
 
-def _uniform(rng: torch.Generator, shape: Sequence[int], bound: float) -> Float[Tensor, "..."]:
+def _uniform(rng: torch.Generator, shape: Counts, bound: float) -> Float[Tensor, "..."]:
     return (torch.rand(*shape, generator=rng) * 2 - 1) * bound
 
 
-def kaiming_std(shape: Sequence[int], mode: Literal["fan_in", "fan_out"], gain: NonNegative) -> float:
+def kaiming_std(shape: Counts, mode: Literal["fan_in", "fan_out"], gain: Magnitude) -> float:
     """Return gain / √fan. He et al. 2015.
 
     It keeps the variance through ReLU layers, forward (fan_in) or backward (fan_out).
@@ -42,10 +41,10 @@ def kaiming_std(shape: Sequence[int], mode: Literal["fan_in", "fan_out"], gain: 
 
 def kaiming_uniform(
     rng: torch.Generator,
-    shape: Sequence[int],
+    shape: Counts,
     *,
     mode: Literal["fan_in", "fan_out"] = "fan_in",
-    gain: NonNegative = RELU_GAIN,
+    gain: Magnitude = RELU_GAIN,
 ) -> Float[Tensor, "..."]:
     """Draw weights from U(-√3·std, √3·std), std = gain / √fan.
 
@@ -58,10 +57,10 @@ def kaiming_uniform(
 
 def kaiming_normal(
     rng: torch.Generator,
-    shape: Sequence[int],
+    shape: Counts,
     *,
     mode: Literal["fan_in", "fan_out"] = "fan_in",
-    gain: NonNegative = RELU_GAIN,
+    gain: Magnitude = RELU_GAIN,
 ) -> Float[Tensor, "..."]:
     """Draw weights from N(0, std²), std = gain / √fan.
 
@@ -72,7 +71,7 @@ def kaiming_normal(
     return torch.randn(*shape, generator=rng) * kaiming_std(shape, mode, gain)
 
 
-def xavier_std(shape: Sequence[int], gain: NonNegative) -> float:
+def xavier_std(shape: Counts, gain: Magnitude) -> float:
     """Return gain · √(2 / (fan_in + fan_out)), a compromise between forward and backward. Glorot and Bengio 2010.
 
     >>> xavier_std((100, 100), gain=1)
@@ -81,7 +80,7 @@ def xavier_std(shape: Sequence[int], gain: NonNegative) -> float:
     return gain * math.sqrt(2 / sum(_fans(shape)))
 
 
-def xavier_uniform(rng: torch.Generator, shape: Sequence[int], *, gain: NonNegative = 1.0) -> Float[Tensor, "..."]:
+def xavier_uniform(rng: torch.Generator, shape: Counts, *, gain: Magnitude = 1.0) -> Float[Tensor, "..."]:
     """Draw weights from U(-√3·std, √3·std), std = gain · √(2 / (fan_in + fan_out)).
 
     >>> weight = xavier_uniform(torch.Generator().manual_seed(0), (100, 200))  # √3·std = √(6 / 300)
@@ -91,7 +90,7 @@ def xavier_uniform(rng: torch.Generator, shape: Sequence[int], *, gain: NonNegat
     return _uniform(rng, shape, math.sqrt(3) * xavier_std(shape, gain))
 
 
-def xavier_normal(rng: torch.Generator, shape: Sequence[int], *, gain: NonNegative = 1.0) -> Float[Tensor, "..."]:
+def xavier_normal(rng: torch.Generator, shape: Counts, *, gain: Magnitude = 1.0) -> Float[Tensor, "..."]:
     """Draw weights from N(0, std²), std = gain · √(2 / (fan_in + fan_out)).
 
     >>> weight = xavier_normal(torch.Generator().manual_seed(0), (100, 100))  # std = 0.1

@@ -5,7 +5,6 @@ Names and argument order are those of torch.nn.functional. A layer's parameters 
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, NonNegative, require_indices
+from fn.domains import Count, Finite, Integer, Magnitude, Naturals, NonNegative, Probability, require_indices
 from fn.initializers import RELU_GAIN, kaiming_uniform
 from fn.precision import half_in_float32, halves_by, upcast
 from fn.rng import uniform
@@ -41,7 +40,7 @@ def linear(
     return y if bias is None else y + bias
 
 
-def linear_init(rng: torch.Generator, d_in: Count, d_out: Count, *, gain: NonNegative = RELU_GAIN) -> Params:
+def linear_init(rng: torch.Generator, d_in: Count, d_out: Count, *, gain: Magnitude = RELU_GAIN) -> Params:
     """Draw a Kaiming-uniform weight; the bias is zero. `gain` is √2 before a ReLU and 1 where no activation follows.
 
     >>> params = linear_init(torch.Generator().manual_seed(0), d_in=3, d_out=2)
@@ -53,7 +52,7 @@ def linear_init(rng: torch.Generator, d_in: Count, d_out: Count, *, gain: NonNeg
 
 @half_in_float32("weight")
 def embedding(
-    x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"], padding_idx: int | None = None
+    x: Int[Tensor, "*batch"], weight: Float[Tensor, "num_embeddings d_model"], padding_idx: Integer | None = None
 ) -> Float[Tensor, "*batch d_model"]:
     """Look up a row of the table per index: y = W[x]. The row `padding_idx` gets no gradient; -1 is the last row.
 
@@ -74,7 +73,7 @@ def embedding(
     return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
 
 
-def embedding_init(rng: torch.Generator, num_embeddings: Count, d_model: Count, *, std: NonNegative = 1.0) -> Params:
+def embedding_init(rng: torch.Generator, num_embeddings: Count, d_model: Count, *, std: Magnitude = 1.0) -> Params:
     """Draw an embedding table from N(0, std²).
 
     >>> embedding_init(torch.Generator().manual_seed(0), num_embeddings=100, d_model=16)["weight"].shape
@@ -116,7 +115,7 @@ def gelu(x: Float[Tensor, "*shape"], approximate: Literal["none", "tanh"] = "non
 
 
 @half_in_float32("x")
-def softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
+def softmax(x: Float[Tensor, "*shape"], dim: Integer, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
     """Return exp(x) / Σ exp(x) along `dim`. The maximum is subtracted first, so that exp cannot overflow.
 
     `dtype` is that of the sum and of the result, if not x's. A row with NaN or +∞ in it, or of -∞ alone, is all NaN.
@@ -133,7 +132,9 @@ def softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None =
 
 
 @half_in_float32("x")
-def log_softmax(x: Float[Tensor, "*shape"], dim: int, *, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
+def log_softmax(
+    x: Float[Tensor, "*shape"], dim: Integer, *, dtype: torch.dtype | None = None
+) -> Float[Tensor, "*shape"]:
     """Return x - log Σ exp(x) along `dim`. The log of a softmax would underflow to log 0 instead.
 
     `dtype` is that of the sum and of the result, if not x's.
@@ -157,21 +158,18 @@ def _require_axis(x: Float[Tensor, "*shape"], dim: int) -> None:
 
 
 def dropout(
-    x: Float[Tensor, "*shape"], p: float = 0.5, training: bool = True, *, key: Int64[Tensor, ""] | None = None
+    x: Float[Tensor, "*shape"], p: Probability = 0.5, training: bool = True, *, key: Int64[Tensor, ""] | None = None
 ) -> Float[Tensor, "*shape"]:
     """Zero each entry with probability p and scale the others by 1 / (1 - p); the identity unless training.
 
     y = x · m / (1 - p), m ~ Bernoulli(1 - p), so that E[y] = x. Srivastava et al. 2014. The mask is a function of `key`
-    (see fn.rng): the same key drops the same entries. ValueError without a key where entries are to be dropped, and
-    for a p outside [0, 1].
+    (see fn.rng): the same key drops the same entries. ValueError without a key where entries are to be dropped.
 
     >>> dropout(torch.ones(6), p=0.5, key=torch.tensor(0))
     tensor([2., 0., 0., 2., 0., 0.])
     >>> dropout(torch.ones(6), p=0.5, training=False)
     tensor([1., 1., 1., 1., 1., 1.])
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p is a probability, not {p}")
     if not training or p == 0:
         return x
     if key is None:
@@ -183,10 +181,10 @@ def dropout(
 @half_in_float32("x")
 def layer_norm(
     x: Float[Tensor, "*shape"],
-    normalized_shape: Sequence[int],
+    normalized_shape: Naturals,
     weight: Float[Tensor, "*normalized_shape"] | None = None,
     bias: Float[Tensor, "*normalized_shape"] | None = None,
-    eps: float = 1e-5,
+    eps: NonNegative = 1e-5,
 ) -> Float[Tensor, "*shape"]:
     """Normalize over the last axes, those of `normalized_shape`: (x - E[x]) / √(Var[x] + ε) · w + b.
 
@@ -208,7 +206,7 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
-def layer_norm_init(normalized_shape: Sequence[int]) -> Params:
+def layer_norm_init(normalized_shape: Naturals) -> Params:
     """Return weight 1 and bias 0: normalization alone.
 
     >>> layer_norm_init([2])
@@ -224,14 +222,15 @@ def batch_norm(
     weight: Float[Tensor, " channels"] | None = None,
     bias: Float[Tensor, " channels"] | None = None,
     training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    momentum: Finite = 0.1,
+    eps: NonNegative = 1e-5,
 ) -> tuple[Float[Tensor, "batch channels *positions"], Params]:
     """Return ((x - μ) / √(σ² + ε) · w + b, the new running statistics), normalized per channel. Ioffe and Szegedy 2015.
 
     Training takes μ and the biased σ² from the batch, and moves the running ones towards μ and the *unbiased* σ²:
     r ← (1 - momentum) r + momentum · s. Evaluation takes the running ones and returns them unchanged. Works on
-    (batch, channels), sequences and images. ValueError when training on one value per channel.
+    (batch, channels), sequences and images. An empty batch moves nothing. ValueError when training on one value per
+    channel.
 
     >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> y, state = batch_norm(x, torch.zeros(2), torch.ones(2), training=True)
@@ -241,9 +240,9 @@ def batch_norm(
     dtype, x = x.dtype, upcast(x)
     statistics = {"running_mean": running_mean, "running_var": running_var}
     mean, var = upcast(running_mean), upcast(running_var)
-    if training:
-        count = x.numel() // x.shape[1]
-        if count < 2:
+    count = x.shape[0] * math.prod(x.shape[2:])
+    if training and count:
+        if count == 1:
             raise ValueError(
                 f"batch_norm: training needs more than one value per channel, x has shape {tuple(x.shape)}"
             )

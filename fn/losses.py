@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.domains import NonNegative, Probability
+from fn.domains import Integer, NonNegative, Probability, UpToOne, require_indices
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -23,7 +23,7 @@ def cross_entropy(
     target: Float[Tensor, "batch classes *positions"] | Int[Tensor, " batch *positions"],
     weight: Float[Tensor, " classes"] | None = None,
     *,
-    ignore_index: int = -100,
+    ignore_index: Integer = -100,
     reduction: Reduction = "mean",
     label_smoothing: Probability = 0.0,
 ) -> Float[Tensor, "..."]:
@@ -32,6 +32,7 @@ def cross_entropy(
     A target equal to `ignore_index` counts neither in the sum nor in the mean; the mean over no targets is NaN.
     Label smoothing ε: Szegedy et al. 2016. With a `weight` w per class log p[c] counts w[c] times, and the mean divides
     by the sum of w[target]. A target may be a probability q per class instead: -Σ_c q[c] log p[c], over the examples.
+    ValueError for a target that is no class; in compiled code it is a RuntimeError.
 
     >>> cross_entropy(torch.zeros(4, 10), torch.tensor([3, 1, 4, 1]))  # log 10
     tensor(2.3026)
@@ -47,7 +48,11 @@ def cross_entropy(
         return _reduce(loss, reduction, loss.numel())
     counted = target != ignore_index
     index = torch.where(counted, target, 0)
-    loss = -log_p.gather(1, index.unsqueeze(1)).squeeze(1)
+    try:
+        loss = -log_p.gather(1, index.unsqueeze(1)).squeeze(1)
+    except RuntimeError:
+        require_indices(index, input.shape[1], "cross_entropy: target")
+        raise
     if label_smoothing:  # else a class of probability 0 would give 0 · ∞
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
     count = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
@@ -100,7 +105,7 @@ def _cross_entropies(
 def sigmoid_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],
-    alpha: float = 0.25,
+    alpha: UpToOne = 0.25,
     gamma: NonNegative = 2.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
@@ -108,13 +113,10 @@ def sigmoid_focal_loss(
 
     p_t and α_t are p and α for a target of 1, and 1 - p and 1 - α for a target of 0. The factor (1 - p_t)^γ gives
     easy examples little weight, so that many of them do not outweigh the few hard ones. A negative α turns α_t off.
-    ValueError for an α above 1.
 
     >>> sigmoid_focal_loss(torch.tensor([-1.0, 0.0, 1.0]), torch.ones(3))
     tensor([0.1755, 0.0433, 0.0057])
     """
-    if alpha > 1:
-        raise ValueError(f"sigmoid_focal_loss: alpha is a weight between 0 and 1, or negative for none, not {alpha}")
     p = torch.sigmoid(inputs)
     if_one, if_zero = _cross_entropies(inputs)
     loss = targets * if_one + (1 - targets) * if_zero

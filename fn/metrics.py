@@ -2,6 +2,7 @@
 
 Of equal scores the lower class ranks first, so that every metric agrees with argmax, which takes the first maximum.
 A NaN score never counts as right. A target of -100 (`ignore_index`) counts nowhere; the mean over no targets is NaN.
+ValueError for a target that is no class; in compiled code it is a RuntimeError.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from fn.domains import Natural
+from fn.domains import Count, Integer, Natural, require_indices
 
 
 def accuracy(
@@ -32,9 +33,9 @@ def accuracy(
 def top_k_accuracy(
     input: Float[Tensor, "batch classes *positions"],
     target: Int[Tensor, " batch *positions"],
-    k: int,
+    k: Count,
     *,
-    ignore_index: int = -100,
+    ignore_index: Integer = -100,
 ) -> Float[Tensor, ""]:
     """Return the fraction of targets whose class is among the `k` largest scores.
 
@@ -53,7 +54,7 @@ def exact_match(
     input: Float[Tensor, "batch classes *positions"],
     target: Int[Tensor, " batch *positions"],
     *,
-    ignore_index: int = -100,
+    ignore_index: Integer = -100,
 ) -> Float[Tensor, ""]:
     """Return the fraction of examples in which every target has the largest score.
 
@@ -79,18 +80,22 @@ def _in_top_k(
     if not 1 <= k <= classes:
         raise ValueError(f"top_k_accuracy: k={k} is not between 1 and {classes}, the number of classes")
     target = target.unsqueeze(1)
-    score = input.gather(1, target)
+    try:
+        score = input.gather(1, target)
+    except RuntimeError:
+        require_indices(target, classes, "target")
+        raise
     later = torch.arange(classes, device=input.device).reshape(-1, *[1] * (input.ndim - 2)) > target
     outranked = (input < score) | ((input == score) & later)
     return outranked.sum(dim=1) >= classes - k
 
 
 def confusion_matrix(
-    input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"], *, ignore_index: int = -100
+    input: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"], *, ignore_index: Integer = -100
 ) -> Int[Tensor, "classes classes"]:
     """Count each pair of target and prediction: a row per target, a column per prediction, as scikit-learn does.
 
-    ValueError for a NaN score.
+    ValueError for a NaN score, or a target that is no class.
 
     >>> logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0]])
     >>> confusion_matrix(logits, torch.tensor([0, 0, 1]))
@@ -101,11 +106,12 @@ def confusion_matrix(
     if input.isnan().any():
         raise ValueError("confusion_matrix: a score is NaN")
     classes = input.shape[1]
+    require_indices(target, classes, "confusion_matrix: target")
     pairs = target * classes + input.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: int = -100) -> Int[Tensor, ""]:
+def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: Integer = -100) -> Int[Tensor, ""]:
     """Return the number of targets that count, over which losses and accuracies are means.
 
     Where targets are no classes, but boxes say, every example counts.
@@ -118,7 +124,7 @@ def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: int = -100)
     return (target != ignore_index).sum()
 
 
-def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: int = -100) -> Int[Tensor, ""]:
+def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: Integer = -100) -> Int[Tensor, ""]:
     """Return the number of examples with a target that counts, over which `exact_match` is a mean.
 
     >>> count_examples(torch.tensor([[0, 1, 2], [-100, -100, 3], [-100, -100, -100]]))

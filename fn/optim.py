@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn import tree
-from fn.domains import Beta, Count, NonNegative, Positive, Probability
+from fn.domains import Beta, Count, NonNegative, Ordinal, Positive, Probability
 from fn.precision import common_dtype, upcast
 from fn.tree import Params
 
 Rate = NonNegative | Float[Tensor, ""]
-Step = int | Int[Tensor, ""]
+Step = Ordinal | Int[Tensor, ""]
 
 
 class Optimizer(NamedTuple):
@@ -39,16 +39,14 @@ def _zeros(params: Params) -> Params:
 
 def _step_zero(params: Params) -> Int[Tensor, ""]:
     """Return step 0 on the device of the parameters; ValueError if there are none."""
-    if not tree.leaves(params):
-        raise ValueError("params: there is no parameter in them")
+    tree.require_leaves(params, "params")
     return torch.zeros((), dtype=torch.int64, device=tree.leaves(params)[0].device)
 
 
 def _require_like(params: Params, grads: Params) -> None:
     """Raise ValueError for a gradient of another shape or dtype than its parameter, which would broadcast silently."""
     flat = tree.flatten(grads)
-    if not tree.leaves(params):
-        raise ValueError("params: there is no parameter in them")
+    tree.require_leaves(params, "params")
     for name, p in tree.flatten(params).items():
         g = flat.get(name, p)  # a missing one is for tree.map to name
         if (g.shape, g.dtype) != (p.shape, p.dtype):
@@ -104,10 +102,13 @@ def sgd_update(
 def adam_init(params: Params) -> Params:
     """Return the state of `adam_update` and `adamw_update`: step 0, and zeros for both moments.
 
+    Those of fp16 and bf16 are float32: in fp16 the square of 1e-4 is 0, and a step would divide by it.
+
     >>> adam_init({"w": torch.ones(2)})
     {'step': tensor(0), 'mean': {'w': tensor([0., 0.])}, 'square': {'w': tensor([0., 0.])}}
     """
-    return {"step": _step_zero(params), "mean": _zeros(params), "square": _zeros(params)}
+    step, zeros = _step_zero(params), tree.map(lambda p: torch.zeros_like(upcast(p)), params)
+    return {"step": step, "mean": zeros, "square": zeros}
 
 
 def adam_update(
@@ -267,7 +268,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: NonNegative) -> Optimize
 
 
 def _clipped_update(
-    params: Params, grads: Params, state: Params, *, update: Callable, max_norm: float
+    params: Params, grads: Params, state: Params, *, update: Callable, max_norm: NonNegative
 ) -> tuple[Params, Params]:
     grads, _ = clip_grad_norm(grads, max_norm)
     return update(params, grads, state)

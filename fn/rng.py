@@ -10,13 +10,14 @@ The stream is SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom n
 """
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+
+from fn.domains import Integer, Naturals
 
 
 def _signed(word: int) -> int:
@@ -41,7 +42,7 @@ def _stream(key: Int64[Tensor, "..."], index: Int64[Tensor, "..."]) -> Int64[Ten
     return z ^ _shift_right(z, 31)
 
 
-def key(seed: int, *path: int) -> Int64[Tensor, ""]:
+def key(seed: Integer, *path: Integer) -> Int64[Tensor, ""]:
     """Derive a key from a seed and a path of numbers, `key(seed, epoch, step)`: `fold_in` along the path.
 
     >>> key(3)
@@ -55,7 +56,7 @@ def key(seed: int, *path: int) -> Int64[Tensor, ""]:
     return k
 
 
-def fold_in(key: Int64[Tensor, "*keys"], data: int | Int64[Tensor, "*keys"]) -> Int64[Tensor, "*keys"]:
+def fold_in(key: Int64[Tensor, "*keys"], data: Integer | Int64[Tensor, "*keys"]) -> Int64[Tensor, "*keys"]:
     """Derive the key of child number `data`: a step, a layer, an example, a model of an ensemble.
 
     >>> fold_in(key(0), 1)
@@ -66,7 +67,7 @@ def fold_in(key: Int64[Tensor, "*keys"], data: int | Int64[Tensor, "*keys"]) -> 
     return _stream(key, torch.as_tensor(data, dtype=torch.int64, device=key.device))
 
 
-def uniform(key: Int64[Tensor, "*keys"], shape: Sequence[int]) -> Float32[Tensor, "..."]:
+def uniform(key: Int64[Tensor, "*keys"], shape: Naturals) -> Float32[Tensor, "..."]:
     """Draw from U[0, 1): the top 24 bits of each word of the key's stream; for several keys, `shape` numbers each.
 
     >>> uniform(key(0), (3,))
@@ -79,16 +80,20 @@ def uniform(key: Int64[Tensor, "*keys"], shape: Sequence[int]) -> Float32[Tensor
     return _shift_right(_stream(key.unsqueeze(-1), index), 40).reshape((*key.shape, *shape)) * 2.0**-24
 
 
-def randint(key: Int64[Tensor, "*keys"], low: int, high: int, shape: Sequence[int]) -> Int64[Tensor, "..."]:
+def randint(key: Int64[Tensor, "*keys"], low: Integer, high: Integer, shape: Naturals) -> Int64[Tensor, "..."]:
     """Draw whole numbers from `low` up to but not including `high`, uniform up to one part in 2²⁴ / (high - low).
+
+    ValueError for a range that holds none.
 
     >>> randint(key(0), 0, 10, (5,))
     tensor([8, 4, 0, 9, 1])
     """
+    if high <= low:
+        raise ValueError(f"randint: there is no number from low {low} to below high {high}")
     return low + (uniform(key, shape) * (high - low)).long()
 
 
-def generator(seed: int, *path: int) -> torch.Generator:
+def generator(seed: Integer, *path: Integer) -> torch.Generator:
     """Return a new CPU generator, a function of its arguments alone: `generator(seed, epoch)`.
 
     >>> torch.equal(torch.rand(3, generator=generator(0, 1)), torch.rand(3, generator=generator(0, 1)))
@@ -133,7 +138,7 @@ def set_global_state(state: dict[str, Any]) -> None:
     numpy.random.set_state(tuple(state["numpy"]))
 
 
-def seed_global_state(seed: int) -> None:
+def seed_global_state(seed: Integer) -> None:
     """Seed the global generators of torch, Python and NumPy.
 
     >>> state = global_state()

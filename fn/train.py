@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from fn import tree
-from fn.domains import Count, Natural, Probability
+from fn.domains import Count, Integer, NonNegative, Ordinal, Probability
 from fn.jit import jit
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, add_examples, count, count_targets, mean_per_example
@@ -46,14 +46,14 @@ class TrainState(NamedTuple):
 
 
 def init_train_state(
-    model: Model, optimizer: Optimizer, *, seed: int, device: torch.device | str = "cpu"
+    model: Model, optimizer: Optimizer, *, seed: Integer, device: torch.device | str = "cpu"
 ) -> TrainState:
     """Return the initial parameters and states, drawn on the CPU so that every device starts from the same numbers."""
     params, state = (tree.to(part, device) for part in model.init(generator(seed)))
     return TrainState(params, state, optimizer.init(params))
 
 
-def run_key(seed: int) -> Int64[Tensor, ""]:
+def run_key(seed: Integer) -> Int64[Tensor, ""]:
     """Return the key of a run's steps. It differs from key(seed, epoch), under which the loader augments images."""
     return rng_key(seed, 2**62)
 
@@ -140,7 +140,7 @@ def train_one_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     step: Callable,
-    seed: int,
+    seed: Integer,
     on_step: Callable | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Train on each batch once; return the state, and the mean of each metric over what counts, not over the batches.
@@ -180,12 +180,12 @@ def eval_one_epoch(
     return {name: mean for of_one in totals.values() for name, mean in mean_per_example(of_one).items()}
 
 
-def count_steps(examples: Natural, *, epochs: Natural, batch_size: Count) -> int:
+def count_steps(examples: Ordinal, *, epochs: Ordinal, batch_size: Count) -> int:
     """Return the number of batches in all epochs, with the short last ones."""
     return epochs * math.ceil(examples / batch_size)
 
 
-def is_overfit(metrics: Metrics, loss_below: float = 1e-3) -> bool:
+def is_overfit(metrics: Metrics, loss_below: NonNegative = 1e-3) -> bool:
     """Return whether the model has fitted its examples: all of them right, and the loss below `loss_below`."""
     return metrics["accuracy"] == 1 and metrics["loss"] < loss_below
 

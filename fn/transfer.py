@@ -15,7 +15,7 @@ from torch import Tensor
 from fn import tree
 from fn.conv import adaptive_avg_pool2d
 from fn.data.loader import epoch_order
-from fn.domains import Count, Natural, Probability
+from fn.domains import Count, Integer, Natural, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes
 from fn.models import Model
 from fn.tree import Params
@@ -217,7 +217,7 @@ def _is_trained(name: str, trained: Sequence[str]) -> bool:
 
 
 def few_per_class(
-    labels: Int[Tensor, " examples"], classes: Count, shots: Count | None, *, seed: int
+    labels: Int[Tensor, " examples"], classes: Count, shots: Count | None, *, seed: Integer
 ) -> Int64[Tensor, " few"]:
     """Draw the indices of `shots` examples of each class, class after class; all where there are fewer, or for None.
 

@@ -135,6 +135,15 @@ def leaves(tree: Params) -> list[Any]:
     return list(flatten(tree).values())
 
 
+def require_leaves(tree: Params, name: str) -> None:
+    """Raise ValueError, with this name for the tree, if it holds no leaf.
+
+    >>> require_leaves({"fc": {"weight": 1}}, "params")
+    """
+    if not leaves(tree):
+        raise ValueError(f"{name} hold no leaf")
+
+
 def size(tree: Params) -> int:
     """Return how many numbers the tree holds.
 

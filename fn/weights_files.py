@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from safetensors.torch import load_file
 
+from fn.domains import Count, Natural
 from fn.weights_torchscript import torchscript_tensors
 
 MOST_TENSORS, MOST_HEADER = 20_000, 2**24
@@ -141,7 +142,7 @@ def _has_place(entry: Any) -> bool:
     return isinstance(place, list) and len(place) == 2 and all(isinstance(x, int) for x in place)
 
 
-def require_few(entries: int) -> None:
+def require_few(entries: Natural) -> None:
     """Raise ValueError for more than MOST_TENSORS entries.
 
     >>> require_few(100_000)
@@ -188,7 +189,7 @@ def _safely(read: Callable[[Path], Any], path: Path) -> Any:
         raise ValueError(f"is damaged, or holds more than tensors ({one_line(reason, 80)})") from None
 
 
-def one_line(text: object, most: int = 60) -> str:
+def one_line(text: object, most: Count = 60) -> str:
     r"""Return a text from a file in one printable line, of at most `most` characters and a sign that more follows.
 
     >>> one_line("layer\n1"), one_line("weight" * 100, 8)

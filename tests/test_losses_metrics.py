@@ -111,7 +111,7 @@ def test_sigmoid_focal_loss_is_torchvisions(tensors, reduction, alpha, gamma):
 
 
 def test_sigmoid_focal_loss_refuses_an_alpha_beyond_one():
-    with pytest.raises(ValueError, match="not 2"):
+    with pytest.raises(TypeCheckError, match="'alpha'"):
         sigmoid_focal_loss(torch.zeros(1), torch.zeros(1), alpha=2)
 
 
@@ -192,7 +192,7 @@ def test_mse_loss_refuses_a_column_beside_a_row():
 
 def test_a_target_that_is_no_class_is_refused(cross_entropy):
     for target in (3, -1):
-        with pytest.raises((IndexError, RuntimeError), match=r"out of (bounds|range)"):
+        with pytest.raises((ValueError, IndexError, RuntimeError), match=f"target: index {target} is none of 3 rows"):
             cross_entropy(torch.ones(1, 3), torch.tensor([target]))
 
 
@@ -327,5 +327,5 @@ def test_a_nan_score_predicts_nothing(accuracy):
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_top_k_accuracy_refuses_a_k_beyond_the_classes(top_k_accuracy, k):
-    with pytest.raises(ValueError, match=f"k={k} is not between 1 and 3"):
+    with pytest.raises((ValueError, TypeCheckError), match=rf"k={k} is not between 1 and 3|'k'"):
         top_k_accuracy(torch.ones(2, 3), torch.tensor([0, 1]), k)

@@ -20,7 +20,7 @@ from fn.data.idx import is_complete, read_split
 from fn.data.image_folders import Found, find_classes, folders_of, splits
 from fn.data.images import ImageError, first_line, photograph
 from fn.data.transforms import channel_stats, normalize
-from fn.domains import Count
+from fn.domains import Count, Natural
 from fn.files import require_file
 
 Stats = tuple[Sequence[float], Sequence[float]]
@@ -54,7 +54,7 @@ def data_root() -> Path:
     return Path(os.environ.get("FN_DATA") or user_cache())
 
 
-def take(split: Split, n: int) -> Split:
+def take(split: Split, n: Natural) -> Split:
     """The first `n` examples."""
     return Split(split.images[:n], split.labels[:n])
 

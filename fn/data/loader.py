@@ -15,7 +15,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fn.domains import Count, Natural
+from fn.domains import Count, Integer, Natural, Ordinal
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
 
@@ -24,7 +24,7 @@ from fn.rng import key as rng_key
 START_METHOD = "fork" if sys.platform == "linux" else None
 
 
-def epoch_order(examples: Natural, *, seed: int, epoch: Natural) -> Int64[Tensor, " examples"]:
+def epoch_order(examples: Natural, *, seed: Integer, epoch: Ordinal) -> Int64[Tensor, " examples"]:
     """A random permutation of the examples, a function of (seed, epoch)."""
     return torch.randperm(examples, generator=generator(seed, epoch))
 
@@ -50,9 +50,9 @@ def batches(
     split: tuple[Tensor, Tensor],
     batch_size: Count,
     *,
-    seed: int | None = None,
-    epoch: Natural = 0,
-    start: Natural = 0,
+    seed: Integer | None = None,
+    epoch: Ordinal = 0,
+    start: Ordinal = 0,
     augment: Callable | None = None,
     moves_targets: bool = False,
     workers: Natural = 0,
@@ -77,7 +77,7 @@ def batches(
         yield from map(gather.__getitem__, indices)
 
 
-def endless(split: tuple[Tensor, Tensor], batch_size: Count, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(split: tuple[Tensor, Tensor], batch_size: Count, *, seed: Integer) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of epoch after epoch, for a loop that counts steps."""
     for epoch in count():
         yield from batches(split, batch_size, seed=seed, epoch=epoch)

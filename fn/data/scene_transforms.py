@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fn.data.transforms import affine, horizontal_flip
 from fn.detection.boxes import box_area, clip_boxes_to_image
-from fn.domains import Count, NonNegative, Probability
+from fn.domains import Count, Magnitude, Positive, Probability
 from fn.rng import fold_in, uniform
 
 
@@ -67,8 +67,8 @@ def random_zoom(
     objects: Float[Tensor, "batch objects 5"],
     key: Int64[Tensor, " batch"],
     *,
-    scale: tuple[float, float] = (0.8, 1.25),
-    translate: NonNegative = 0.15,
+    scale: tuple[Positive, Positive] = (0.8, 1.25),
+    translate: Magnitude = 0.15,
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch objects 5"]]:
     """Scale each image by a factor from the range `scale` and move it by up to ±`translate` of its width and height."""
     right, down, size = uniform(key, (3,)).to(x.dtype).unbind(1)

@@ -17,8 +17,11 @@ from fn.data.cache import cached
 from fn.data.datasets import Split
 from fn.data.transforms import channel_stats, normalize
 from fn.detection.boxes import box_iou, unpack_objects
-from fn.domains import Count, Natural
+from fn.domains import Count, Integer, Natural
 from fn.rng import generator
+
+WIDEST = 34
+"""pixels: of the tallest digit, 28, and a fifth"""
 
 
 class Scenes(NamedTuple):
@@ -32,7 +35,7 @@ class SceneSet(NamedTuple):
     train: Scenes
     test: Scenes
     classes: Sequence[str]
-    dropped: int = 0
+    dropped: Natural = 0
     """boxes that were left out, as none of their area is in the image"""
     difficult: Bool[Tensor, "examples objects"] | None = None
     """of the objects of `test`, which need not be found"""
@@ -43,7 +46,7 @@ class SceneSet(NamedTuple):
         return tuple(self.train.images.shape[1:])
 
 
-def take_scenes(scenes: Scenes, n: int) -> Scenes:
+def take_scenes(scenes: Scenes, n: Natural) -> Scenes:
     """Return the first `n` examples."""
     return Scenes(scenes.images[:n], scenes.objects[:n])
 
@@ -71,7 +74,7 @@ def require_valid(scenes: Scenes, classes: Count) -> None:
             raise ValueError(f"image {image}, object {row}: ({values}) {complaint}")
 
 
-def digits(train: Natural = 4000, test: Natural = 500, *, size: Count = 64, seed: int = 0) -> SceneSet:
+def digits(train: Count = 4000, test: Count = 500, *, size: Count = 64, seed: Integer = 0) -> SceneSet:
     """Return canvases of `size` pixels with up to five of scikit-learn's handwritten digits each, see `canvas`.
 
     Held-out canvases hold held-out digits.
@@ -106,8 +109,10 @@ def canvas(
     """Draw (bytes (1, size, size), objects): 0 to `max_objects` digits, 12 to 28 pixels high, over noise and scraps.
 
     A box is tight around the ink. Two boxes overlap by an IoU of at most 0.2; where two digits meet, the darker ink
-    counts. A scrap is a quarter of a digit.
+    counts. A scrap is a quarter of a digit. ValueError without a digit, or for a size that not every digit fits in.
     """
+    if size < WIDEST or not len(digits):
+        raise ValueError(f"canvas: size {size} is below {WIDEST}, or digits is empty")
     uniform = lambda low, high: low + (high - low) * float(torch.rand((), generator=rng))  # noqa: E731
     pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
     image = uniform(0, 0.2) + uniform(0.02, 0.08) * torch.randn(1, size, size, generator=rng)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, Natural
+from fn.domains import Count, Integer
 from fn.files import decode_text, read_bytes
 
 IGNORED = -100
@@ -31,7 +31,7 @@ class Sequences(NamedTuple):
 class Toy(NamedTuple):
     """A problem is a string of digits; `question` writes it down, `answer` solves it."""
 
-    digits: int
+    digits: Count
     question: Callable[[str], str]
     answer: Callable[[str], str]
 
@@ -49,7 +49,7 @@ TOYS = {
 }
 
 
-def toy_examples(toy: Toy, examples: Natural, *, seed: int) -> Sequences:
+def toy_examples(toy: Toy, examples: Count, *, seed: Integer) -> Sequences:
     """Return `examples` different problems in random order: question and answer as inputs, the answer alone as targets.
 
     ValueError if the task has fewer.

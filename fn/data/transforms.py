@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, Natural, NonNegative, Probability
+from fn.domains import Count, Magnitude, Natural, Positive, Probability, Share
 from fn.rng import fold_in, randint, uniform
 
 
@@ -131,9 +131,9 @@ def random_affine(
     x: Float[Tensor, "batch channels height width"],
     key: Int64[Tensor, " batch"],
     *,
-    degrees: NonNegative = 10.0,
-    translate: NonNegative = 0.1,
-    scale: tuple[float, float] = (0.9, 1.1),
+    degrees: Magnitude = 10.0,
+    translate: Magnitude = 0.1,
+    scale: tuple[Positive, Positive] = (0.9, 1.1),
 ) -> Float[Tensor, "batch channels height width"]:
     """Rotate by up to ±`degrees`, move by up to ±`translate` of each side, scale by a factor within `scale`."""
     turn, right, down, size = uniform(key, (4,)).to(x.dtype).unbind(1)
@@ -143,7 +143,7 @@ def random_affine(
 
 
 def random_resized_crop(
-    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: Probability = 0.5
+    x: Float[Tensor, "batch channels height width"], key: Int64[Tensor, " batch"], *, area: Share = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
     """Cut out a random part of each image, at least `area` of its area, and scale it up to the size of the image.
 

@@ -4,14 +4,12 @@ A size is (width, height), in pixels. The distance of two sizes is 1 - IoU of bo
 gives small boxes the same say as large ones.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fn.detection.boxes import box_iou
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, Probability
 
 
 def size_iou(sizes1: Float[Tensor, "sizes1 2"], sizes2: Float[Tensor, "sizes2 2"]) -> Float[Tensor, "sizes1 sizes2"]:
@@ -72,7 +70,7 @@ def _spread_out(points: Float[Tensor, "boxes 2"], k: int, rng: torch.Generator) 
     return points[chosen]
 
 
-def split_by_level(sizes: Float[Tensor, "sizes 2"], strides: Sequence[int]) -> list[list[tuple[float, float]]]:
+def split_by_level(sizes: Float[Tensor, "sizes 2"], strides: Counts) -> list[list[tuple[float, float]]]:
     """Return the sizes of each level's anchors; the levels are grids whose cells are `strides` pixels apart.
 
     A size goes to the coarsest level where a box of that size overlaps an anchor by half wherever it lies. At worst its

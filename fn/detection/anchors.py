@@ -5,7 +5,6 @@ every image has the same shapes.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -13,14 +12,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fn.detection.boxes import box_convert, box_iou
-from fn.domains import Natural, Probability
+from fn.domains import ImageSize, Natural, Positives, Probability, Rectangles
 from fn.precision import half_in_float32
 
 VARIANCES = (0.1, 0.2)
 """an offset of 1 moves the centre by a tenth of the anchor's size, or multiplies the size by exp(0.2)"""
 
 
-def sizes_by_ratio(sides: Sequence[float], ratios: Sequence[float]) -> list[tuple[float, float]]:
+def sizes_by_ratio(sides: Positives, ratios: Positives) -> list[tuple[float, float]]:
     """Return a size (width, height) for each of `sides`, √(width · height), and each of `ratios`, height / width.
 
     >>> sizes_by_ratio([10, 20], ratios=[1, 4])
@@ -29,9 +28,7 @@ def sizes_by_ratio(sides: Sequence[float], ratios: Sequence[float]) -> list[tupl
     return [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for side in sides for ratio in ratios]
 
 
-def anchor_grid(
-    image_size: Sequence[int], map_size: Sequence[int], sizes: Sequence[tuple[float, float]]
-) -> Float[Tensor, "anchors 4"]:
+def anchor_grid(image_size: ImageSize, map_size: ImageSize, sizes: Rectangles) -> Float[Tensor, "anchors 4"]:
     """Return the anchors of a feature map: boxes centred on its cells, in reading order.
 
     A cell has an anchor of each of `sizes`, (width, height) in pixels.

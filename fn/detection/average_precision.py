@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from fn.detection.boxes import box_area, box_intersection
-from fn.domains import Count
+from fn.domains import Bands, Count
 
 # numpy's, to the last bit: torch's linspace differs there, and a recall or an overlap may be exactly that
 THRESHOLDS = tuple(numpy.linspace(0.5, 0.95, 10).tolist())
@@ -34,7 +34,7 @@ def average_precision(
     difficult: Bool[Tensor, " objects"] | None = None,
     *,
     classes: Count,
-    sizes: dict[str, tuple[float, float]] = SIZES,
+    sizes: Bands = SIZES,
     max_detections: Count = 100,
 ) -> Float64[Tensor, "thresholds sizes classes"]:
     """Return AP at each of THRESHOLDS, for objects of each of `sizes` and each class; NaN where there is no object.

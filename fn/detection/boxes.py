@@ -5,14 +5,13 @@ without an area is valid. One with reversed corners has a negative width or heig
 `remove_small_boxes` drops it. Areas and overlaps of fp16 and bf16 are float32, as in torchvision.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import NonNegative
+from fn.domains import ImageSize, Real
 from fn.precision import upcast
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
@@ -98,7 +97,7 @@ def generalized_box_iou(
     return shared / union - (hull - union) / hull
 
 
-def clip_boxes_to_image(boxes: Float[Tensor, "*boxes 4"], size: Sequence[int]) -> Float[Tensor, "*boxes 4"]:
+def clip_boxes_to_image(boxes: Float[Tensor, "*boxes 4"], size: ImageSize) -> Float[Tensor, "*boxes 4"]:
     """Clip boxes to an image of `size` (height, width); a box that lies outside is left without an area.
 
     >>> clip_boxes_to_image(torch.tensor([[-5.0, 10, 70, 90], [80, 0, 90, 10]]), size=(40, 60))
@@ -110,7 +109,7 @@ def clip_boxes_to_image(boxes: Float[Tensor, "*boxes 4"], size: Sequence[int]) -
     return torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], dim=-1)
 
 
-def remove_small_boxes(boxes: Float[Tensor, "boxes 4"], min_size: NonNegative) -> Int64[Tensor, " kept"]:
+def remove_small_boxes(boxes: Float[Tensor, "boxes 4"], min_size: Real) -> Int64[Tensor, " kept"]:
     """Return the indices of the boxes with both sides at least `min_size`; reversed corners and NaN never pass.
 
     >>> remove_small_boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 1], [5, 5, 8, 8]]), min_size=2)
@@ -145,7 +144,7 @@ def object_table(
 
 
 def nms_naive(
-    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], iou_threshold: float
+    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], iou_threshold: Real
 ) -> Int64[Tensor, " kept"]:
     """Return the indices of the boxes that greedy non-maximum suppression keeps, best first.
 
@@ -168,7 +167,7 @@ def nms_naive(
 
 
 def nms(
-    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], iou_threshold: float
+    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], iou_threshold: Real
 ) -> Int64[Tensor, " kept"]:
     """Return the indices of the boxes that non-maximum suppression keeps, best first, as `nms_naive` does.
 
@@ -187,7 +186,7 @@ def batched_nms(
     boxes: Float[Tensor, "boxes 4"],
     scores: Float[Tensor, " boxes"],
     idxs: Int[Tensor, " boxes"],
-    iou_threshold: float,
+    iou_threshold: Real,
 ) -> Int64[Tensor, " kept"]:
     """Return the indices that `nms` keeps of each class on its own, best first over all; `idxs` are the classes.
 
@@ -204,7 +203,7 @@ def _require_numbers(boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " bo
 
 
 def _nms(
-    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], classes: Int[Tensor, " boxes"], threshold: float
+    boxes: Float[Tensor, "boxes 4"], scores: Float[Tensor, " boxes"], classes: Int[Tensor, " boxes"], threshold: Real
 ) -> Int64[Tensor, " kept"]:
     """Suppress class by class, each from its best box, in blocks of BLOCK boxes.
 

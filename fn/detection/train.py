@@ -11,7 +11,7 @@ from torch import Tensor
 from fn import tree
 from fn.detection.average_precision import SIZES, average_precision
 from fn.detection.boxes import object_table, unpack_objects
-from fn.domains import Count
+from fn.domains import Bands, Count
 from fn.models import Detector
 from fn.optim import Optimizer
 from fn.tensors import summarize as summarize_tensor
@@ -111,7 +111,7 @@ def evaluate_detections(
     classes: Count,
     difficult: Bool[Tensor, "examples objects"] | None = None,
     *,
-    sizes: dict[str, tuple[float, float]] = SIZES,
+    sizes: Bands = SIZES,
 ) -> Float64[Tensor, "thresholds sizes classes"]:
     """Return the `average_precision` of detections in the images that have these objects, some of them `difficult`.
 

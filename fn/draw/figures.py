@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from fn.domains import Positive
 from fn.files import write_atomic
 
 DPI = 120
@@ -40,7 +41,7 @@ def set_title(figure: Figure, title: str) -> None:
     figure.set_label(plain(title))
 
 
-def readable(width: float, *, at_least: float = 8, pixels: float = 10) -> float:
+def readable(width: Positive, *, at_least: Positive = 8, pixels: Positive = 10) -> float:
     """Return the font size, in points, that a picture of that width in inches needs: `pixels` high when it is SHOWN.
 
     >>> round(readable(11.4), 1), readable(3.0)
@@ -49,7 +50,7 @@ def readable(width: float, *, at_least: float = 8, pixels: float = 10) -> float:
     return max(at_least, pixels * max(1.0, width * DPI / SHOWN) * 72 / DPI)
 
 
-def folded(text: str, width: float, size: float) -> str:
+def folded(text: str, width: Positive, size: Positive) -> str:
     """Return the text in lines of at most `width` inches at that font size.
 
     >>> folded("Ankle boot, read as Sneaker", 1.0, 8)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fn.domains import Count
 from fn.draw.figures import folded, readable, set_title
 
 
@@ -14,7 +15,7 @@ def image_grid(
     images: Float[Tensor, "images height width"],
     titles: Sequence[str] = (),
     *,
-    columns: int = 8,
+    columns: Count = 8,
     signed: bool = False,
     title: str = "",
 ) -> Figure:
@@ -39,7 +40,7 @@ def image_grid(
 
 
 def photo_grid(
-    images: Float[Tensor, "images 3 height width"], titles: Sequence[str], *, columns: int = 4, title: str = ""
+    images: Float[Tensor, "images 3 height width"], titles: Sequence[str], *, columns: Count = 4, title: str = ""
 ) -> Figure:
     """Draw RGB images in a grid, each scaled from its smallest value to its largest."""
     rows = -(-len(images) // columns)

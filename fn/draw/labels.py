@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fn.domains import Positive
 from fn.draw.figures import LETTER, folded
 
 Corners = tuple[float, float, float, float]
@@ -15,9 +16,9 @@ def place_labels(
     boxes: Sequence[Sequence[float]],
     texts: Sequence[str],
     *,
-    image: tuple[float, float],
-    point: float,
-    size: float,
+    image: tuple[Positive, Positive],
+    point: Positive,
+    size: Positive,
     low: Sequence[bool] = (),
 ) -> list[tuple[float, float, str]]:
     """Return (x, y, text) of each label's upper left corner, in pixels of the image (width, height), long ones folded.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from fn.domains import Count, Positives
 from fn.draw.figures import set_title
 from fn.draw.palette import color, colors
 
@@ -62,7 +63,7 @@ def curves(
     return figure
 
 
-def whole_steps(most: int = 9) -> MaxNLocator:
+def whole_steps(most: Count = 9) -> MaxNLocator:
     """Return ticks at whole numbers alone; `min_n_ticks` keeps a single step from being drawn as 0.98, 1.00, 1.02."""
     return MaxNLocator(most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
 
@@ -128,7 +129,7 @@ def _mark_not_finite(axes: Axes, points: Mapping[int, float], hue: str) -> None:
 
 
 def spread(
-    x: Sequence[float],
+    x: Positives,
     values: Float[Tensor, "x repeats"],
     *,
     xlabel: str,

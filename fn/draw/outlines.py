@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fn.domains import Count
 from fn.draw.figures import folded, readable, set_title
 from fn.draw.images import pixels
 from fn.draw.labels import place_labels
@@ -33,7 +34,7 @@ def boxes(
     drawn: Sequence[Sequence[Drawn]],
     titles: Sequence[str] = (),
     *,
-    columns: int,
+    columns: Count,
     title: str = "",
 ) -> Figure:
     """Draw images in a grid, each on its own scale, with its boxes; one channel is drawn gray, three in color."""

@@ -12,6 +12,8 @@ ValueError for a shape that a family cannot take.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fn.domains import Count
+
 
 class Model(NamedTuple):
     init: Callable
@@ -26,4 +28,4 @@ class Detector(NamedTuple):
     """loss(**output, objects) -> a dict of parts, whose sum is the loss"""
     detect: Callable
     """detect(**output) -> (boxes, scores, labels) of each image"""
-    classes: int
+    classes: Count

@@ -4,7 +4,7 @@ The map is the finest level of the pyramid, and its cells are the unit of sizes 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch.func import vmap
 from fn.conv import conv2d, conv2d_init
 from fn.detection.boxes import box_convert, clip_boxes_to_image, unpack_objects
 from fn.detection.heatmaps import center_cells, center_heatmap, peaks
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, ImageShape, ImageSize, Probability
 from fn.layers import relu
 from fn.losses import penalty_reduced_focal_loss
 from fn.models import Detector, Model
@@ -78,7 +78,7 @@ def centernet_loss(
     offset: Float[Tensor, "batch 2 rows columns"],
     objects: Float[Tensor, "batch objects 5"],
     *,
-    image_size: Sequence[int],
+    image_size: ImageSize,
 ) -> dict[str, Tensor]:
     """Return {"center": penalty-reduced focal loss, "size": SIZE_WEIGHT · L1, "offset": L1} over the number of objects.
 
@@ -124,7 +124,7 @@ def centernet_detect(
     size: Float[Tensor, "batch 2 rows columns"],
     offset: Float[Tensor, "batch 2 rows columns"],
     *,
-    image_size: Sequence[int],
+    image_size: ImageSize,
     score_threshold: Probability = 0.01,
     max_detections: Count = 100,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -151,11 +151,11 @@ def centernet_detect(
 
 
 def centernet(
-    shape: Sequence[int],
+    shape: ImageShape,
     classes: Count,
     *,
     backbone: Backbone | None = None,
-    widths: Sequence[int] = WIDTHS,
+    widths: Counts = WIDTHS,
     width: Count = 64,
 ) -> Detector:
     """Return the detector of images (channels, height, width), on the small backbone of `widths` unless one is given.

@@ -1,6 +1,5 @@
 """A small convolutional network: blocks of convolution, max pooling, batch norm and relu, then a linear layer."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,14 +7,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, ImageShape, Natural, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
 
 
 def cnn_init(
-    rng: torch.Generator, shape: Sequence[int], classes: Count, widths: Sequence[int] = (32, 64, 64)
+    rng: torch.Generator, shape: ImageShape, classes: Count, widths: Counts = (32, 64, 64)
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state for images (channels, height, width): a block per width.
 
@@ -47,7 +46,7 @@ def cnn_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     modes: Params | None = None,
-    blocks: int,
+    blocks: Natural,
     dropout_p: Probability = 0.0,
 ) -> tuple[Float[Tensor, "batch classes"], Params]:
     """Return (logits, new state), with dropout before the last layer. `modes`: see `norm_modes`.
@@ -71,9 +70,7 @@ def cnn_apply(
     return linear(x, **params["fc"]), new_state
 
 
-def cnn(
-    shape: Sequence[int], classes: Count, *, widths: Sequence[int] = (32, 64, 64), dropout_p: Probability = 0.0
-) -> Model:
+def cnn(shape: ImageShape, classes: Count, *, widths: Counts = (32, 64, 64), dropout_p: Probability = 0.0) -> Model:
     """Return the model of images (channels, height, width), with a block per width.
 
     >>> params, state = cnn((1, 8, 8), 10, widths=(4, 6)).init(torch.Generator().manual_seed(0))

@@ -1,21 +1,20 @@
 """The multi-layer perceptron: linear, relu, linear, …"""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, Probability
 from fn.layers import dropout, flatten, linear, linear_init, relu, softmax
 from fn.models import Model
 from fn.rng import fold_in
 from fn.tree import Params
 
 
-def mlp_init(rng: torch.Generator, d_in: Count, hidden: Sequence[int], classes: Count) -> tuple[Params, Params]:
+def mlp_init(rng: torch.Generator, d_in: Count, hidden: Counts, classes: Count) -> tuple[Params, Params]:
     """Draw the parameters of fc1, fc2, …: a layer for each entry of `hidden`, and one for the classes; no state.
 
     >>> params, state = mlp_init(torch.Generator().manual_seed(0), 64, (128,), 10)
@@ -82,7 +81,7 @@ def two_layer_grads(params: Params, x: Float[Tensor, "batch d_in"], target: Int[
     }
 
 
-def mlp(shape: Sequence[int], classes: Count, *, hidden: Sequence[int] = (128,), dropout_p: Probability = 0.0) -> Model:
+def mlp(shape: Counts, classes: Count, *, hidden: Counts = (128,), dropout_p: Probability = 0.0) -> Model:
     """Return the model of examples of any shape, with a hidden layer for each width in `hidden`.
 
     >>> params, state = mlp((1, 8, 8), 10, hidden=(32, 16)).init(torch.Generator().manual_seed(0))

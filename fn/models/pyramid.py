@@ -4,7 +4,7 @@ Every level knows what the coarser ones have seen: each is added, twice as large
 2017, "Feature Pyramid Networks". A backbone is a model whose output is a list of maps, the finest first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.domains import Count
+from fn.domains import Count, Counts
 from fn.layers import batch_norm, batch_norm_init, relu
 from fn.models.squeezenet import FIRES, POOLED, fire, squeezenet_init
 from fn.tree import Params
@@ -25,7 +25,7 @@ class Backbone(NamedTuple):
     """init(rng) -> (params, state)"""
     apply: Callable
     """apply(params, state, x, *, train) -> (maps, state)"""
-    channels: Sequence[int]
+    channels: Counts
     """of each map"""
 
 
@@ -37,7 +37,7 @@ WIDTHS = (16, 32, 64, 64, 96, 96)
 """channels of the small backbone's convolutions"""
 
 
-def backbone_init(rng: torch.Generator, channels: Count, widths: Sequence[int]) -> tuple[Params, Params]:
+def backbone_init(rng: torch.Generator, channels: Count, widths: Counts) -> tuple[Params, Params]:
     """Draw the parameters and the state of the small backbone, with a width for each of its six convolutions.
 
     >>> params, state = backbone_init(torch.Generator().manual_seed(0), 1, WIDTHS)
@@ -148,7 +148,7 @@ def pyramid_apply(
     return pyramid, new_state
 
 
-def small_backbone(channels: Count, *, widths: Sequence[int] = WIDTHS) -> Backbone:
+def small_backbone(channels: Count, *, widths: Counts = WIDTHS) -> Backbone:
     """Return the backbone of six convolutions, with maps of a quarter, an eighth and a sixteenth of the image's side.
 
     >>> small_backbone(1).channels

@@ -4,7 +4,7 @@ A network is said by its arguments: the stem, the kind of block, how many blocks
 a shortcut does where a block changes the shape. `resnet` binds them for the published depths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Positive, Probability
+from fn.domains import Count, Counts, ImageShape, Naturals, Positive, Probability
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
@@ -29,8 +29,8 @@ EXPANSION = 4
 class Stem(NamedTuple):
     """The first convolution; with `pool`, a 3×3 max pooling of stride 2 follows."""
 
-    kernel: int
-    stride: int
+    kernel: Count
+    stride: Count
     pool: bool
 
 
@@ -39,17 +39,17 @@ class Block(NamedTuple):
     """init(rng, channels, width, *, shortcut) -> (params, state)"""
     apply: Callable
     """apply(params, state, x, *, modes, stride, shortcut) -> (output, state)"""
-    expansion: int
+    expansion: Count
     """output channels over width"""
 
 
-def _project_init(rng: torch.Generator, channels: int, out_channels: int) -> tuple[Params, Params]:
+def _project_init(rng: torch.Generator, channels: Count, out_channels: Count) -> tuple[Params, Params]:
     params, state = batch_norm_init(out_channels)
     return {"0": conv2d_init(rng, channels, out_channels, 1, bias=False), "1": params}, {"1": state}
 
 
 def _project(
-    params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, modes: Params, stride: int
+    params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, modes: Params, stride: Count
 ) -> tuple[Float[Tensor, "batch out_channels out_height out_width"], Params]:
     """Return the shortcut of option B, bn(conv(x)), and the new state."""
     x = conv2d(x, **params["0"], stride=stride)
@@ -58,7 +58,7 @@ def _project(
 
 
 def _pad(
-    x: Float[Tensor, "batch channels height width"], out_channels: int, stride: int
+    x: Float[Tensor, "batch channels height width"], out_channels: Count, stride: Count
 ) -> Float[Tensor, "batch {out_channels} out_height out_width"]:
     """Return the shortcut of option A: every `stride`-th pixel, and as many channels of zeros before as after."""
     zeros = out_channels - x.shape[1]
@@ -91,7 +91,7 @@ def basic_block(
     x: Float[Tensor, "batch channels height width"],
     *,
     modes: Params,
-    stride: int = 1,
+    stride: Count = 1,
     shortcut: Shortcut = "identity",
 ) -> tuple[Float[Tensor, "batch out_channels out_height out_width"], Params]:
     """Return relu(shortcut(x) + bn₂(conv₂(relu(bn₁(conv₁(x)))))) and the new state.
@@ -153,7 +153,7 @@ def bottleneck(
     x: Float[Tensor, "batch channels height width"],
     *,
     modes: Params,
-    stride: int = 1,
+    stride: Count = 1,
     shortcut: Shortcut = "identity",
     groups: Count = 1,
 ) -> tuple[Float[Tensor, "batch out_channels out_height out_width"], Params]:
@@ -198,8 +198,8 @@ def resnet_init(
     channels: Count,
     classes: Count,
     *,
-    blocks: Sequence[int],
-    widths: Sequence[int],
+    blocks: Naturals,
+    widths: Counts,
     block: Block = BASIC,
     stem: Stem = IMAGENET_STEM,
     shortcut: Shortcut = "projection",
@@ -233,7 +233,7 @@ def resnet_features(
     *,
     train: bool,
     modes: Params | None = None,
-    blocks: Sequence[int],
+    blocks: Naturals,
     block: Block = BASIC,
     stem: Stem = IMAGENET_STEM,
     shortcut: Shortcut = "projection",
@@ -313,11 +313,11 @@ def resnet_network(depth: Count, *, stages: Count = 3) -> dict[str, Any]:
 
 
 def resnet(
-    shape: Sequence[int],
+    shape: ImageShape,
     classes: Count,
     *,
     depth: Count = 8,
-    widths: Sequence[int] | None = None,
+    widths: Counts | None = None,
     groups: Count = 1,
     width_per_group: Count | None = None,
     dropout_p: Probability = 0.0,

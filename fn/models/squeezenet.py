@@ -1,6 +1,5 @@
 """SqueezeNet 1.1: 1.2 million parameters, most of them 1×1 kernels. Iandola et al. 2016; names as in torchvision's."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Probability
+from fn.domains import Count, ImageShape, Probability
 from fn.layers import dropout, flatten, relu
 from fn.models import Model
 from fn.tree import Params
@@ -97,7 +96,7 @@ def squeezenet_apply(
     return flatten(adaptive_avg_pool2d(x, 1)), state
 
 
-def squeezenet(shape: Sequence[int], classes: Count, *, dropout_p: Probability = 0.5) -> Model:
+def squeezenet(shape: ImageShape, classes: Count, *, dropout_p: Probability = 0.5) -> Model:
     """Return the model of images (channels, height, width).
 
     >>> params, state = squeezenet((3, 64, 64), 10).init(torch.Generator().manual_seed(0))

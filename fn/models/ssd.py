@@ -16,7 +16,7 @@ from torch.func import vmap
 from fn.conv import conv2d, conv2d_init
 from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors, sizes_by_ratio
 from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, ImageShape, ImageSize, Probability, Rectangles
 from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
 from fn.models import Detector, Model
@@ -24,7 +24,7 @@ from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, sma
 from fn.precision import half_in_float32
 from fn.tree import Params
 
-Sizes = Sequence[Sequence[tuple[float, float]]]
+Sizes = Sequence[Rectangles]
 """(width, height) of the anchors in pixels, a list per level, the finest first"""
 ANCHOR_SIZES = [sizes_by_ratio(sides, ratios=(1, 2)) for sides in ((9, 13), (18, 25))]
 """for digits of 12 to 28 pixels; `fn.detection.anchor_clusters` finds those of other objects"""
@@ -134,7 +134,7 @@ def ssd_detect(
     offsets: Float[Tensor, "batch anchors 4"],
     anchors: Float[Tensor, "anchors 4"],
     *,
-    image_size: Sequence[int],
+    image_size: ImageSize,
     score_threshold: Probability = 0.01,
     candidates: Count = 300,
     iou_threshold: Probability = 0.45,
@@ -159,11 +159,11 @@ def ssd_detect(
 
 
 def ssd(
-    shape: Sequence[int],
+    shape: ImageShape,
     classes: Count,
     *,
     backbone: Backbone | None = None,
-    widths: Sequence[int] = WIDTHS,
+    widths: Counts = WIDTHS,
     width: Count = 64,
     anchor_sizes: Sizes = ANCHOR_SIZES,
 ) -> Detector:

@@ -1,7 +1,7 @@
 """The transformer: one encoder, which reads images as patches, and with a causal mask is a language model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fn.attention import multi_head_attention, multi_head_attention_init, scaled_dot_product_attention
 from fn.conv import patches
-from fn.domains import Count, Probability
+from fn.domains import Count, Counts, ImageShape, Probability
 from fn.layers import dropout, embedding, embedding_init, gelu, layer_norm, layer_norm_init, linear, linear_init
 from fn.models import Model
 from fn.positions import Positions, add_positions
@@ -187,7 +187,7 @@ def language_model_apply(
 
 def vision_transformer_init(
     rng: torch.Generator,
-    shape: Sequence[int],
+    shape: ImageShape,
     classes: Count,
     *,
     patch_size: Count,
@@ -241,7 +241,7 @@ def vision_transformer_apply(
 
 
 def transformer(
-    shape: Sequence[int],
+    shape: Counts,
     classes: Count,
     *,
     d_model: Count = 64,
@@ -255,7 +255,8 @@ def transformer(
     """Return the model of images (channels, height, width), or for a shape (seq,) a language model of `classes` tokens.
 
     Patches, unless given, are the smallest squares of more than a pixel of which there are at most 64. `attention`
-    computes the attention of every layer: see fn.attention. ValueError for an image without such squares.
+    computes the attention of every layer: see fn.attention. ValueError for an image without such squares,
+    or another shape.
 
     >>> model = transformer((6,), 10, d_model=8, layers=1)
     >>> params, state = model.init(torch.Generator().manual_seed(0))
@@ -268,6 +269,8 @@ def transformer(
     if len(shape) == 1:
         init = partial(language_model_init, length=shape[0], classes=classes, **sizes)
         return Model(init, partial(language_model_apply, **options))
+    if len(shape) != 3:
+        raise ValueError(f"transformer: shape {tuple(shape)} is neither (channels, height, width) nor (seq,)")
     options["patch_size"] = _patch_size(*shape[1:]) if patch_size is None else patch_size
     init = partial(vision_transformer_init, shape=shape, classes=classes, patch_size=options["patch_size"], **sizes)
     return Model(init, partial(vision_transformer_apply, **options))
