@@ -5,7 +5,7 @@ computed. A size that fits its domain but not the memory is torch's own error.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Annotated, Any
 
@@ -74,12 +74,18 @@ Positives = Annotated[
     _such(lambda xs: all(isinstance(x, int | float) and 0 < x <= MOST for x in xs), "each above 0, and finite"),
 ]
 
+Magnitudes = Annotated[Sequence[float], _such(lambda xs: all(0 <= x <= MOST for x in xs), "each from 0, and finite")]
+Finites = Annotated[Sequence[float], _such(lambda xs: all(-MOST <= x <= MOST for x in xs), "each finite")]
 Rectangles = Annotated[
     Sequence[tuple[float, float]],
     _such(
         lambda sizes: len(sizes) > 0 and all(0 < side <= MOST for size in sizes for side in size),
         "(width, height) of one or more, each above 0, and finite",
     ),
+]
+Factors = Annotated[
+    Mapping[str, float],
+    _such(lambda factors: all(0 <= x <= MOST for x in factors.values()), "each from 0, and finite"),
 ]
 Bands = Annotated[
     dict[str, tuple[float, float]],
@@ -90,7 +96,7 @@ Bands = Annotated[
 ]
 
 
-def require_indices(x: Int[Tensor, "*batch"], rows: int, name: str = "x") -> None:
+def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> None:
     """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
 
     >>> require_indices(torch.tensor([0, 2]), 3)

@@ -9,7 +9,7 @@ number of updates so far. A schedule is a function of that step; `lr` takes a nu
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn import tree
-from fn.domains import Beta, Count, NonNegative, Ordinal, Positive, Probability
+from fn.domains import Beta, Count, Factors, NonNegative, Ordinal, Positive, Probability
 from fn.precision import common_dtype, upcast
 from fn.tree import Params
 
@@ -274,7 +274,7 @@ def _clipped_update(
     return update(params, grads, state)
 
 
-def lr_by_prefix(optimizer: Callable, *, lr: Rate | Callable, scales: Mapping[str, float]) -> Optimizer:
+def lr_by_prefix(optimizer: Callable, *, lr: Rate | Callable, scales: Factors) -> Optimizer:
     """Return optimizer(lr=…) with the learning rate scaled by a factor for all parameters below a dotted prefix.
 
     `optimizer` is a function such as `adamw`. The longest prefix above a parameter counts; without one its rate is
@@ -295,7 +295,7 @@ def _update_by_prefix(
     *,
     optimizer: Callable,
     lr: Rate | Callable,
-    scales: Mapping[str, float],
+    scales: Factors,
 ) -> tuple[Params, Params]:
     tree.split(params, list(scales))
     lr = _rate_at(lr, state["step"])
@@ -310,7 +310,7 @@ def _update_by_prefix(
     return tree.merge(*(p for p, _ in parts)), parts[0][1] | merged
 
 
-def _factor(name: str, scales: Mapping[str, float]) -> float:
+def _factor(name: str, scales: Factors) -> float:
     above = [prefix for prefix in scales if tree.below(name, prefix)]
     return scales[max(above, key=len)] if above else 1.0
 

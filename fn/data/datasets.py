@@ -20,10 +20,10 @@ from fn.data.idx import is_complete, read_split
 from fn.data.image_folders import Found, find_classes, folders_of, splits
 from fn.data.images import ImageError, first_line, photograph
 from fn.data.transforms import channel_stats, normalize
-from fn.domains import Count, Natural
+from fn.domains import Count, Finites, Magnitudes, Natural
 from fn.files import require_file
 
-Stats = tuple[Sequence[float], Sequence[float]]
+Stats = tuple[Finites, Magnitudes]
 """(mean, standard deviation) of each channel"""
 
 
