@@ -1,6 +1,6 @@
 """Lab 5: object detection with anchors (SSD) and with centers (CenterNet), scored like COCO on images never seen.
 
-`--dataset voc --data PATH` takes photographs with VOC XML.
+`--dataset voc --root PATH` takes photographs with VOC XML.
 """
 
 import time
@@ -71,12 +71,12 @@ class Config(cli.CompiledLab):
     """SSD, CenterNet, or both"""
     dataset: Literal["digits", "voc"] = "digits"
     """digits on canvases, or photographs with VOC XML"""
-    data: cli.MaybePath = None
+    root: cli.MaybePath = None
     """the folder of photographs with VOC XML of --dataset voc"""
     classes: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")] = None
     """the only ones that --dataset voc may have; all that occur unless given"""
     weights: cli.MaybePath = None
-    """a SqueezeNet 1.1 for --dataset voc to start from; unless given, what lies in weights/ beside --data"""
+    """a SqueezeNet 1.1 for --dataset voc to start from; unless given, what lies in weights/ beside --root"""
     target_ap50: cli.MaybeShare = None
     """exit 1 if AP50 stays below; unless given 0.9 for digits, and 0 for photographs, whose target is yours to set"""
 
@@ -85,10 +85,10 @@ class Config(cli.CompiledLab):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    scenes = load_scenes(config.dataset, config.data, config.classes, config.weights, device)
+    scenes = load_scenes(config.dataset, config.root, config.classes, config.weights, device)
     checks = []
     for flavor in FLAVORS if config.flavor == "both" else [config.flavor]:
-        detector = build_detector(flavor, scenes, config.data, config.weights)
+        detector = build_detector(flavor, scenes, config.root, config.weights)
         if config.dataset == "digits":
             checks += overfit_few(config, flavor, detector, scenes)
         checks += train_and_test(config, flavor, detector, scenes)

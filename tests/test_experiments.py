@@ -214,9 +214,9 @@ def test_lab5_on_a_handful_of_canvases_draws_and_evaluates(monkeypatch, tmp_path
     ("flags", "complaint"),
     [
         (["--flavor", "corner"], "Expected one of ('anchor', 'center', 'both')"),
-        (["--dataset", "voc"], "--dataset voc needs --data"),
-        (["--data", "."], "--dataset digits takes no --data"),
-        (["--dataset", "voc", "--data", "{tmp}"], "there is no folder"),
+        (["--dataset", "voc"], "--dataset voc needs --root"),
+        (["--root", "."], "--dataset digits takes no --root"),
+        (["--dataset", "voc", "--root", "{tmp}"], "there is no folder"),
     ],
 )
 def test_bad_flags_of_lab5(monkeypatch, capsys, tmp_path, flags, complaint):

@@ -207,7 +207,7 @@ def test_dropped_boxes_are_told_if_there_are_any(monkeypatch, capsys, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
-    flags = ("--dataset", "voc", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path))
+    flags = ("--dataset", "voc", "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path))
     status, _, err = launch(monkeypatch, capsys, "lab5", *flags)
     assert (status, err) == (2, f"error: voc: {tmp_path / 'nowhere'}: No such file or directory\n")
 
