@@ -244,6 +244,8 @@ def test_of_photographs_the_head_has_its_target_and_fine_tuning_is_to_gain():
     assert checked((0.87, 0.9), (0.9, 0.91)) == [(*claim, True) for claim in claims]
     assert [ok for *_, ok in checked((0.87, 0.9), (0.88, 0.9))] == [False, True]
     assert [ok for *_, ok in checked((0.9, 0.91), (0.9, 0.89))] == [True, False]
+    config = replace(config, target_accuracy=None)
+    assert checked((0.87, 0.9), (0.9, 0.91)) == [(*claims[1], True)]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
