@@ -241,7 +241,9 @@ def test_of_boxes_of_one_size_no_band_is_empty():
 @pytest.mark.parametrize(
     ("dataset", "flag", "ap", "targets", "ok"),
     [
-        ("voc", None, 0.1, [">= 0"], [True]),
+        ("voc", None, 0.1, ["> 0.1"], [False]),
+        ("voc", None, 0.3, ["> 0.1"], [True]),
+        ("voc", 0, 0.3, ["> 0.1"], [True]),
         ("voc", 0.7, 0.69, [">= 0.7"], [False]),
         ("voc", 0.7, 0.71, [">= 0.7"], [True]),
         ("digits", None, 0.89, [">= 0.9", ">= 0.6", "<= 240"], [False, True, True]),
@@ -267,6 +269,7 @@ def test_the_target_of_other_peoples_photographs_is_theirs(
         (detection_pictures, "draw_flavor"),
     ):
         monkeypatch.setattr(module, shown, lambda *_: None)
+    monkeypatch.setattr(lab5_detection, "score_baselines", lambda *_: {"random boxes": 0.1})
     scenes = photographs(spread_sizes(30, 0), side=112)
     config = lab5_detection.Config(out=tmp_path, dataset=dataset, target_ap50=flag, compile=False)
     detector = detection_task.build_detector(flavor, scenes, Path(tmp_path) / "photographs", None)

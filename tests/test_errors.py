@@ -41,6 +41,64 @@ stateless = own(lambda logits, state: (logits, None))
 slip = own(lambda logits, state: (logits.shap, state))
 
 
+def params_alone(image_shape, classes):
+    model = good(image_shape, classes)
+    return model._replace(init=lambda rng: model.init(rng)[0])
+
+
+def two_params(image_shape, classes):
+    """Two names of a dict are unpacked as if they were params and state."""
+    model = good(image_shape, classes)
+
+    def init(rng):
+        return {"fc": model.init(rng)[0], "out": {}}
+
+    return Model(init, model.apply)
+
+
+def without_key(image_shape, classes):
+    model = good(image_shape, classes)
+
+    def apply(params, state, x):
+        return model.apply(params, state, x, train=True)
+
+    return Model(model.init, apply)
+
+
+def unpacking(image_shape, classes):
+    _, _, height, width = image_shape
+    return good((1, height, width), classes)
+
+
+def no_model(image_shape, classes):
+    good(image_shape, classes)
+
+
+def of_three(image_shape, classes, colours):
+    return good(image_shape, classes)
+
+
+def looks(image_shape, classes):
+    """Read a tensor's value, which a step that is compiled has not."""
+    model = good(image_shape, classes)
+
+    def apply(params, state, x, *, train, key=None):
+        x = x / 2 if train and len(x) == 16 and x.max().item() > 1 else x
+        return model.apply(params, state, x, train=train)
+
+    return Model(model.init, apply)
+
+
+def of_sixteen(image_shape, classes):
+    """Go wrong on a whole batch, which is compiled, and not on the short one that is tried."""
+    model = good(image_shape, classes)
+
+    def apply(params, state, x, *, train, key=None):
+        return model.apply(params, state, x[:, :, 1:] if len(x) == 16 else x, train=train)
+
+    return Model(model.init, apply)
+
+
 def late(image_shape, classes):
     """Go wrong in evaluation, which no trial has met."""
     model = good(image_shape, classes)
@@ -66,9 +124,24 @@ OWN_LINE, GIVEN = "tests/test_errors.py:", "    weight  f32[10,65] in [0"
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("tests.test_errors:bare", ["must return (logits, state), not Tensor"]),
-        ("tests.test_errors:nine", ["logits of shape (58, 10), a score for each class, not (58, 9)"]),
-        ("tests.test_errors:stateless", ["state a dict, not NoneType"]),
+        (
+            "tests.test_errors:bare",
+            ["must return (logits, state), not a tensor of shape (58, 10)", OWN_LINE, "def apply"],
+        ),
+        (
+            "tests.test_errors:nine",
+            ["a score for each class, not a tensor of shape (58, 9)", "logits of shape (58, 10)", OWN_LINE],
+        ),
+        ("tests.test_errors:stateless", ["state a dict, not NoneType", OWN_LINE]),
+        (
+            "tests.test_errors:params_alone",
+            ["init of --model mlp must return (params, state), not dict", OWN_LINE, "lambda rng"],
+        ),
+        ("tests.test_errors:two_params", ["(params, state), not dict", OWN_LINE, "def init"]),
+        ("tests.test_errors:without_key", ["unexpected keyword argument 'train'", OWN_LINE, "def apply"]),
+        ("tests.test_errors:unpacking", ["not enough values to unpack", OWN_LINE, "= image_shape"]),
+        ("tests.test_errors:no_model", ["must return Model(init, apply), not NoneType", OWN_LINE, "def no_model"]),
+        ("tests.test_errors:of_three", ["positional argument: 'colours'", OWN_LINE, "def of_three"]),
         (
             "tests.test_errors:wide",
             [
@@ -116,6 +189,23 @@ def test_an_error_after_the_first_step_is_as_short(monkeypatch, capsys, tmp_path
     assert "--traceback" in hint
 
 
+@pytest.mark.parametrize(
+    ("row", "said", "line"),
+    [
+        ("looks", "error: JitError: the step needs the values of a tensor", "x.max().item()"),
+        ("of_sixteen", "error: fn.layers.linear: weight is f32[10,64], not ", "return model.apply("),
+    ],
+)
+def test_a_step_that_cannot_be_compiled_shows_the_line_too(monkeypatch, capsys, tmp_path, row, said, line):
+    row = f"tests.test_errors:{row}"
+    status, err = launch(monkeypatch, capsys, tmp_path, row, "--compile", "--batch-size", "16", "--out", str(tmp_path))
+    complaint, where, *rest = [text for text in err.splitlines() if not text.startswith("mlp")]
+    assert (status, complaint[: len(said)]) == (1, said)
+    assert OWN_LINE in where
+    assert (line in where) or row.endswith("of_sixteen")
+    assert len(rest) <= 4
+
+
 SCRIPTS = sorted(
     path.relative_to(Path(__file__).parents[1]).with_suffix("").as_posix().replace("/", ".")
     for path in (Path(__file__).parents[1] / "experiments").rglob("*.py")
@@ -134,3 +224,10 @@ def test_every_number_among_the_flags_has_bounds(script):
             default = {field.name: field.default for field in dataclasses.fields(config_type)}[name]
             for value in default if isinstance(default, tuple) else [default]:
                 assert value is None or bounds.least <= cast(float, value) <= bounds.greatest, name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_target_among_the_flags_is_none_unless_given(script):
+    """One of 0 would be a check that every run passes."""
+    fields = dataclasses.fields(importlib.import_module(script).Config)
+    assert all(field.default is None for field in fields if "target" in field.name)

@@ -244,6 +244,8 @@ def test_of_photographs_the_head_has_its_target_and_fine_tuning_is_to_gain():
     assert checked((0.87, 0.9), (0.9, 0.91)) == [(*claim, True) for claim in claims]
     assert [ok for *_, ok in checked((0.87, 0.9), (0.88, 0.9))] == [False, True]
     assert [ok for *_, ok in checked((0.9, 0.91), (0.9, 0.89))] == [True, False]
+    config = replace(config, target_accuracy=None)
+    assert checked((0.87, 0.9), (0.9, 0.91)) == [(*claims[1], True)]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -279,7 +281,7 @@ def refused(config: Config) -> str:
 def test_weights_of_another_architecture_are_refused(tmp_path):
     path = tmp_path / "resnet34.pth"
     torch.save(torchvision.models.resnet34().state_dict(), path)
-    said = refused(Config(backbone="resnet18", weights=str(path), dataset="folder", data=photographs(tmp_path / "p")))
+    said = refused(Config(backbone="resnet18", weights=str(path), dataset="folder", root=photographs(tmp_path / "p")))
     assert said.startswith(f"--weights {path} are not of --backbone resnet18: layer1.2.bn1.bias [64] has no place")
 
 
@@ -308,8 +310,8 @@ def test_a_truncated_file_is_refused(tmp_path):
         ({"weights": "imagenet"}, "--weights imagenet: there are none of resnet8"),
         ({"weights": "nowhere.pth"}, "nowhere.pth cannot be read (No such file or directory)"),
         ({"backbone": "resnet18"}, "--backbone resnet18 does not suit --dataset digits"),
-        ({"dataset": "folder", "data": Path("x")}, "--backbone resnet8 does not suit --dataset folder"),
-        ({"dataset": "folder", "backbone": "resnet18"}, "--dataset folder and --data PATH"),
+        ({"dataset": "folder", "root": Path("x")}, "--backbone resnet8 does not suit --dataset folder"),
+        ({"dataset": "folder", "backbone": "resnet18"}, "--dataset folder and --root PATH"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(options, complaint):
@@ -326,20 +328,20 @@ def squeezenet(tmp_path) -> str:
 def test_a_folder_that_is_no_good_is_refused(tmp_path, squeezenet):
     options = {"backbone": "squeezenet1_1", "weights": squeezenet, "dataset": "folder"}
     one = photographs(tmp_path / "one", ("ants",))
-    assert f"{one} has one directory, ants" in refused(Config(**options, data=one))
+    assert f"{one} has one directory, ants" in refused(Config(**options, root=one))
     broken = photographs(tmp_path / "broken")
     (broken / "bees" / "3.png").write_text("buzz")
-    assert f"{broken / 'bees' / '3.png'} cannot be read as an image" in refused(Config(**options, data=broken))
+    assert f"{broken / 'bees' / '3.png'} cannot be read as an image" in refused(Config(**options, root=broken))
     texts = tmp_path / "texts"
     for name in ("ants", "bees"):
         (texts / name).mkdir(parents=True)
         (texts / name / "notes.txt").write_text("buzz")
-    assert f"{texts / 'ants'} holds no image, but 1 file (1 .txt)" in refused(Config(**options, data=texts))
+    assert f"{texts / 'ants'} holds no image, but 1 file (1 .txt)" in refused(Config(**options, root=texts))
 
 
 def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
     data = photographs(tmp_path / "p")
-    config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", data=data, train=("last",))
+    config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", root=data, train=("last",))
     expected = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     for image, index in ((Image.new("RGB", (300, 300)), 0), (Image.new("RGB", (300, 300), "white"), 1)):
         image.save(data / ("ants", "bees")[index] / "0.png")
@@ -348,7 +350,7 @@ def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
 
 
 def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_for(tmp_path, squeezenet):
-    config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", data=photographs(tmp_path / "p"))
+    config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", root=photographs(tmp_path / "p"))
     assert setup(config, CPU)[1].rates == {"head": 10.0}
     assert setup(replace(config, train=("last",)), CPU)[1].rates == {}
     assert setup(replace(config, rates={"backbone": 0.5}), CPU)[1].rates == {"backbone": 0.5}
@@ -389,7 +391,7 @@ def test_without_a_network_it_says_what_to_put_where(monkeypatch, tmp_path):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
-    said = refused(Config(backbone="resnet18", weights="imagenet", dataset="folder", data=tmp_path))
+    said = refused(Config(backbone="resnet18", weights="imagenet", dataset="folder", root=tmp_path))
     assert said.startswith(
         f"the weights of resnet18 are not in {tmp_path}/data/weights/resnet18-f37072fd.pth and could"
     )

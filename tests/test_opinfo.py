@@ -201,7 +201,6 @@ def outcome(row: Row, sample: Sample) -> str:
     return "agrees"
 
 
-@pytest.mark.slow
 def run(name: str, row: Row, *slicing: int) -> tuple[Counter[str], list[str]]:
     """Count the outcomes, and list what is neither torch's answer nor in REFUSED."""
     counts, failed = Counter(), []

@@ -107,6 +107,12 @@ def read_labels(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return idx.read_split(path.parent, "train")
 
 
+def read_images(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what MNIST's reader makes of a file of 2 images, with sound labels beside it."""
+    (path.parent / "train-labels-idx1-ubyte").write_bytes(idx_of(np.array([3, 7])))
+    return idx.read_split(path.parent, "train")
+
+
 def saved(write: Callable[[io.BytesIO], Any]) -> bytes:
     file = io.BytesIO()
     write(file)
@@ -156,6 +162,13 @@ READERS = {
         read_labels,
         ValueError,
         lambda split: len(split[1]) == 20 and int(split[1].max()) <= 9,
+    ),
+    "digits": Reader(
+        "train-images-idx3-ubyte",
+        lambda: idx_of(np.arange(2 * 28 * 28).reshape(2, 28, 28) % 256),
+        read_images,
+        ValueError,
+        lambda split: split[0].shape == (2, 28, 28) and split[1].tolist() == [3, 7],
     ),
     "archive": Reader(
         "train-labels-idx1-ubyte.gz",

@@ -182,6 +182,15 @@ def test_a_target_that_is_missed_is_exit_1(run_trainer):
     assert run_trainer(*SMALL, "--target-accuracy", "0.999")[0] == 1
 
 
+@pytest.mark.parametrize("flags", [[], ["--target-accuracy", "0"]])
+def test_without_a_target_only_a_loss_that_is_not_finite_can_fail_a_run(run_trainer, lose, tmp_path, flags):
+    for steps, status in ((), 0), ((10,), 1):
+        lose("test", *steps)
+        assert run_trainer(*SMALL, *flags, "--overwrite")[0] == status
+        [check] = json.loads((tmp_path / "run" / "summary.json").read_text())["checks"]
+        assert (check["name"], check["target"], check["ok"]) == ("digits: test loss", "< inf", not status)
+
+
 def test_the_log_is_right(run_trainer, tmp_path):
     """Every line recomputed: sizes, rates, means over examples, and the metrics of saved parameters on both splits."""
     batch_size, epochs, held_out = 32, 3, 14

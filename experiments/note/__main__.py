@@ -95,10 +95,10 @@ def _cell(text: Any) -> str:
 
 def insert(journal: Path, entry: str) -> None:
     """Insert the entry above the newest one; begin a journal that does not exist yet."""
-    from fn.files import write_atomic  # here, not above: what it imports would hold up --help
+    from fn.files import read_bytes, write_atomic  # here, not above: what it imports would hold up --help
 
     try:
-        text = journal.read_bytes().decode("utf-8") if journal.exists() else "# LEARNING\n"
+        text = read_bytes(journal, "text").decode("utf-8") if journal.exists() else "# LEARNING\n"
         ends = "\r\n" if "\r\n" in text else "\n"
         before = text.replace(ends, "\n")
         newest = re.search(r"(?m)^## ", before)

@@ -27,7 +27,12 @@ before_shown: list[Callable[[Check | Order], None]] = []
 
 
 def check(name: str, value: float, relation: str, bound: float, *, spread: str = "") -> Check:
-    """Return the check `value relation bound`, as in check("accuracy", 0.98, ">=", 0.97); a NaN never holds."""
+    """Return the check `value relation bound`, as in check("accuracy", 0.98, ">=", 0.97); a NaN never holds.
+
+    ValueError for a target that every value meets, as the shares and gaps that are checked are never below 0.
+    """
+    if (relation, bound) in ((">=", 0), ("<=", math.inf)) or (relation in (">", ">=") and bound < 0):
+        raise ValueError(f"{name}: {relation} {bound:g} is a check that cannot fail")
     made = Check(name, value, f"{relation} {bound:g}", holds(value, relation, bound), spread)
     for ask in before_shown:
         ask(made)

@@ -28,19 +28,19 @@ STRIDES, ANCHORS = (8, 16), 15
 
 
 def load_scenes(
-    dataset: str, data: Path | None, classes: Sequence[str] | None, weights: Path | None, device: torch.device
+    dataset: str, root: Path | None, classes: Sequence[str] | None, weights: Path | None, device: torch.device
 ) -> SceneSet:
-    """Load digits, or the photographs in `data`, onto the device; UsageError for flags that do not go together."""
+    """Load digits, or the photographs in `root`, onto the device; UsageError for flags that do not go together."""
     if dataset == "digits":
-        for name, flag in (("data", data), ("classes", classes), ("weights", weights)):
+        for name, flag in (("root", root), ("classes", classes), ("weights", weights)):
             if flag is not None:
                 raise cli.UsageError(f"--dataset digits takes no --{name}")
         scenes = digits()
-    elif data is None:
-        raise cli.UsageError("--dataset voc needs --data, a folder of photographs with VOC XML")
+    elif root is None:
+        raise cli.UsageError("--dataset voc needs --root, a folder of photographs with VOC XML")
     else:
         try:
-            scenes = voc(data, classes=classes, stats=IMAGENET_STATS)
+            scenes = voc(root, classes=classes, stats=IMAGENET_STATS)
         except DatasetUnavailable as error:
             raise cli.UsageError(str(error)) from None
         if scenes.dropped:
@@ -49,12 +49,12 @@ def load_scenes(
     return scenes._replace(train=train, test=test)
 
 
-def build_detector(flavor: str, scenes: SceneSet, data: Path | None, weights: Path | None) -> Detector:
-    """Build a detector; for photographs on a SqueezeNet, from its weights beside `data` if there are any."""
+def build_detector(flavor: str, scenes: SceneSet, root: Path | None, weights: Path | None) -> Detector:
+    """Build a detector; for photographs on a SqueezeNet, from its weights beside `root` if there are any."""
     factory = partial(resolve(DETECTORS[FLAVORS[flavor]]), scenes.shape, len(scenes.classes))
-    if data is None:
+    if root is None:
         return factory()
-    path, params = weights or data.parent / "weights" / WEIGHTS, None
+    path, params = weights or root.parent / "weights" / WEIGHTS, None
     if weights or path.exists():
         params, _ = weights_of(path, squeezenet(scenes.shape, 1000), "a SqueezeNet 1.1", cut_off=("classifier",))
     show.console.print(f"{flavor}: starts from {path if params else 'scratch'}", soft_wrap=True)

@@ -1,25 +1,53 @@
 """An error of code that the reader wrote: in a sentence, with the line that it came from."""
 
 import inspect
+import linecache
 import re
 import sysconfig
 import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-FN = Path(__file__).parents[2] / "fn"
+FN, EXPERIMENTS = (Path(__file__).parents[2] / name for name in ("fn", "experiments"))
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def explain(error: BaseException) -> str:
-    """Return the error in a sentence, and below it the line of code that it came from; of a ValueError the sentence.
+    """Return the error in a sentence, and below it the line that it came from: the reader's, if one is on the way.
 
-    Of a shape that is refused, the tensors that the call was given follow, a line each.
+    Of a refusal of ours, a ValueError that is raised in words, only the reader's line says more than the sentence. Of a
+    shape that is refused, the tensors that the call was given follow, a line each.
     """
-    line = None if isinstance(error, ValueError) else _nearest_line(error)
-    if line is None:
+    frames = _frames(error)
+    refusal = isinstance(error, ValueError) and (not frames or str(frames[-1].line).startswith("raise"))
+    cause = error.__cause__
+    while cause is not None:  # jit says in words of its own what the reader's line did
+        frames, cause = frames + _frames(cause), cause.__cause__
+    line = _nearest_line(frames)
+    if line is None or (refusal and _is_ours(line)):
         return _sentence(error)
     where = f"  {line.filename}:{line.lineno}, in {line.name}: {line.line}"
     return "\n".join([_sentence(error), where, *_tensors_given(error)])
+
+
+def definition(f: Callable) -> str:
+    """Return the line that a function begins with, written as `explain` writes lines."""
+    while isinstance(f, partial):
+        f = f.func
+    code = getattr(inspect.unwrap(f), "__code__", None)
+    if code is None:
+        return f"  in {f!r}"
+    numbers = range(code.co_firstlineno, code.co_firstlineno + 9)  # decorators come first
+    lines = {number: linecache.getline(code.co_filename, number).strip() for number in numbers}
+    starts = [n for n, line in lines.items() if line.startswith("def ") and code.co_name != "<lambda>"]
+    number = starts[0] if starts else code.co_firstlineno
+    return f"  {code.co_filename}:{number}, in {code.co_name}: {lines[number]}"
+
+
+def runs_inside(error: BaseException, file: str) -> bool:
+    """Return whether the error came from code that was called in this file, not from the call itself."""
+    return _frames(error)[-1].filename != file
 
 
 def _sentence(error: BaseException) -> str:
@@ -55,9 +83,18 @@ def _tensors_given(error: BaseException) -> list[str]:
     return [f"    {name.ljust(widest)}  {summarize(x)}" for name, x in tensors.items()]
 
 
-def _nearest_line(error: BaseException) -> traceback.FrameSummary | None:
-    """Return the innermost line outside the libraries and the operations of `fn`, which a model calls."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).exists()]
-    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
-    above = [frame for frame in own if Path(frame.filename).parent != FN]
-    return (above or own or [None])[-1]
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the lines that led to the error, outside the libraries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f for f in frames if Path(f.filename).exists() and not f.filename.startswith(LIBRARIES)]
+
+
+def _is_ours(line: traceback.FrameSummary) -> bool:
+    return any(Path(line.filename).is_relative_to(folder) for folder in (FN, EXPERIMENTS))
+
+
+def _nearest_line(frames: Sequence[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """Return the innermost line of the reader's; else that outside the operations of `fn`, which models call."""
+    above = [frame for frame in frames if Path(frame.filename).parent not in (FN, FN / "jit")]
+    above = [frame for frame in above if not _is_ours(frame)] or above
+    return (above or frames or [None])[-1]

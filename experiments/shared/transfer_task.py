@@ -67,7 +67,7 @@ def load_task(
             "photographs"
         )
     if (dataset == "folder") != (data is not None):
-        raise cli.UsageError("--dataset folder and --data PATH, its directory of photographs, go together")
+        raise cli.UsageError("--dataset folder and --root PATH, its directory of photographs, go together")
     require_prefixes(spec, recipe.train, recipe.rates)
     params, state = (tree.to(part, device) for part in load(backbone, weights))
     options = {"root": data, "image_size": spec.shape[1], "stats": spec.stats} if data else {}

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from experiments.shared import cli
 from experiments.shared.registry import AUGMENTS, MODELS, OPTIMIZERS, SCHEDULES, resolve
+from experiments.shared.trial import try_model
 from experiments.train.config import Config
-from fn import rng, train
+from fn import train
 from fn.data.datasets import Dataset, Split
 from fn.data.loader import epoch_order
 from fn.data.transforms import compose
@@ -100,30 +101,18 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
     smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
     names = ("hidden", "widths", "depth", "d_model", "layers", "heads", "patch_size", "dropout_p")
     factory = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
-    try:
-        model = factory(dataset.shape, len(dataset.classes))
-        params, state = model.init(rng.generator(config.seed))
-        result = model.apply(params, state, torch.zeros(smallest, *dataset.shape), train=True, key=rng.key(0))
-    except Exception as error:  # of a model that the reader wrote, any
-        reason = cli.explain(error)
-        raise cli.UsageError(f"--model {config.model} does not suit --dataset {config.dataset}: {reason}") from error
-    require_logits(config.model, result, (smallest, len(dataset.classes)))
+    model = try_model(
+        factory,
+        dataset.shape,
+        len(dataset.classes),
+        name=config.model,
+        dataset=config.dataset,
+        batch_size=smallest,
+        seed=config.seed,
+    )
     if config.precision == "bf16":
         model = model._replace(apply=train.mixed_precision(model.apply, torch.bfloat16))
     return model
-
-
-def require_logits(name: str, result: Any, shape: tuple[int, int]) -> None:
-    """UsageError unless a model's result is (logits of this shape, state)."""
-    contract = f"the apply of --model {name} must return (logits, state)"
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise cli.UsageError(f"{contract}, not {type(result).__name__}")
-    logits, state = result
-    if not isinstance(logits, Tensor) or logits.shape != shape:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise cli.UsageError(f"{contract}, logits of shape {shape}, a score for each class, not {found}")
-    if not isinstance(state, dict):
-        raise cli.UsageError(f"{contract}, state a dict, not {type(state).__name__}")
 
 
 def build_schedule(config: Config, total_steps: int) -> Callable[[int | Tensor], Tensor]:

@@ -93,8 +93,8 @@ class Config(cli.Compiled):
     """refuse operations that may differ from run to run"""
     tensorboard: bool = False
     """log for TensorBoard too (needs the extra: uv run --extra tensorboard …)"""
-    target_accuracy: cli.Share = 0.0
-    """exit 1 if the test accuracy stays below"""
+    target_accuracy: cli.MaybeShare = None
+    """exit 1 if the test accuracy stays below; unless given, only a test loss that is not finite fails the run"""
 
     def compile_pays(self) -> bool:
         large = self.dataset not in ("digits", "folder") and (self.limit is None or self.limit >= 10_000)

@@ -50,7 +50,7 @@ def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Prog
     saved = checkpoint.find(checkpoints(out), "*")
     with writing("the start of the run", out):
         has_log = log_file(out).exists() and log_file(out).stat().st_size
-        other_config = config_file.exists() and config_file.read_bytes() != content.encode()
+        other_config = config_file.exists() and read_bytes(config_file, "json") != content.encode()
         if (saved or has_log or other_config) and not config.overwrite:
             ways = f"--resume {out} continues it, --overwrite starts anew, --out takes another folder"
             raise cli.UsageError(f"{out} holds a run: {ways}")

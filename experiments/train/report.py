@@ -25,11 +25,11 @@ def report(config: Config, history: list[dict[str, Any]]) -> list[cli.Check]:
         ("", *metrics),
         [(split, *(f"{m[name]:.4f}" if name in m else "" for name in metrics)) for split, m in rows.items() if m],
     )
-    checks = [cli.check(f"{config.dataset}: test accuracy", metrics["accuracy"], ">=", config.target_accuracy)]
+    checks = [cli.check(f"{config.dataset}: test loss", metrics["loss"], "<", math.inf)]
+    if config.target_accuracy:
+        checks.append(cli.check(f"{config.dataset}: test accuracy", metrics["accuracy"], ">=", config.target_accuracy))
     if diverged:
         checks.append(cli.check("epochs with a finite validation loss", 0, ">", 0))
-    if not math.isfinite(metrics["loss"]):
-        checks.append(cli.check(f"{config.dataset}: test loss", metrics["loss"], "<", math.inf))
     return checks
 
 

@@ -1,0 +1,71 @@
+"""A model is tried on one batch before it is trained: what it does not keep of its contract is said in a sentence.
+
+Below the sentence stands the line of the reader's that it came from, or that the function at fault begins with.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.shared import cli
+from experiments.shared.errors import definition, runs_inside
+from fn import rng
+from fn.models import Model
+
+
+def try_model(
+    factory: Callable, shape: Sequence[int], classes: int, *, name: str, dataset: str, batch_size: int, seed: int
+) -> Model:
+    """Return `factory(shape, classes)`, after one call of its init and of its apply in training.
+
+    UsageError if one of the three fails or returns what `fn.models` does not say.
+    """
+    suits = f"--model {name} does not suit --dataset {dataset}"
+    model = _call(suits, factory, tuple(shape), classes)
+    if not isinstance(model, Model):
+        raise _broken(f"the function of --model {name} must return Model(init, apply)", model, factory)
+    drawn = _call(suits, model.init, rng.generator(seed))
+    _require_pair(drawn, "params", f"the init of --model {name}", model.init)
+    params, state = drawn
+    if not isinstance(params, dict):
+        raise _broken(f"the init of --model {name} must return (params, state), params a dict", params, model.init)
+    images = torch.zeros(batch_size, *shape)
+    result = _call(suits, model.apply, params, state, images, train=True, key=rng.key(0))
+    _require_pair(result, "logits", f"the apply of --model {name}", model.apply)
+    logits, _ = result
+    if not isinstance(logits, Tensor) or logits.shape != (batch_size, classes):
+        said = f"the apply of --model {name} must return (logits, state), logits of shape {(batch_size, classes)}"
+        raise _broken(f"{said}, a score for each class", logits, model.apply)
+    return model
+
+
+def _call(suits: str, f: Callable, *args: Any, **options: Any) -> Any:
+    """Return f(*args, **options); UsageError for any error, as the reader wrote the function."""
+    try:
+        return f(*args, **options)
+    except Exception as error:
+        reason = cli.explain(error)
+        if not runs_inside(error, __file__):  # the call itself does not fit the function
+            reason = f"{reason.splitlines()[0]}\n{definition(f)}"
+        raise cli.UsageError(f"{suits}: {reason}") from error
+
+
+def _require_pair(result: Any, first: str, what: str, f: Callable) -> None:
+    """UsageError unless a result is (something, state), the state a dict."""
+    contract = f"{what} must return ({first}, state)"
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise _broken(contract, result, f)
+    if not isinstance(result[1], dict):
+        raise _broken(f"{contract}, state a dict", result[1], f)
+
+
+def _broken(contract: str, found: Any, f: Callable) -> cli.UsageError:
+    if isinstance(found, Tensor):
+        found = f"a tensor of shape {tuple(found.shape)}"
+    elif isinstance(found, tuple):
+        found = f"a tuple of {len(found)}"
+    else:
+        found = type(found).__name__
+    return cli.UsageError(f"{contract}, not {found}\n{definition(f)}")
