@@ -25,6 +25,10 @@ def main() -> None:
             from experiments.shared import page
 
             sys.exit(page.show(number, sys.argv[1:]))
+        if not {"-h", "--help"}.isdisjoint(sys.argv):
+            from experiments.shared import help
+
+            help.answer(f"experiments.{LABS[number]}", sys.argv[1:])
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # what is being loaded may catch an exception
         runpy.run_module(f"experiments.{LABS[number]}", run_name="__main__", alter_sys=True)

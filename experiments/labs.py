@@ -39,6 +39,9 @@ def entry_of(number: str, summary: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     print_anything()
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(f"usage: python -m experiments.labs\n\n{__doc__}", end="")
+        return 0
     if len(sys.argv) > 1:
         print("error: labs takes no flags; for one lab's, see python -m experiments.lab N --help", file=sys.stderr)
         return 2

@@ -138,10 +138,15 @@ def axis_entries(
 
     >>> axis_entries(torch.arange(5.0), dim=0, kernel_size=3)
     [tensor([0., 1., 2.]), tensor([1., 2., 3.]), tensor([2., 3., 4.])]
+    >>> axis_entries(torch.arange(7.0), dim=0, kernel_size=3, stride=3)
+    [tensor([0., 3.]), tensor([1., 4.]), tensor([2., 5.])]
     """
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"axis_entries: dim {dim} is none of {x.ndim} axes")
     starts = _starts(x.shape[dim], kernel_size, stride, dilation)
+    if stride == kernel_size and dilation == 1:  # no overlap: cut, and the gradient is one stack, not a sum of slices
+        cut = x.narrow(dim, 0, len(starts) * kernel_size) if x.shape[dim] % kernel_size else x
+        return list(cut.unflatten(dim, (-1, kernel_size)).unbind(dim % x.ndim + 1))
     before = [slice(None)] * (dim % x.ndim)
     return [x[(*before, slice(dilation * i, dilation * i + starts.stop, stride))] for i in range(kernel_size)]
 

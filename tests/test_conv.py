@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fn.conv import adaptive_avg_pool2d, avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d
+from fn.conv import adaptive_avg_pool2d, avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d, pair
 from tests.strategies import Case, agree, convolutions, lifts, made_by, poolings, sizes, tensor, torchs_conv2d
 
 # torch says once in a process that an uneven "same" may copy its input
@@ -66,6 +66,25 @@ def test_max_pool2d_is_torchs(max_pool2d, case: Case):
 @given(poolings(dilated=True, ties=True))
 def test_of_equal_maxima_the_first_gets_the_gradient(max_pool2d, case: Case):
     agree(partial(max_pool2d, **case.options), partial(F.max_pool2d, **case.options), *case.tensors)
+
+
+ODD = torch.tensor([-math.inf, -1.0, -0.0, 0.0, 1.0, math.inf, math.nan])
+
+
+@settings(max_examples=25)
+@given(sizes(1, 4), sizes(0, 9), st.integers(0, 2**32))
+def test_windows_side_by_side_are_torchs_to_the_bit(max_pool2d, kernel_size, more, seed):
+    """Ties, NaN, infinity; rows and columns that are left over. Each entry has one gradient, or none."""
+    shape = (2, 2, *(k + m for k, m in zip(pair(kernel_size), pair(more), strict=True)))
+    x = ODD[torch.randint(len(ODD), shape, generator=torch.Generator().manual_seed(seed))]
+    values, grads = [], []
+    for pool in (max_pool2d, F.max_pool2d):
+        leaf = x.clone().requires_grad_()
+        values.append(pool(leaf, kernel_size))
+        weights = 1.0 + torch.arange(values[-1].numel()).reshape(values[-1].shape)
+        grads += torch.autograd.grad(values[-1], leaf, weights)
+    torch.testing.assert_close(*values, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(*grads)
 
 
 @given(poolings())
