@@ -9,12 +9,13 @@ import math
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import CSS4_COLORS, TABLEAU_COLORS, to_hex
 
 from experiments.report import record, write
 from experiments.shared.told import course, told
@@ -264,8 +265,25 @@ def test_pictures_and_the_page_have_the_same_colours():
     assert slots == ["c0", "bad", "c1"]
 
 
+def test_no_picture_names_a_colour_that_is_not_the_palettes():
+    """Names and codes of colours, and matplotlib's scales, stand in fn/draw/palette.py alone."""
+    files = [path for path in (ROOT / "fn" / "draw").glob("*.py") if path.name != "palette.py"]
+    for path in (ROOT / "experiments").rglob("*.py"):
+        files += [path] if re.search(r"from fn import draw|from fn\.draw|matplotlib", path.read_text()) else []
+    known = {*CSS4_COLORS, *TABLEAU_COLORS, *matplotlib.colormaps} - {"flag"}  # flag is a word too
+    found = []
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if said in known or re.fullmatch("#[0-9a-fA-F]{3,8}|C[0-9]", said):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {said}")
+    assert len(files) > 15
+    assert found == []
+
+
 def test_the_table_names_colours_that_there_are():
     assert set(NAMES.values()) <= set(draw.PALETTE)
-    assert draw.color("red") == "red"
+    with pytest.raises(ValueError, match="'red' has no colour"):
+        draw.color("red")
     drawn = draw.boxes(torch.rand(1, 1, 8, 8), [[draw.Drawn((1, 1, 4, 4), "3", "object")]], columns=1, title="box")
     assert to_hex(drawn.axes[0].lines[0].get_color()) == draw.PALETTE["good"]

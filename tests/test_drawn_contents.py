@@ -8,7 +8,7 @@ from fn.draw.outlines import Drawn
 
 
 def test_a_box_is_drawn_at_its_corners():
-    figure = draw.boxes(torch.zeros(1, 1, 20, 30), [[Drawn((2.0, 3.0, 25.0, 9.0), "a", "red")]], columns=1)
+    figure = draw.boxes(torch.zeros(1, 1, 20, 30), [[Drawn((2.0, 3.0, 25.0, 9.0), "a", "false")]], columns=1)
     [axes] = figure.axes
     x, y = (torch.as_tensor(numbers) for numbers in axes.lines[0].get_data())
     assert (x.min(), x.max(), y.min(), y.max()) == (2.0, 25.0, 3.0, 9.0)

@@ -152,6 +152,7 @@ REFUSED = {
     "returns nothing": ("def relu(x):\n    x.clamp(min=0)\n", "return"),
     "exits": ("import sys\ndef relu(x):\n    sys.exit(3)\n", "your function raised SystemExit: 3"),
     "prints": ("def relu(x):\n    print('of', tuple(x.shape))\n    return x\n", "yours printed\n  of ("),
+    "returns nothing": ("def relu(x):\n    x.clamp(min=0)\n", "nothing is returned: is a `return` missing?"),
     "a lambda": ("relu = lambda x: x\n", "wrong just where `x` is negative"),
     "no function of Python's": (
         "import operator\nrelu = operator.pos\n",

@@ -160,7 +160,7 @@ def test_a_class_of_any_name_reaches_pictures_tables_and_files(monkeypatch, tmp_
     data = folder(tmp_path / "root", image_size=SIZE)
     assert sorted(data.classes) == sorted(["zebra", name])
     logits, labels = torch.eye(2), torch.tensor([0, 1])
-    drawn = draw.Drawn((0, 0, 4, 4), name, "red")
+    drawn = draw.Drawn((0, 0, 4, 4), name, "false")
     figures = {
         "confusion": draw.confusion(logits.long(), data.classes, title=name),
         "grid": draw.image_grid(data.train.images[:2, 0], [name, f"{name}\n{name}"], title=name),

@@ -113,6 +113,9 @@ def test_the_right_choice_of_a_question_is_what_its_code_prints(name):
         ("the values are right, but no gradient reaches `bias`: is it detached?", "no gradient passes"),
         ("NaN where a number is expected: 0 / 0, ∞ - ∞ or log of a negative?", "overflow"),
         ("the term `bias` is missing: the difference is just that", "a term of the wrong sign, or missing"),
+        ("dtype torch.float64, expected torch.float32: was a constant made in another?", "another dtype"),
+        ("the shape or dtype does not fit the annotation:", None),
+        ("nothing is returned: is a `return` missing?", None),
         ("nothing is written yet below the signature of `relu`", None),
     ],
 )

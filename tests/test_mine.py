@@ -1,5 +1,6 @@
 """--mine: the reader's functions in place of ours, who calls them, which are taken; and the whole of a lab."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -16,7 +17,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments import lab0_mlp, lab6_data
+from experiments import lab0_mlp, lab2_training, lab6_data
 from experiments.drill import __main__ as drill
 from experiments.drill import cut, launch, mine, stand_in, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
@@ -30,9 +31,12 @@ from fn.models.mlp import mlp_apply, mlp_init
 from fn.rng import generator
 from fn.trace import trace
 from fn.train import ACCURACY, eval_one_epoch
+from tests import parts
 
 ANSWERS = cut.ROOT / "tests" / "drills"
 GRADED = launch.graded
+LONG = ("main", "compare_loops", "compare_convolutions", "compare_loaders", "compare_with_torch")
+"""parts of labs that take seconds"""
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +52,10 @@ def write(name: str, text: str) -> Path:
     file = cut.FOLDER / f"{name}.py"
     file.write_text(text)
     return file
+
+
+def main_of(lab: str) -> Any:
+    return importlib.import_module(f"experiments.{LABS[lab.removeprefix('lab')]}").main
 
 
 def right(*names: str) -> dict[str, Path]:
@@ -346,11 +354,53 @@ def test_the_parts_of_a_whole_lab_hold_its_checks(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_of_lab_0_from_memory_holds_all_of_its_checks(monkeypatch, tmp_path):
-    """With two seeds, to save a minute."""
-    monkeypatch.setattr(cli, "seeds", lambda config, n: range(2))
-    with stand_in.standing_in({"lab0": ANSWERS / "lab0.py"}, lab0_mlp.main) as stand:
-        checks = lab0_mlp.main(lab0_mlp.Config(out=tmp_path), torch.device("cpu"))
-    assert len(checks) == 9
+@pytest.mark.parametrize("lab", WHOLES)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_whole_lab_from_memory_holds_its_checks_and_is_called(monkeypatch, tmp_path, lab):
+    """With one seed, and of the long labs those parts that call it."""
+    file = ANSWERS / f"{lab}.py"
+    whole.require_written(lab, file)
+    monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
+    with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
+        checks = parts.whole(lab, monkeypatch, tmp_path)
     assert [check for check in checks if not check.ok] == []
-    assert all(stand.calls().values())
+    assert [name for name, calls in stand.calls().items() if not calls] == []
+
+
+WRONG_WHOLES = [
+    pytest.param(lab, *wrong, marks=[pytest.mark.slow] if wrong[2] in LONG else [], id=f"{lab}, {label}")
+    for lab in WHOLES
+    for label, wrong in ast.literal_eval((ANSWERS / f"{lab}.py").read_text().split("\nWRONG = ")[1]).items()
+]
+
+
+@pytest.mark.parametrize(("lab", "old", "new", "part", "said"), WRONG_WHOLES)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_wrong_whole_lab_is_refused_in_words(monkeypatch, tmp_path, lab, old, new, part, said):
+    """Before anything runs, or by the checks of a part of the lab; what is said names the check, or the call."""
+    text = (ANSWERS / f"{lab}.py").read_text().split("\nWRONG = ")[0]
+    assert text.count(old) == 1
+    file = write(lab, text.replace(old, new))
+    if not part:
+        monkeypatch.setattr(whole.subprocess, "run", lambda *_, **__: pytest.fail("the lab was run"))
+        assert said in "\n".join(whole.check(lab, file).lines)
+        return
+    whole.require_written(lab, file)
+    monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
+    with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
+        parts.make_small(monkeypatch)
+        checks = parts.PARTS[lab](part, tmp_path)() if part != "main" else parts.whole(lab, monkeypatch, tmp_path)
+    summary = tmp_path / "summary.json"
+    found = [{"name": c.name, "value": c.value, "target": c.target, "ok": c.ok} for c in checks]
+    summary.write_text(json.dumps({"checks": found, "mine": stand.as_json()}))
+    verdict = whole.verdict(summary, 1)
+    assert verdict.lines[0] == "these checks of the lab do not hold:"
+    assert said in "\n".join(verdict.lines)
+
+
+def test_a_call_within_the_file_of_a_whole_lab_is_counted_too():
+    with stand_in.standing_in({"lab2": ANSWERS / "lab2.py"}, lab2_training.main) as stand:
+        checks = lab2_training.accumulate(lab2_training.Config(), torch.device("cpu"))
+    assert checks[0].ok
+    assert stand.calls()["accumulated"] == 3
+    assert stand.calls()["train_step"] == 4

@@ -4,38 +4,18 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from experiments import lab as labs
-from experiments import (
-    lab0_mlp,
-    lab1_cnn,
-    lab2_training,
-    lab3_transformer,
-    lab4_pretrained,
-    lab5_detection,
-    lab6_data,
-)
 from experiments.drill.catalogue import DRILLS
 from experiments.gallery.failures import gallery
-from experiments.shared import cached_features, cli, language_tasks, page
+from experiments.shared import cli, page
 from experiments.shared.page import Change
-from experiments.train.config import Config as TrainerConfig
-from experiments.train.run import train
-from fn.data import scenes
-from fn.data.datasets import digits, take
-from fn.models.mlp import mlp
-from fn.models.ssd import ssd
-from fn.rng import generator
-from fn.train import TrainState
 from tests.edited import edited, new_source, ours_of_all_modules
+from tests.parts import PARTS, make_small
 
-CPU = torch.device("cpu")
 SECTIONS = ["Read, in this order", "The equations", "Predict, before you run", "Change it, and run again"]
 SECTIONS += ["Write it yourself", "Questions", "Next"]
 CHANGES = [(n, change) for n in labs.LABS for change in page.changes(n)]
@@ -106,81 +86,10 @@ def test_a_page_has_two_changes_or_more(n):
 # What a page says of a change.
 
 
-def small_digits():
-    return scenes.digits(32, 20)
-
-
-def lab0(part: str, out: Path) -> Callable[[], list]:
-    few, config = take(digits().train, 32), lab0_mlp.Config(out=out)
-    if part == "overfit_few":
-        return lambda: lab0_mlp.overfit_few(config, mlp((1, 8, 8), 10), few, lr=0.01, title="")
-    return lambda: getattr(lab0_mlp, part)(config, few)
-
-
-def lab1(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    return lambda: getattr(lab1_cnn, part)(lab1_cnn.Config(out=out), CPU)
-
-
-def lab2(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    config = lab2_training.Config(out=out)
-    if part == "damage_checkpoints":
-        settings = TrainerConfig(model="mlp", epochs=1, limit=100, overwrite=True, compile=False, out=out / "whole")
-        return lambda: lab2_training.damage_checkpoints(config, train(settings, CPU))
-    arguments = {"compare_top_k": (config,), "accumulate": (config, CPU)}[part]
-    return lambda: getattr(lab2_training, part)(*arguments)
-
-
-def lab3(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    config = lab3_transformer.Config(out=out)
-    if part == "compare_with_torch":
-        return lambda: lab3_transformer.compare_with_torch(config, CPU)
-    task = language_tasks.toy_task("reverse", seed=0, device=CPU)
-
-    def run() -> list[cli.Check]:
-        model = lab3_transformer.build(config, lab3_transformer.RECIPES["reverse"], task)
-        if part == "check_untrained":
-            return [lab3_transformer.check_untrained(config, model, task)]
-        params, state = model.init(generator(0))
-        return lab3_transformer.check_attention(model, task, [TrainState(params, state, {})])
-
-    return run
-
-
-def lab4(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    config = lab4_pretrained.Config(out=out)
-    if part == "main":
-        return lambda: lab4_pretrained.main(config, CPU)
-    task, recipe = lab4_pretrained.setup(config, CPU)
-    few = task.dataset._replace(train=take(task.dataset.train, 96))
-    task, recipe = task._replace(dataset=few), recipe._replace(timed_epochs=1)
-    return lambda: cached_features.cache_features(task, recipe, 0)
-
-
-def lab5(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    config, few = lab5_detection.Config(out=out, compile=False), small_digits()
-    if part == "check_baselines":
-        return lambda: lab5_detection.check_baselines(config, few)
-    return lambda: getattr(lab5_detection, part)(config, "anchor", ssd(few.shape, 10), few)
-
-
-def lab6(part: str, out: Path) -> Callable[[], list[cli.Check]]:
-    config = lab6_data.Config(out=out)
-    return lambda: getattr(lab6_data, part)(config)
-
-
-PARTS = {name: globals()[name] for name in ("lab0", "lab1", "lab2", "lab3", "lab4", "lab5", "lab6")}
-
-
 @pytest.fixture
 def _small(monkeypatch):
     """The sizes with which a part of a lab takes seconds."""
-    once, make, write = lab6_data.time_loaders, lab6_data.make_loaders, lab6_data.write_photographs
-    monkeypatch.setattr(lab6_data, "make_loaders", lambda *split: {k: f for k, f in make(*split).items() if not k[1]})
-    monkeypatch.setattr(lab6_data, "EXAMPLES", 256)
-    monkeypatch.setattr(lab6_data, "time_loaders", lambda loaders, rounds: once(loaders, rounds=1))
-    monkeypatch.setattr(lab6_data, "write_photographs", lambda root, count: write(root, 4))
-    monkeypatch.setattr(lab6_data, "run_at_once", lambda *arguments: [0] * len(arguments))
-    monkeypatch.setattr(lab1_cnn, "range", lambda _: range(1), raising=False)
+    make_small(monkeypatch)
 
 
 LONG = ("damage_checkpoints", "cache_features", "compare_loops", "compare_convolutions")

@@ -34,12 +34,12 @@ def _bars(axes: "Axes", result: Result) -> None:
 
     ways = list(result.ways)
     milliseconds = [1e3 * timing.median for timing in result.ways.values()]
-    colours = [draw.color("ours") if way.startswith(("jit", "eager")) else "silver" for way in ways]
+    colours = [draw.color("ours" if way.startswith(("jit", "eager")) else "others") for way in ways]
     bars = axes.barh(ways, milliseconds, color=colours)
     times = [timing.over(result.ways["jit"]) for timing in result.ways.values()]
     labels = [f"{t:.3g} ms, {ratio:.2f}×" for t, ratio in zip(milliseconds, times, strict=True)]
     axes.bar_label(bars, labels, padding=3, fontsize=8)
-    axes.axvline(1e3 * result.floor, color="black", linestyle=":", linewidth=1)
+    axes.axvline(1e3 * result.floor, color=draw.color("ink"), linestyle=":", linewidth=1)
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds per step; dotted: its products at the peak", title=result.name)
     axes.set(xlim=(0, 1.25 * max(milliseconds)))

@@ -19,7 +19,7 @@ from experiments.drill import cut, launch, progress, prove, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.progress import Standing
 from experiments.shared import cli
-from experiments.shared.show import console, table
+from experiments.shared.show import console, say, table
 
 FOLDER = cut.FOLDER
 DIFFICULTY = {name: drill.difficulty for name, drill in DRILLS.items()} | dict.fromkeys(WHOLES, 4)
@@ -94,10 +94,6 @@ def list_drills() -> int:
     table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
     say(f"\n{passed} of {len(DIFFICULTY)} passed; just drill NAME begins one, just drill next picks it")
     return 0
-
-
-def say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def minutes(seconds: float | None) -> str:

@@ -24,9 +24,7 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
     wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
     tree = parse(file)
     if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
-        line, function = forbidden
-        text = file.read_text().splitlines()[line - 1].strip()
-        raise Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
+        raise calls(*forbidden, file)
     require_written(tree, wanted, file)
     yours = getattr(import_file(file, seconds), wanted, None)
     if not callable(yours):
@@ -36,6 +34,12 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
     for own, model in functions(yours, ours):
         compare_signatures(own, model)
     return yours
+
+
+def calls(line: int, function: str, file: Path) -> Wrong:
+    """Return the refusal of an answer that leaves its work to another function."""
+    text = file.read_text().splitlines()[line - 1].strip()
+    return Wrong(f"this calls {function}, which does what you are to write\n  line {line}: {text}")
 
 
 def parse(file: Path) -> ast.Module:

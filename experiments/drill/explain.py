@@ -128,7 +128,7 @@ def example(call: Call) -> list[str]:
     return [*said, *beside(call.ours, call.yours)]
 
 
-def show(x: Any, room: int = 400) -> str:
+def show(x: Any, room: int = 200) -> str:
     """A value as text: a tensor by dtype, shape and numbers, of a large one its summary and the first six."""
     if isinstance(x, Tensor):
         if x.is_meta or torch._C._functorch.is_batchedtensor(x):  # pyright: ignore

@@ -1,7 +1,7 @@
 """Names in an answer's file of functions that do what the reader is to write: torch's own, or ours. Read, never run."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
@@ -14,10 +14,52 @@ def find_forbidden(tree: ast.Module, name: str, *, allow_torch: bool = False) ->
     for line, dotted in sorted(dotted_names(tree)):
         if dotted in ours:
             return line, f"our own `{dotted}`"
-        for forbidden in () if allow_torch else DRILLS[name].forbidden:
-            if function := _match(dotted, forbidden):
-                return line, function
+        if not allow_torch and (function := _first_match(dotted, DRILLS[name].forbidden)):
+            return line, function
     return None
+
+
+def find_forbidden_in_part(tree: ast.Module, name: str, beside: Iterable[str]) -> tuple[int, str] | None:
+    """(line, function) of the first forbidden function that one of several functions in a file leaves its work to.
+
+    `beside` are the places of the others, module:name. To leave the work to one of those is as forbidden.
+    """
+    forbidden, defined = DRILLS[name].forbidden, DRILLS[name].of.partition(":")[2]
+    others = {place.partition(":")[2]: place.replace(":", ".") for place in beside}
+    part = _part(tree, defined)
+    for line, dotted in sorted(dotted_names(part)):
+        if function := _first_match(dotted, forbidden):
+            return line, function
+    for node in ast.walk(part):
+        if isinstance(node, ast.Name) and node.id in others and _first_match(others[node.id], forbidden):
+            return node.lineno, f"your own `{node.id}`"
+    return None
+
+
+def _part(tree: ast.Module, name: str) -> ast.Module:
+    """Return what a function of the file uses: its definition, those that it names, and the imports of all of them."""
+    bound = {node.name: node for node in tree.body if isinstance(node, cut.Definition)}
+    waiting, used = [name], dict[str, ast.stmt]()
+    names = set[str]()
+    while waiting:
+        if (one := waiting.pop()) in bound and one not in used:
+            used[one] = bound[one]
+            found = {node.id for node in ast.walk(bound[one]) if isinstance(node, ast.Name)}
+            names |= found
+            waiting += sorted(found)
+    imports = [_only(node, names) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.Module([*imports, *used.values()], [])
+
+
+def _only(node: ast.Import | ast.ImportFrom, names: set[str]) -> ast.stmt:
+    """Return an import without the names that are not used."""
+    kept = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]
+    new = ast.Import(kept) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, kept, node.level)
+    return ast.copy_location(new, node)
+
+
+def _first_match(dotted: str, forbidden: Iterable[str]) -> str | None:
+    return next((function for one in forbidden if (function := _match(dotted, one))), None)
 
 
 def _match(dotted: str, forbidden: str) -> str | None:

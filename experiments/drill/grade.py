@@ -206,6 +206,8 @@ def _type_error(error: BaseException) -> list[str]:
     text = re.sub(r"\n(\s+|(?=[\])}]))", " ", str(error))  # a value of many lines is one
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(("---", "http"))]
     kept = [line for line in lines if not line.startswith(("Called with", "Parameter annotations", "Note"))]
+    if "return value" in text and "  Actual value: None" in (f"  {line.strip()}" for line in kept):
+        return ["nothing is returned: is a `return` missing?"]
     return ["the shape or dtype does not fit the annotation:", *(f"  {line}"[:300] for line in kept[:6])]
 
 

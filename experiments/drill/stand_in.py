@@ -86,8 +86,12 @@ def standing_in(files: dict[str, Path], main: Callable) -> Iterator[Stand]:
             where = [of for of in places(name) if _is_at_hand(of, main)]
             module = load(name, file, main) if where else None
             for of in where:
-                yours = getattr(module, of.partition(":")[2])
-                stand.yours += stack.enter_context(in_place(label(name, of), find(of, main), yours))
+                own = of.partition(":")[2]
+                yours = getattr(module, own)
+                stood = stack.enter_context(in_place(label(name, of), find(of, main), yours))
+                stand.yours += stood
+                if inspect.isfunction(yours):
+                    setattr(module, own, stood[0])  # so that calls from within their file are counted too
         os.environ[FILES] = json.dumps({name: str(file.resolve()) for name, file in files.items()})
         try:
             yield stand

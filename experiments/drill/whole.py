@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from experiments.drill import cut
-from experiments.drill.answer import Wrong, parse
-from experiments.drill.catalogue import WHOLES
-from experiments.drill.forbidden import dotted_names
+from experiments.drill.answer import Wrong, calls, parse
+from experiments.drill.catalogue import DRILLS, WHOLES
+from experiments.drill.forbidden import dotted_names, find_forbidden_in_part
 from experiments.drill.launch import ROOT, Verdict
 from experiments.drill.stand_in import FILES
 
@@ -34,7 +34,7 @@ def check(lab: str, file: Path) -> Verdict:
 
 
 def require_written(lab: str, file: Path) -> None:
-    """Wrong, with the reason, for a file that lacks one of the functions, leaves one empty, or imports ours."""
+    """Wrong, with the reason, for a file that lacks a function, leaves one empty, or its work to ours or torch's."""
     tree = parse(file)
     for line, dotted in sorted(dotted_names(tree)):
         if dotted in {where.replace(":", ".") for where in WHOLES[lab]}:
@@ -48,6 +48,9 @@ def require_written(lab: str, file: Path) -> None:
             raise Wrong(f"{file.name} has no `{name}`") from None
     if empty:
         raise Wrong(f"nothing is written yet below {', '.join(f'`{name}`' for name in empty)}")
+    for name, drill in DRILLS.items():
+        if drill.of in WHOLES[lab] and (found := find_forbidden_in_part(tree, name, WHOLES[lab])):
+            raise calls(*found, file)
 
 
 def verdict(summary: Path, status: int) -> Verdict:

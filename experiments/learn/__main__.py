@@ -12,10 +12,10 @@ from typing import NoReturn
 import tyro
 
 from experiments.drill import progress
-from experiments.drill.__main__ import say
 from experiments.drill.launch import Verdict
 from experiments.learn.concepts import CONCEPTS
 from experiments.shared import cli
+from experiments.shared.show import say
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 

@@ -34,7 +34,7 @@ class Kind(NamedTuple):
     place: Callable[[str], Path]
     judge: Callable[[str, Path], Judgement]
     hints: Callable[[str], tuple[str, ...]]
-    difference: Callable[[str], Any]
+    difference: Callable[[str], Any] | None
     """prints ours beside theirs"""
 
 
@@ -42,9 +42,9 @@ def kinds(graded: Callable[[str, Path], Verdict]) -> dict[str, Kind]:
     """Every kind by the name before the colon, "" for drills, which `graded` grades."""
     return {
         "": Kind(cut.cut, drill.place, _by(graded), lambda name: DRILLS[name].hints, drill.show),
-        "question": Kind(begin_question, place_question, judge_question, _no_hints, lambda _: None),
-        "failure": Kind(begin_failure, place_failure, judge_failure, find_failure, lambda _: None),
-        "shape": Kind(begin_shape, place_shape, judge_shape, shape_hints, lambda _: None),
+        "question": Kind(begin_question, place_question, judge_question, _no_hints, None),
+        "failure": Kind(begin_failure, place_failure, judge_failure, find_failure, None),
+        "shape": Kind(begin_shape, place_shape, judge_shape, shape_hints, None),
         "bug": of_module(mine),
         "rewrite": of_module(rewrite),
     }
@@ -57,7 +57,7 @@ def of_module(module: ModuleType) -> Kind:
         lines = module.judge(name, file)
         return Judgement(not lines, lines or ["right"])
 
-    return Kind(module.begin, module.place, judge, _no_hints, lambda _: None)
+    return Kind(module.begin, module.place, judge, _no_hints, None)
 
 
 def _no_hints(_: str) -> tuple[str, ...]:

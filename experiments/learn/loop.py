@@ -1,5 +1,6 @@
 """The watching loop: one task after the other, its file judged whenever it is saved."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from experiments.learn.schedule import PLACED, next_task
 
 POLL = 0.1
 """seconds between two looks at the file"""
+SETTLED = 0.05
+"""seconds in which a file that was saved no longer changes: an editor may empty it before it writes"""
 PLACEMENT_SECONDS = 600.0
 KEYS = "h hint · s skip · d difference · q quit"
 
@@ -52,7 +55,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     if not resumed or not file.exists():
         write(file, kind.begin(name))
         progress.record(task, "start")
-    desk.say(f"{shown(file)} is yours to write; it is judged when you save it\n{KEYS}")
+    desk.say(f"{shown(file)} is yours to write, in your editor; it is judged when you save it\n{KEYS}")
     seen = stamp(file)
     while True:
         match desk.key(POLL):
@@ -66,11 +69,13 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
                 return "next"
             case "h":
                 hints = hint(desk, task, hints)
+            case "d" if kind.difference is None:
+                desk.say("there is nothing to compare here")
             case "d":
                 kind.difference(name) if passed else desk.say("not before yours has passed")
         now = stamp(file)
         if now != seen and now is not None:
-            seen = now
+            seen = settled(file)
             passed = judge(desk, task, file) or passed
 
 
@@ -91,6 +96,16 @@ def stamp(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def settled(file: Path) -> tuple[int, int, int] | None:
+    """Wait until a file is no longer being written; return its stamp."""
+    now = stamp(file)
+    while True:
+        time.sleep(SETTLED)
+        if (later := stamp(file)) == now:
+            return now
+        now = later
+
+
 def hint(desk: Desk, task: str, shown: int) -> int:
     """Say the next hint; return how many were shown."""
     kind, name = parts(desk, task)
@@ -107,6 +122,7 @@ def judge(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
+    desk.say("\njudging …")  # the first time the grader may still be loading torch
     try:
         judgement = kind.judge(name, file)
     except OSError as error:  # gone again between two looks
@@ -115,13 +131,14 @@ def judge(desk: Desk, task: str, file: Path) -> bool:
     progress.record(
         task, "check", passed=judgement.passed, star=judgement.star, **({"mistake": mistake} if mistake else {})
     )
-    desk.say("\n" + "\n".join(judgement.lines))
+    desk.say("\n".join(judgement.lines))
     took = f"  ({desk.now() - began:.1f} s)"
     if not judgement.passed:
         desk.say(f"not yet{took}; save it again, or h for a hint")
         return False
     star = " ★" if judgement.star else ", without the star for the edges"
-    desk.say(f"passed{star}{took}; Enter goes on, d shows the difference to ours")
+    ours = ", d shows the difference to ours" if kind.difference else ""
+    desk.say(f"passed{star}{took}; Enter goes on{ours}")
     return True
 
 
@@ -137,7 +154,8 @@ def place(desk: Desk) -> bool:
     for concept in hardest_first():
         if concept in asked or desk.now() - began > PLACEMENT_SECONDS:
             continue
-        answer = pose(desk, concept)
+        left = sum(concept not in asked for concept in CONCEPTS)
+        answer = pose(desk, concept, f"at most {left} to go" if left > 1 else "the last")
         if answer == "q":
             return False
         if answer == "s":
@@ -161,10 +179,10 @@ def place(desk: Desk) -> bool:
     return True
 
 
-def pose(desk: Desk, concept: str) -> str:
+def pose(desk: Desk, concept: str, left: str) -> str:
     """Ask the question of a concept; the key that answers."""
     q = QUESTIONS[CONCEPTS[concept].question]
-    desk.say(f"\n{CONCEPTS[concept].title}\n")
+    desk.say(f"\n{CONCEPTS[concept].title} ({left})\n")
     desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")
     desk.say("\n".join(f"{number}  {choice}" for number, choice in enumerate(q.choices, start=1)))
     while (key := desk.key(POLL)) not in ("0", "1", "2", "3", "4", "q", "s"):

@@ -46,7 +46,7 @@ MISTAKES = {
         "mask`? is (True|False)|inverted|above the diagonal|attn_mask", "wrong_axis", "attention", "causal_mask"
     ),
     "overflow": Mistake("NaN where a number|infinity where a number", "fp16_overflow", "softmax", "softmax"),
-    "another dtype": Mistake("dtype", "float64_creeps_in", "numbers", "cross_entropy"),
+    "another dtype": Mistake("dtype torch", "float64_creeps_in", "numbers", "cross_entropy"),
     "training is not evaluation": Mistake("training=|running_", "batch_norm_trains", "norms", "batch_norm"),
     "of equal ones the wrong one": Mistake(
         "right indices in another order|of equal scores", "", "accuracy", "top_k_accuracy"

@@ -121,6 +121,22 @@ def wrapped(label: str, text: str, *, style: str = "bold") -> None:
     console.print(Text(lines, spans=[Span(0, len(label), style)]))
 
 
+def say(text: str) -> None:
+    """Print a text as it stands; on a terminal a line that is too wide goes on below, from a whole word on."""
+    lines = text.split("\n")
+    if console.is_terminal:
+        lines = [part for line in lines for part in _folded(line)]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _folded(line: str) -> list[str]:
+    if len(line) <= console.width:
+        return [line]
+    inset = " " * (len(line) - len(line.lstrip()))
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(line, console.width, subsequent_indent=inset, **options)
+
+
 BARS = "▁▂▃▄▅▆▇█"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fn.draw.figures import plain, readable, set_title
 from fn.draw.images import pixels
 from fn.draw.lines import whole_steps
+from fn.draw.palette import SHADES
 
 WIDEST = 9.0
 """inches: heads that need more stand in several rows"""
@@ -30,7 +31,7 @@ def attention_maps(
         for axes in row[heads:]:
             axes.remove()
         for head, axes in enumerate(row[:heads]):
-            axes.imshow(weights[layer, head].detach().cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
+            axes.imshow(weights[layer, head].detach().cpu().numpy(), cmap=SHADES["attention"], vmin=0, vmax=1)
             axes.set_title(f"layer {layer}, head {head}", fontsize=readable(side * columns))
             axes.set_xticks(range(len(keys)), list(map(plain, keys)), fontsize=8, family="monospace")
             axes.set_yticks(range(len(queries)), list(map(plain, queries)), fontsize=8, family="monospace")
@@ -51,7 +52,7 @@ def heat_maps(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), xlabels, ylabels, strict=True
     ):
         limit = float(matrix.abs().max()) or 1.0
-        scale = ("RdBu_r", -limit) if matrix.min() < 0 else ("Reds", 0.0)
+        scale = (SHADES["signed"], -limit) if matrix.min() < 0 else (SHADES["positive"], 0.0)
         shades = dict(zip(("cmap", "vmin"), scale, strict=True))
         drawn = axes.imshow(matrix.detach().cpu().numpy(), vmax=limit, aspect="auto", **shades)
         figure.colorbar(drawn, ax=axes, shrink=0.8)
@@ -77,9 +78,11 @@ def heat_over(
     frame = (0, image.shape[2], image.shape[1], 0)
     shown = None
     for i, (axes, name) in enumerate(zip(panels, titles, strict=True)):
-        axes.imshow(pixels(image), cmap="gray_r", extent=frame)
+        axes.imshow(pixels(image), cmap=SHADES["image"], extent=frame)
         if i:
-            shown = axes.imshow(heat[i - 1].cpu().numpy(), cmap="inferno", alpha=0.65, vmin=0, vmax=1, extent=frame)
+            shown = axes.imshow(
+                heat[i - 1].cpu().numpy(), cmap=SHADES["heat"], alpha=0.65, vmin=0, vmax=1, extent=frame
+            )
         axes.set_title(name, fontsize=9)
         axes.axis("off")
     if shown:
@@ -94,7 +97,7 @@ def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str], *,
     axes = figure.subplots()
     mistakes = matrix * ~torch.eye(len(classes), dtype=torch.bool)
     # half of the color scale, so that the counts stay legible
-    axes.imshow(mistakes.numpy(), cmap="Reds", vmax=2 * max(1, int(mistakes.max())))
+    axes.imshow(mistakes.numpy(), cmap=SHADES["positive"], vmax=2 * max(1, int(mistakes.max())))
     for row, counts in enumerate(matrix.tolist()):
         for column, count in enumerate(counts):
             if count:

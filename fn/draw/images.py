@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fn.domains import Count
 from fn.draw.figures import folded, readable, set_title
+from fn.draw.palette import SHADES
 
 
 def image_grid(
@@ -32,7 +33,9 @@ def image_grid(
     for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
         limit = float(image.abs().max()) or 1.0
         axes.imshow(
-            image.numpy(), cmap="RdBu_r" if signed else "gray_r", **({"vmin": -limit, "vmax": limit} if signed else {})
+            image.numpy(),
+            cmap=SHADES["signed" if signed else "image"],
+            **({"vmin": -limit, "vmax": limit} if signed else {}),
         )
         if titles:
             axes.set_title(names[i], fontsize=size)

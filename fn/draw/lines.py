@@ -118,7 +118,7 @@ def _mark_not_finite(axes: Axes, points: Mapping[int, float], hue: str) -> None:
             place = (step, last[1]) if last else (step, 0.5)
             over = axes.transData if last else axes.get_xaxis_transform()
             axes.scatter(
-                *place, marker="X", s=60, color=hue, edgecolor="white", zorder=3, clip_on=False, transform=over
+                *place, marker="X", s=60, color=hue, edgecolor=color("paper"), zorder=3, clip_on=False, transform=over
             )
             if not marked:
                 word = "NaN" if math.isnan(value) else "infinite"
@@ -148,7 +148,7 @@ def spread(
     hue = color("mean")
     axes.fill_between(x, mean - deviation, mean + deviation, color=hue, alpha=0.2, linewidth=0)
     axes.plot(x, mean, color=hue, linewidth=1.5, label="mean ± standard deviation")
-    axes.plot(x, values, ".", color="grey", markersize=4)
+    axes.plot(x, values, ".", color=color("single runs"), markersize=4)
     axes.plot(*marked[:2], "*", color=color("best"), markersize=11, label=marked[2])
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
     axes.spines[["top", "right"]].set_visible(False)

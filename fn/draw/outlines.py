@@ -12,7 +12,7 @@ from fn.domains import Count
 from fn.draw.figures import folded, readable, set_title
 from fn.draw.images import pixels
 from fn.draw.labels import place_labels
-from fn.draw.palette import color
+from fn.draw.palette import SHADES, color
 
 PANEL = 1.9
 """the width of an image, in inches"""
@@ -25,7 +25,7 @@ class Drawn(NamedTuple):
     """(x1, y1, x2, y2) in pixels"""
     text: str
     color: str
-    """a name of the palette's, such as "object", or a colour of matplotlib's"""
+    """a name of the palette's: "object", "false"…"""
     dashed: bool = False
 
 
@@ -46,7 +46,7 @@ def boxes(
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images.detach().cpu(), strict=False)):
-        axes.imshow(pixels(image), cmap="gray_r", extent=(0, shape[1], shape[0], 0))
+        axes.imshow(pixels(image), cmap=SHADES["image"], extent=(0, shape[1], shape[0], 0))
         _outline(axes, drawn[i], shape[1], shape[0], size)
         axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0))
         if titles:
@@ -63,7 +63,7 @@ def _outline(axes: Axes, drawn: Sequence[Drawn], width: int, height: int, size: 
     point = max(width, height) / (0.9 * PANEL * 72)  # nine tenths: what titles and margins leave
     low = [box.dashed for box in drawn]  # two equal boxes, one dashed, keep their texts apart
     places = place_labels(corners, texts, image=(width, height), point=point, size=size, low=low)
-    paper = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
+    paper = {"facecolor": color("paper"), "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
     for (x, y, text), box in zip(places, drawn, strict=True):
         if text:
             gap = 0.1 * size * point

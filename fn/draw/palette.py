@@ -12,8 +12,20 @@ PALETTE = {
     "c5": "#4b3254",  # violet
     "good": "#00704f",  # green
     "bad": "#b3350b",  # red
+    "paper": "#ffffff",
+    "ink": "#1a1c20",  # nearly black
+    "faint": "#596070",  # grey
+    "rule": "#d5d9e0",  # light grey
 }
 """the colours, named as in report.html: blue against orange or red is told apart by the colour-blind too"""
+SHADES = {
+    "signed": "RdBu_r",  # red is positive, blue negative, white zero
+    "positive": "Reds",
+    "image": "gray_r",
+    "attention": "Blues",
+    "heat": "inferno",
+}
+"""matplotlib's scale of colours for each kind of matrix"""
 NAMES = {
     "train": "c0",
     "validation": "c1",
@@ -45,19 +57,22 @@ NAMES = {
     "anchor": "c0",
     "false": "bad",
     "missed": "c1",
+    "others": "rule",
+    "single runs": "faint",
 }
 """the colour of each thing that more than one picture shows"""
 
 
 def color(name: str) -> str:
-    """Return the colour of a name in the table, as #rrggbb; any other text is a colour of matplotlib's and stays.
+    """Return the colour of a name in the table, as #rrggbb; ValueError for a name that has none.
 
     >>> color("train") == color("ours") == "#0072b2"
     True
-    >>> color("red")
-    'red'
     """
-    return PALETTE.get(NAMES.get(name, name), name)
+    slot = NAMES.get(name, name)
+    if slot not in PALETTE:
+        raise ValueError(f"{name!r} has no colour: give it one in the table NAMES of fn/draw/palette.py")
+    return PALETTE[slot]
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:

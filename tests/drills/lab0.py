@@ -87,3 +87,19 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[float
                 ts, _ = step(ts, x, y, key=run_key(seed))
         found.append(eval_one_epoch(ts.params, ts.state, [dataset.test], apply=model.apply)["accuracy"])
     return found
+
+
+WRONG = {
+    "no momentum": (
+        "        params, state = sgd_update(params, grads, state, lr=0.1, momentum=0.9)",
+        "        params, state = sgd_update(params, grads, state, lr=0.1)",
+        "compare_loops",
+        "functional and classic loop: largest gap in 100 losses: ",
+    ),
+    "the gradients pile up": (
+        "        optimizer.zero_grad()\n",
+        "",
+        "compare_loops",
+        "functional and classic loop: largest gap in 100 losses: ",
+    ),
+}

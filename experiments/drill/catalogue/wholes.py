@@ -15,7 +15,7 @@ WHOLES = {
         "experiments.lab1_cnn:train_and_test",
     ),
     "lab2": (
-        *(f"fn.train:{f}" for f in ("accumulated", "train_step", "train_one_epoch", "eval_one_epoch")),
+        *(f"fn.train:{f}" for f in ("accumulated", "train_step", "eval_one_epoch")),
         "fn.metrics:top_k_accuracy",
         "experiments.lab2_training:largest_difference",
     ),
@@ -27,8 +27,9 @@ WHOLES = {
         f"experiments.lab4_pretrained:{f}" for f in ("from_scratch", "head_alone", "fine_tuning", "three_ways")
     ),
     "lab5": (
-        *(f"{BOXES}{f}" for f in ("box_iou", "nms", "batched_nms")),
+        *(f"{BOXES}{f}" for f in ("box_iou", "batched_nms")),
         *(f"{ANCHORS}{f}" for f in ("encode", "decode", "match_anchors")),
+        "fn.detection.average_precision:area_under_curve",
     ),
     "lab6": (
         "fn.data.loader:epoch_order",

@@ -10,7 +10,8 @@ Today: warns "the use_reentrant parameter should be passed explicitly"
 
 Why: The first way runs a backward pass inside the backward pass. It gives
 the weights no gradient at all where the input needs none, as here, and
-takes no keyword arguments. The second has neither flaw.
+takes no keyword arguments. The second has neither flaw. Who names none
+is warned since 2.1.
 
 Read: torch.utils.checkpoint.checkpoint
 

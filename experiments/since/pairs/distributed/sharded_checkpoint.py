@@ -4,14 +4,14 @@ Old: FullyShardedDataParallel.set_state_dict_type(model, …)
 
 New: get_model_state_dict(model, options=…)
 
-Since: 2.6
+Since: 2.4
 
 Today: warns "FSDP.state_dict_type() and FSDP.set_state_dict_type()"
 
 Why: The first FSDP made one flat tensor of all parameters, and gave names
-back on saving, if told so. fully_shard (FSDP2) makes of each a DTensor,
-cut along its first axis, with its name: it can be frozen or decayed by
-name. get_model_state_dict gathers the whole, for DDP and FSDP alike.
+back on saving, if told so. fully_shard (FSDP2, public since 2.6) makes of
+each a DTensor, cut along its first axis, with its name: it can be frozen
+or decayed by name. get_model_state_dict gathers the whole, for DDP too.
 
 Read: torch.distributed.fsdp.fully_shard,
 torch.distributed.checkpoint.state_dict.get_model_state_dict

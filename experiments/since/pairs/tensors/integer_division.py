@@ -4,13 +4,13 @@ Old: index / width
 
 New: index // width
 
-Since: 1.6
+Since: 1.7
 
 Today: is wrong, silently: rows 0.33 and 0.67 in place of row 0
 
-Why: Up to 1.5 the / of integer tensors gave an integer. Code that takes a
-pixel's row from its place in the flattened image now gets fractions.
-Up to 1.12 // cut towards 0; it now floors, as Python's does.
+Why: Up to 1.5 the / of integer tensors gave an integer, in 1.6 an error.
+Code that takes a pixel's row from its place in the flattened image now
+gets fractions. Up to 1.12 // cut towards 0; it now floors, as Python's.
 
 Read: torch.div, torch.floor_divide, torch.unravel_index
 

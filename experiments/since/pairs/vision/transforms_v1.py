@@ -10,7 +10,7 @@ Today: is wrong, silently: the image is mirrored, its boxes stay
 
 Why: The first transforms know images alone. v2 takes any structure, finds
 tv_tensors in it, and moves BoundingBoxes and Masks with the image. It
-also works on batches.
+also works on batches. Stable since 0.17.
 
 Read: torchvision.transforms.v2, torchvision.tv_tensors.BoundingBoxes
 
