@@ -90,13 +90,17 @@ def train_step(
     the gradient is computed, to save memory: see `accumulated`.
     """
     key = fold_in(key, ts.opt_state["step"])
-    if accumulate == 1:
-        gradients = grad_and_value(objective, has_aux=True)
-    else:
-        gradients = partial(accumulated, objective, parts=accumulate)
+    gradients = gradient_function(objective, accumulate)
     grads, (_, (metrics, state)) = gradients(ts.params, ts.state, x, y, key=key)
     params, opt_state = optimizer.update(ts.params, grads, ts.opt_state)
     return TrainState(params, state, opt_state), metrics | {"grad_norm": global_norm(grads)}
+
+
+def gradient_function(objective: Callable, accumulate: Count = 1) -> Callable:
+    """Return grad_and_value(objective), or the same computed from so many parts of the batch in turn."""
+    if accumulate == 1:
+        return grad_and_value(objective, has_aux=True)
+    return partial(accumulated, objective, parts=accumulate)
 
 
 def classifier_step(model: Model, optimizer: Optimizer, **options: Any) -> Callable:
@@ -200,7 +204,7 @@ def accumulated(
     params: Params,
     state: Params,
     x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
-    y: Int[Tensor, " batch *positions"],
+    y: Int[Tensor, " batch *positions"] | Float[Tensor, " batch *objects"],
     *,
     key: Int64[Tensor, ""],
     parts: Count,

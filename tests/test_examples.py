@@ -23,6 +23,7 @@ ROOMS = (
     "fn.detection.boxes",
     "fn.detection.heatmaps",
     "fn.detection.train",
+    "fn.distributed",
     "fn.generation",
     "fn.gradcheck",
     "fn.initializers",
