@@ -51,11 +51,10 @@ def test_a_drill_is_the_head_of_ours_and_nothing_of_its_body(name):
     assert 1 <= DRILLS[name].difficulty <= 3
 
 
-def test_what_is_cut_runs_as_it_is():
+@pytest.mark.parametrize("name", DRILLS)
+def test_what_is_cut_runs_as_it_is(name):
     """Every name that a signature needs is imported."""
-    files = "\n".join(f"exec(compile({cut.cut(name)!r}, {name!r}, 'exec'), {{}})" for name in DRILLS)
-    done = subprocess.run([sys.executable, "-c", files], capture_output=True, text=True, cwd=cut.ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    exec(compile(cut.cut(name), name, "exec"), {})
 
 
 # The doors.

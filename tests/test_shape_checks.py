@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from math import prod
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -479,6 +479,7 @@ def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int,
         yield right[: fewest - 1]
 
 
+@cache
 def valid(f: Callable) -> tuple[Given, Given]:
     """Arguments that `f` accepts, and the size of each axis, falling so that kernels fit in images."""
     words = dict.fromkeys(axis for a in tensors(f).values() for axis, words_of in axes(a) if words_of)
