@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-import torch
 from beartype.vale import Is
 from jaxtyping import Int
 from torch import Tensor
 from torch._subclasses import FakeTensor
+
+from fn.workarounds import unwrap
 
 Count = Annotated[int, Is[lambda n: n >= 1]]
 Natural = Annotated[int, Is[lambda n: n >= 0]]
@@ -19,10 +20,10 @@ Positive = Annotated[float, Is[lambda x: x > 0]]
 def require_indices(x: Int[Tensor, "*batch"], rows: int) -> None:
     """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
 
+    >>> import torch
     >>> require_indices(torch.tensor([0, 2]), 3)
     """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
-        x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
+    x = unwrap(x)
     if not isinstance(x, FakeTensor) and x.numel():
         least, greatest = int(x.min()), int(x.max())
         if least < 0 or greatest >= rows:
