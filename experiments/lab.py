@@ -1,4 +1,4 @@
-"""Run a lab by its number: python -m experiments.lab 0 [flags]. `LABS` is what there is."""
+"""Run a lab by its number: python -m experiments.lab 0 [flags]. `LABS` names them."""
 
 import os
 import runpy

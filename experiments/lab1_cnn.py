@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.func import grad
 
 from experiments.shared import cli, show
+from experiments.shared.lab1_tables import show_convolutions
+from experiments.shared.overfit_report import check_fit
 from experiments.shared.shapes import quiz_shapes, show_shapes
 from experiments.shared.training_pictures import draw_metrics, draw_network
 from fn import tree
@@ -39,7 +40,6 @@ from fn.train import (
     init_train_state,
     is_overfit,
     run_key,
-    steps_to_overfit,
 )
 from fn.tree import Params
 
@@ -84,7 +84,8 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
         return []
     checks = compare_convolutions(config, device)
     checks.append(show_shapes(calls, params, "Shapes of the running network, for one image"))
-    checks += check_overfit(config, overfit_few(config, model, take(dataset.train, 32)))
+    history = overfit_few(config, model, take(dataset.train, 32))
+    checks += check_fit("32 images", {"": history}, STEPS, config.out / "overfit.png")
     return checks + check_accuracy(config, model, dataset, train_and_test(config, model, dataset))
 
 
@@ -108,13 +109,7 @@ def compare_convolutions(config: Config, device: torch.device) -> list[cli.Check
 
     output_gaps = [relative_error(output, outputs["conv2d"]) for output in outputs.values()]
     grad_gaps = [relative_error(g, grads["conv2d"]) for g in grads.values()]
-    rows = []
-    for name, output_gap, grad_gap in zip(convolutions, output_gaps, grad_gaps, strict=True):
-        ratio = median(s / native for s, native in zip(seconds[name], seconds["conv2d"], strict=True))
-        rows.append((name, f"{output_gap:.1e}", f"{grad_gap:.1e}", f"{ratio:.3g}×"))
-    cli.order("convolutions: time forward and backward", {name: median(s) for name, s in seconds.items()})
-    title = "Convolution three ways: 32 images of 32×14×14, 64 kernels of 3×3, forward and backward"
-    show.table(title, ("", "output gap", "gradient gap", "time / native"), rows)
+    show_convolutions(output_gaps, grad_gaps, seconds)
     return [
         cli.check("convolutions: largest relative gap of outputs", largest(output_gaps), "<=", 1e-5),
         cli.check("convolutions: largest relative gap of gradients", largest(grad_gaps), "<=", 1e-5),
@@ -122,13 +117,16 @@ def compare_convolutions(config: Config, device: torch.device) -> list[cli.Check
 
 
 def weighted_sum(inputs: Params, *, convolve: Callable, weights: Tensor) -> tuple[Tensor, Params]:
-    """(a scalar to differentiate, the output): each entry has a weight of its own, and so a gradient of its own."""
+    """Return (a scalar to differentiate, the output): each entry has its own weight, and so its own gradient."""
     output = convolve(**inputs, padding="same")
     return (output * weights).sum(), {"y": output}
 
 
 def overfit_few(config: Config, model: Model, few: Split) -> list[Metrics]:
-    """Train on the same 32 images until all are right with a small loss; return the metrics after each step."""
+    """Train on the same 32 images until all are right with a small loss: the first test of a new network.
+
+    Returns the metrics after each step.
+    """
     optimizer = adam(lr=1e-2)
     step = check_finite(cli.compiled(config, classifier_step(model, optimizer), len(few.labels)))
     ts, key = init_train_state(model, optimizer, seed=config.seed, device=few.images.device), run_key(config.seed)
@@ -141,16 +139,6 @@ def overfit_few(config: Config, model: Model, few: Split) -> list[Metrics]:
             if is_overfit(history[-1]):
                 break
     return history
-
-
-def check_overfit(config: Config, history: list[Metrics]) -> list[cli.Check]:
-    """Check that it overfits a few images: the first test of a new network."""
-    draw_metrics({"": [history]}, config.out / "overfit.png")
-    return [
-        cli.check("32 images: accuracy", history[-1]["accuracy"], "==", 1),
-        cli.check("32 images: loss", history[-1]["loss"], "<", 1e-3),
-        cli.check("32 images: steps to both", steps_to_overfit(history), "<=", STEPS),
-    ]
 
 
 class Trained(NamedTuple):

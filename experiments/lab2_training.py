@@ -56,7 +56,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 
 
 def train_every_model(config: Config, settings: TrainerConfig, device: torch.device) -> list[cli.Check]:
-    """Train every model on every data set for an epoch; each must beat naming the commonest class."""
+    """Train every model on every data set for an epoch; each must do better than always naming the commonest class."""
     rows, better = [], 0
     for dataset in config.datasets:
         for model in MODELS:
@@ -83,17 +83,14 @@ def stop_and_resume(config: Config, whole: Run, device: torch.device) -> list[cl
         difference = largest_difference(run, whole)
         rows.append((stop.signal.name, f"{status}", f"{lines} of {len(whole.history)}", f"{difference:g}"))
         checks.append(cli.check(f"resume after {stop.signal.name}: largest difference", difference, "==", 0))
-    show.table(
-        f"Stopped, resumed, and compared with {whole.progress.step} steps in one go",
-        ("signal", "exit status", "lines logged by then", "largest difference at the end"),
-        rows,
-    )
+    columns = ("signal", "exit status", "lines logged by then", "largest difference at the end")
+    show.table(f"Stopped, resumed, and compared with {whole.progress.step} steps in one go", columns, rows)
     before = sum(status in (130, -signal.SIGKILL) for status, _ in stopped)
     return [cli.check("resume: runs that were stopped before their end", before, "==", 2), *checks]
 
 
 def largest_difference(run: Run, whole: Run) -> float:
-    """Of their parameters and optimizer states; infinity if their logs differ."""
+    """Return the largest difference of their parameters and optimizer states; infinity if their logs differ."""
     one, other = (folder.log_file(r.config.out).read_bytes() for r in (run, whole))
     if one != other:
         return float("inf")
@@ -113,11 +110,8 @@ def recompute_the_log(whole: Run, device: torch.device) -> list[cli.Check]:
         unweighted, logged = mean(s["loss"] for s in steps), entry["train"]["loss"]
         gaps.append(abs(weighted - logged))
         rows.append((f"{entry['epoch']}", f"{logged:.6f}", f"{weighted:.6f}", f"{unweighted:.6f}"))
-    show.table(
-        f"Training loss of an epoch of {len(steps)} batches, the last with {steps[-1]['examples']} examples",
-        ("epoch", "logged", "mean over examples", "mean over batches"),
-        rows,
-    )
+    title = f"Training loss of an epoch of {len(steps)} batches, the last with {steps[-1]['examples']} examples"
+    show.table(title, ("epoch", "logged", "mean over examples", "mean over batches"), rows)
     tensors, _ = checkpoint.load_newest(folder.checkpoints(whole.config.out), whole.ts._asdict())
     images, labels = (x.to(device) for x in whole.parts.data["validation"])
     logits, _ = whole.parts.model.apply(tensors["params"], tensors["state"], images, train=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from experiments.shared import cli, show
 from experiments.shared.attention_measures import causal_leaks, mirrored_share
 from experiments.shared.attention_parity import compare_with_torch, one_query
 from experiments.shared.attention_pictures import draw_positions, show_attention
-from experiments.shared.lab3_flags import Flags, apply_flags
+from experiments.shared.lab3_flags import Flags, Recipe, apply_flags
 from experiments.shared.language_tasks import Task, bigram_loss, require_sizes, text_task, toy_task
 from experiments.shared.shapes import trace_shapes
 from experiments.shared.training_pictures import draw_losses
@@ -35,18 +35,6 @@ from fn.optim import adamw, one_cycle_schedule
 from fn.positions import Positions
 from fn.rng import generator
 from fn.train import Metrics, TrainState, check_finite, classifier_step, eval_one_epoch, init_train_state, run_key
-
-
-class Recipe(NamedTuple):
-    layers: int
-    heads: int
-    d_model: int
-    batch_size: int
-    steps: int
-    lr: float
-    seeds: int = 5
-    exact: float = 1.0
-
 
 RECIPES = {
     "reverse": Recipe(layers=1, heads=2, d_model=64, batch_size=64, steps=200, lr=1e-2),
@@ -71,7 +59,7 @@ class Config(Flags):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    """Bad flags are refused before the first line is printed."""
+    """Run the lab; bad flags are refused before the first line is printed."""
     recipe = apply_flags(RECIPES[config.task], config, config.task)
     is_text = config.task == "text"
     task = text_task(config, device) if is_text else toy_task(config.task, seed=config.seed, device=device)
@@ -102,7 +90,7 @@ def build(config: Config, recipe: Recipe, task: Task) -> Model:
 
 
 def check_untrained(config: Config, model: Model, task: Task) -> cli.Check:
-    """An untrained model gives every token about the probability 1 / classes, which costs ln(classes)."""
+    """Check that an untrained model gives every token about the probability 1 / classes: a loss of ln(classes)."""
     params, state = (tree.to(part, task.test.inputs.device) for part in model.init(generator(config.seed)))
     loss = evaluate(model, TrainState(params, state, {}), task.test.part(slice(1000)))["loss"]
     error = abs(loss / math.log(len(task.vocabulary)) - 1)
@@ -129,14 +117,14 @@ def train(config: Config, recipe: Recipe, model: Model, task: Task) -> list[Trai
 
 
 def evaluate(model: Model, ts: TrainState, examples: Sequences) -> Metrics:
-    """The loss, and the share of the examples of which every token is right."""
+    """Return the loss, and the share of the examples of which every token is right."""
     metrics = {"exact": exact_match}
     return eval_one_epoch(ts.params, ts.state, batches(examples, 500), apply=model.apply, metrics=metrics)
 
 
 @torch.no_grad()
 def attention_of(model: Model, ts: TrainState, inputs: Tensor) -> Tensor:
-    """The attention weights: (layers, batch, heads, queries, keys)"""
+    """Return the attention weights: (layers, batch, heads, queries, keys)."""
     (_, weights), _ = model.apply(ts.params, ts.state, inputs, train=False, need_weights=True)
     return weights
 

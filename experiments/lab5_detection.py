@@ -4,18 +4,17 @@
 """
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from experiments.shared import cli, detection_pictures, detection_report, show
 from experiments.shared.detection_report import FLAVORS
-from experiments.shared.detection_task import build_detector, load_scenes, thirds
+from experiments.shared.detection_task import Recipe, build_detector, load_scenes, thirds
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, random_flip, random_zoom
 from fn.data.scenes import SceneSet, require_valid, take_scenes
@@ -29,18 +28,6 @@ from fn.train import check_finite, count_steps, init_train_state, run_key
 
 FEW, FEW_STEPS, FEW_LR = 8, 500, 3e-3
 """the images to overfit, and with how many steps at most, at which learning rate"""
-
-
-class Recipe(NamedTuple):
-    epochs: Mapping[str, int]
-    """of each flavor"""
-    batch_size: int
-    lr: float
-    augment: Callable
-    targets: Mapping[str, float]
-    """the average precision to reach on the held-out images; where there is none, more than random boxes have"""
-    sizes: dict[str, tuple[float, float]] | None
-    """ranges of areas in square pixels, with about a third of the objects each; None: those of the training boxes"""
 
 
 RECIPES = {

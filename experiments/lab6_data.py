@@ -19,7 +19,7 @@ from experiments.shared import cli, mistakes, show
 from experiments.shared.photographs import decode_photographs, to_picture, write_photographs
 from experiments.shared.processes import run_at_once
 from experiments.shared.registry import RootlessName
-from experiments.shared.timing import Loader, time_loaders, timed
+from experiments.shared.timing import Loader, show_loaders, time_loaders, timed
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take
@@ -60,7 +60,7 @@ class Examples(Dataset):
 
 
 class Pictures(Examples):
-    """As tutorials have it: a PIL image, and torchvision's transforms, which draw from the global generator."""
+    """The usual Dataset: a PIL image, and torchvision's transforms, which draw from the global generator."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.transform(to_picture(self.split.images[index, 0])), self.split.labels[index]
@@ -70,7 +70,7 @@ OURS, SAME, USUAL = "by batch", "Dataset, DataLoader, our transform", "Dataset, 
 
 
 def make_loaders(config: Config, split: Split) -> dict[tuple[str, int], Loader]:
-    """(name, workers) -> an epoch of the same shuffled examples, each shifted at random."""
+    """Return a loader by (name, workers): an epoch of the same shuffled examples, each shifted at random."""
     size, order = split.images.shape[-1], epoch_order(EXAMPLES, seed=config.seed, epoch=0).tolist()
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
     pictures = Pictures(split, config.seed, 0, v2.Compose([v2.RandomCrop(size, padding=2), *tensor]))
@@ -94,16 +94,8 @@ def compare_loaders(config: Config) -> list[cli.Check]:
     base = (OURS, 0)
     times = {n: median(b / a for a, b in zip(seconds[base], seconds[n], strict=True)) for n in loaders}
     alike = {n: [torch.equal(a, b) for a, b in zip(epochs[n], epochs[base], strict=True)] for n in loaders}
-    said = {True: "same", False: "others"}
-    cli.order("loaders: time of an epoch without workers", {name: times[name, n] for name, n in loaders if n == 0})
-    show.table(
-        f"{EXAMPLES} images of {'×'.join(map(str, split.images.shape[1:]))} with a random shift, batches of {BATCH}",
-        ("loader", "workers", "images/s", "time / ours", "order", "values"),
-        [
-            (n[0], f"{n[1]}", f"{EXAMPLES / median(seconds[n]):,.0f}", f"{times[n]:.3g}×", said[order], said[values])
-            for n, (values, order) in alike.items()
-        ],
-    )
+    title = f"{EXAMPLES} images of {'×'.join(map(str, split.images.shape[1:]))} with a random shift, batches of {BATCH}"
+    show_loaders(title, {n: EXAMPLES / median(s) for n, s in seconds.items()}, times, alike)
     different = sum(not all(same) for name, same in alike.items() if name[0] != USUAL)
     return [
         cli.check("loaders: epochs that differ, over 0, 1 and 4 workers", different, "==", 0),
@@ -112,7 +104,7 @@ def compare_loaders(config: Config) -> list[cli.Check]:
 
 
 def photographs(root: Path, entries: Path) -> Tensor:
-    """The decoded photographs below `root`, from the cache in `entries` unless a file has changed."""
+    """Return the decoded photographs below `root`, from the cache in `entries` unless a file has changed."""
     source = fingerprint(root, root.glob("*.png"))
     return cached(partial(decode_photographs, root), {"source": source}, entries)["images"]
 
@@ -167,15 +159,13 @@ def lose_reproducibility(config: Config) -> list[cli.Check]:
     moves, our_moves = mistakes.moved_places(config.seed)
     replays, ours_replay = mistakes.replayed_epochs(config.seed)
     replayed = {True: "epoch 3 replays the order of epoch 1", False: "epoch 3 has an order of its own"}
-    show.table(
-        "Three ways to lose reproducibility, and the same with randomness as an argument",
-        ("mistake", "what it does", "here"),
-        [
-            ("numpy's generator in 4 workers", f"{repeats:.0%} of the draws repeat", f"{our_repeats:.0%}: a key each"),
-            ("shuffle without a seed", f"{moves:.1%} of the places differ", f"{our_moves:.0%}: by (seed, epoch)"),
-            ("a resumed run that seeds anew", replayed[replays], replayed[ours_replay]),
-        ],
-    )
+    rows = [
+        ("numpy's generator in 4 workers", f"{repeats:.0%} of the draws repeat", f"{our_repeats:.0%}: a key each"),
+        ("shuffle without a seed", f"{moves:.1%} of the places differ", f"{our_moves:.0%}: by (seed, epoch)"),
+        ("a resumed run that seeds anew", replayed[replays], replayed[ours_replay]),
+    ]
+    title = "Three ways to lose reproducibility, and the same with randomness as an argument"
+    show.table(title, ("mistake", "what it does", "here"), rows)
     return [
         cli.check("lost: draws that workers sharing numpy's generator repeat", repeats, ">=", 0.5),
         cli.check("kept: draws of ours that repeat", our_repeats, "==", 0),

@@ -95,7 +95,7 @@ def transfer_model(
 def _transfer_init(
     rng: torch.Generator, *, spec: BackboneSpec, classes: int, weights: tuple[Params, Params] | None
 ) -> tuple[Params, Params]:
-    """The head is drawn first, so that it is the same on every backbone."""
+    """Draw the head first, so that it is the same on every backbone."""
     head = head_init(rng, spec.channels, classes, cells=spec.cells)
     if weights is None:
         params, state = spec.model(spec.shape, spec.classes).init(rng)

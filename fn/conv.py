@@ -24,8 +24,8 @@ from fn.domains import Border, Count, Counts, Grid, Integer, Natural, NonZero, W
 from fn.initializers import kaiming_normal
 from fn.precision import half_in_float32
 from fn.tree import Params
+from fn.workarounds import torch_conv2d
 
-Size = int | Sequence[int]
 Padding = Border | Literal["same", "valid"]
 
 
@@ -77,11 +77,18 @@ def _pad(
 
 
 def _starts(n: int, kernel: Count, stride: Count, dilation: Count) -> range:
-    """Where the windows begin on an axis of n, padding included."""
+    """Return where the windows begin on an axis of n, padding included; ValueError if none fits."""
     if output_size(n, kernel, stride, dilation=dilation) < 1:
         span = f"the window spans {dilation * (kernel - 1) + 1}, the padded input only {n}"
         raise ValueError(f"kernel_size {kernel}, dilation {dilation}: {span}")
     return range(0, n - dilation * (kernel - 1), stride)
+
+
+def _require_windows(
+    shape: Sequence[int], kernel_size: Window, stride: Window, pads: Sequence[tuple[int, int]], dilation: Window
+) -> None:
+    for n, around, *window in zip(shape, pads, *map(pair, (kernel_size, stride, dilation)), strict=True):
+        _starts(n + sum(around), *window)
 
 
 def _grouped(
@@ -223,17 +230,10 @@ def conv2d(
     >>> conv2d(x, weight, stride=2, padding=2).shape
     torch.Size([8, 16, 16, 16])
     """
-    kernel = (weight.shape[2], weight.shape[3])
-    pads = resolve_padding(padding, kernel, stride, dilation)
-    for n, k, s, d, around in zip(x.shape[-2:], kernel, pair(stride), pair(dilation), pads, strict=True):
-        _starts(n + sum(around), k, s, d)  # refuses what fits no window
-    if x.ndim > 4:  # torch's kernel knows one axis of the batch
-        y = conv2d(x.flatten(0, 1), weight, bias, stride, padding, dilation, groups)
-        return y.unflatten(0, x.shape[:2])
-    if kernel == (1, 1) and x.shape[-3] < 16 and pair(stride) != (1, 1) and pads == [(0, 0), (0, 0)]:
-        # in channels last the kernel for strides writes past its memory: github.com/uxlfoundation/oneDNN/issues/6035
-        x, stride = x[..., :: pair(stride)[0], :: pair(stride)[1]], 1
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)  # pyright: ignore[reportArgumentType]
+    kernel_size = (weight.shape[2], weight.shape[3])
+    pads = resolve_padding(padding, kernel_size, stride, dilation)
+    _require_windows(x.shape[-2:], kernel_size, stride, pads, dilation)
+    return torch_conv2d(x, weight, bias, pair(stride), pads, pair(dilation), groups)
 
 
 def conv2d_init(

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Annotated, Any
 
-import torch
 from beartype.vale import Is
 from jaxtyping import Int
 from torch import Tensor
 from torch._subclasses import FakeTensor
+
+from fn.workarounds import unwrap
 
 LARGEST = 2**31 - 1
 """the largest size, or number of things"""
@@ -99,10 +100,10 @@ Bands = Annotated[
 def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> None:
     """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
 
+    >>> import torch
     >>> require_indices(torch.tensor([0, 2]), 3)
     """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
-        x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
+    x = unwrap(x)
     if not isinstance(x, FakeTensor) and x.numel():
         least, greatest = int(x.min()), int(x.max())
         if least < 0 or greatest >= rows:

@@ -47,7 +47,7 @@ def sample(
 
 
 def require_logits(logits: Float[Tensor, " classes"]) -> None:
-    """ValueError unless softmax of the logits is a distribution: none NaN or +infinity, and one above -infinity.
+    """Raise ValueError unless softmax of the logits is a distribution: none NaN or +infinity, and one above -infinity.
 
     >>> require_logits(torch.tensor([0.0, -torch.inf]))
     """

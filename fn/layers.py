@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fn.domains import Count, Finite, Integer, Magnitude, Naturals, NonNegative, Probability, require_indices
 from fn.initializers import RELU_GAIN, kaiming_uniform
-from fn.precision import half_in_float32, halves_by, upcast
+from fn.precision import half_in_float32, halves_by, norm_in_float32
 from fn.rng import uniform
 from fn.tree import Params
 
@@ -65,13 +65,18 @@ def embedding(
             [ 1., 10.]])
     """
     rows = len(weight)
-    require_indices(x, rows)
-    x = torch.where(x < 0, rows, x)  # out of range, where indexing would count from the end
+    x = _row_numbers(x, rows)
     if padding_idx is None:
         return weight[x]
     if not -rows <= padding_idx < rows:
         raise ValueError(f"embedding: padding_idx {padding_idx} is none of {rows} rows")
     return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
+
+
+def _row_numbers(x: Int[Tensor, "*batch"], rows: int) -> Int[Tensor, "*batch"]:
+    """Return `x`; compiled code, which cannot raise here, gets a row out of range for -1, not the last one."""
+    require_indices(x, rows)
+    return torch.where(x < 0, rows, x)
 
 
 def embedding_init(rng: torch.Generator, num_embeddings: Count, d_model: Count, *, std: Magnitude = 1.0) -> Params:
@@ -125,10 +130,8 @@ def softmax(x: Float[Tensor, "*shape"], dim: Integer, *, dtype: torch.dtype | No
     tensor([[0.5000, 0.5000],
             [1.0000, 0.0000]])
     """
-    _require_axis(x, dim)
     x = x.to(dtype=dtype)
-    top = x.detach().amax(dim, keepdim=True) if x.numel() else x  # there is no maximum of nothing
-    e = torch.exp(x - top)
+    e = torch.exp(x - _maximum(x, dim))
     return e / e.sum(dim, keepdim=True)
 
 
@@ -145,17 +148,17 @@ def log_softmax(
     >>> log_softmax(torch.tensor([200.0, 0.0]), dim=0)  # exp(-200) is 0 in float32
     tensor([   0., -200.])
     """
-    _require_axis(x, dim)
     x = x.to(dtype=dtype)
-    top = x.detach().amax(dim, keepdim=True) if x.numel() else x
-    shifted = x - top
+    shifted = x - _maximum(x, dim)
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 
-def _require_axis(x: Float[Tensor, "*shape"], dim: int) -> None:
+def _maximum(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "..."]:
+    """Return the maximum along `dim`, a constant of the gradient; of no numbers, which have none, the numbers."""
     axes = max(x.ndim, 1)  # a number has one, as in torch
     if not -axes <= dim < axes:
         raise ValueError(f"dim {dim} is none of {x.ndim} axes")
+    return x.detach().amax(dim, keepdim=True) if x.numel() else x
 
 
 def dropout(
@@ -196,15 +199,18 @@ def layer_norm(
     tensor([[-1.0000,  1.0000],
             [-1.0000,  1.0000]])
     """
-    ends = tuple(normalized_shape)
-    for name, tensor in {"x": x, "weight": weight, "bias": bias}.items():
-        if tensor is not None and tuple(tensor.shape[-len(ends) :]) != ends:
-            raise ValueError(f"layer_norm: {name} has shape {tuple(tensor.shape)}, normalized_shape is {ends}")
-    axes = tuple(range(-len(ends), 0))
+    _require_ends({"x": x, "weight": weight, "bias": bias}, tuple(normalized_shape))
+    axes = tuple(range(-len(normalized_shape), 0))
     centred = x - x.mean(axes, keepdim=True)
     y = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _require_ends(tensors: dict[str, Tensor | None], ends: tuple[int, ...]) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tuple(tensor.shape[-len(ends) :]) != ends:
+            raise ValueError(f"layer_norm: {name} has shape {tuple(tensor.shape)}, normalized_shape is {ends}")
 
 
 def layer_norm_init(normalized_shape: Naturals) -> Params:
@@ -216,6 +222,7 @@ def layer_norm_init(normalized_shape: Naturals) -> Params:
     return {"weight": torch.ones(*normalized_shape), "bias": torch.zeros(*normalized_shape)}
 
 
+@norm_in_float32
 def batch_norm(
     x: Float[Tensor, "batch channels *positions"],
     running_mean: Float[Tensor, " channels"],
@@ -239,19 +246,17 @@ def batch_norm(
     >>> y[0], state["running_mean"]
     (tensor([-1.0000, -1.0000]), tensor([0.2000, 2.0000]))
     """
-    dtype, x = x.dtype, upcast(x)
-    statistics = {"running_mean": running_mean, "running_var": running_var}
-    mean, var = upcast(running_mean), upcast(running_var)
+    mean, var = running_mean, running_var
     if training and x.numel():
         mean, var, count = moments(x) if training is True else training(x)
-        batch_statistics = {"running_mean": mean.detach(), "running_var": var.detach() * (count / (count - 1))}
-        moved = {k: (1 - momentum) * upcast(r) + momentum * batch_statistics[k] for k, r in statistics.items()}
-        statistics = {k: moved[k].to(r.dtype) for k, r in statistics.items()}
+        unbiased = var.detach() * (count / (count - 1))
+        running_mean = (1 - momentum) * running_mean + momentum * mean.detach()
+        running_var = (1 - momentum) * running_var + momentum * unbiased
     scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
     per_channel = "channels -> channels" + " 1" * (x.ndim - 2)
     y = (x - rearrange(mean, per_channel)) * rearrange(scale, per_channel)
     y = y if bias is None else y + rearrange(bias, per_channel)
-    return y.to(dtype), statistics
+    return y, {"running_mean": running_mean, "running_var": running_var}
 
 
 def moments(

@@ -96,7 +96,7 @@ def smooth_l1_loss(
 def _cross_entropies(
     input: Float[Tensor, "*shape"],
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """(-log p, -log(1 - p)), p = sigmoid(input), for any size of the logits"""
+    """Return (-log p, -log(1 - p)), p = sigmoid(input), for any size of the logits"""
     zero = torch.zeros_like(input)
     return torch.logaddexp(zero, -input), torch.logaddexp(zero, input)
 

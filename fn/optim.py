@@ -143,7 +143,7 @@ def adam_update(
 
 
 def _one_minus_power(beta: float, step: Int[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, ""]:
-    """1 - βᵗ through expm1: in float32, 1 - 0.999 taken directly is wrong in the fifth digit."""
+    """Return 1 - βᵗ through expm1: in float32, 1 - 0.999 taken directly is wrong in the fifth digit."""
     return -torch.expm1(step.to(dtype) * (math.log(beta) if beta else -math.inf))
 
 

@@ -68,6 +68,27 @@ def half_in_float32(*like: str) -> Callable[[Op], Op]:
     return decorate
 
 
+def norm_in_float32(norm: Op) -> Op:
+    """Decorate a norm that returns (y, new statistics): of halves it computes in float32.
+
+    y has the dtype of the first argument, and each of the statistics that of the argument of its name.
+
+    >>> double = norm_in_float32(lambda x, mean: (2 * x, {"mean": mean + 1}))
+    >>> double(torch.ones(1, dtype=torch.float16), mean=torch.ones(1, dtype=torch.bfloat16))
+    (tensor([2.], dtype=torch.float16), {'mean': tensor([2.], dtype=torch.bfloat16)})
+    """
+    names = list(signature(norm).parameters)
+
+    @wraps(norm)
+    @no_type_check
+    def in_float32(*args, **kwargs):
+        given = dict(zip(names, args, strict=False)) | kwargs
+        y, statistics = norm(**{name: upcast(x) for name, x in given.items()})
+        return y.to(given[names[0]].dtype), {name: s.to(given[name].dtype) for name, s in statistics.items()}
+
+    return in_float32  # pyright: ignore[reportReturnType]
+
+
 def halves_by(kernel: Callable) -> Callable[[Op], Op]:
     """Decorate an op: given halves alone, torch's own kernel computes it, which rounds its result once.
 

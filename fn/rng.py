@@ -21,7 +21,7 @@ from fn.domains import Integer, Naturals
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit word."""
+    """Return the int64 with the bits of an unsigned 64-bit word."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -35,7 +35,7 @@ def _shift_right(z: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shape
 
 
 def _stream(key: Int64[Tensor, "..."], index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """Word `index` of the SplitMix64 stream that starts at `key`, counted from 0; int64 arithmetic wraps."""
+    """Return word `index` of the SplitMix64 stream that starts at `key`, counted from 0; int64 arithmetic wraps."""
     z = key - _GAMMA * ~index  # index + 1, in bits: TorchInductor takes sums of indices for numbers that do not wrap
     z = (z ^ _shift_right(z, 30)) * _MIX1
     z = (z ^ _shift_right(z, 27)) * _MIX2

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from fn.domains import Count
+from fn.workarounds import unwrap
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -24,7 +25,7 @@ def summarize(x: Shaped[Tensor, "*shape"], bars: Count = 7) -> str:
     ('bool[3] 2 of 3 True', 'i64[] = 3')
     """
     try:
-        return " ".join([kind(x), *_values(_plain(x), bars)])
+        return " ".join([kind(x), *_values(unwrap(x).detach(), bars)])
     except Exception:  # a quantized one, say, or one that is being traced: the line is about an error, and adds none
         return kind(x)
 
@@ -38,13 +39,6 @@ def kind(x: Shaped[Tensor, "*shape"]) -> str:
     name = str(x.dtype).removeprefix("torch.")
     short = re.sub("^(b?)float", r"\1f", re.sub("^(u?)int", r"\1i", name)).replace("complex", "c").replace("ui", "u")
     return f"{short}[{','.join(map(str, x.shape))}]"
-
-
-def _plain(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*whole"]:
-    """Return the tensor inside those of `grad` and `vmap`."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
-        x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
-    return x.detach()
 
 
 def _values(x: Shaped[Tensor, "*shape"], bars: int) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, get_args
 from torch import Tensor
 
 from fn import attention, attention_tiled, conv, layers, positions, tree
-from fn.conv import Size, pair, pool_padding, resolve_padding
+from fn.conv import pair, pool_padding, resolve_padding
+from fn.domains import Window
 from fn.tree import Params
 
 MODULES = (layers, conv, positions, attention, attention_tiled)
@@ -189,7 +190,7 @@ def _arithmetic_of_attention(op: str, x: Tensor, arguments: dict[str, Any]) -> t
 
 
 def _slide(
-    x: Tensor, kernel: Sequence[int], stride: Size, pads: list[tuple[int, int]], dilation: Size
+    x: Tensor, kernel: Sequence[int], stride: Window, pads: list[tuple[int, int]], dilation: Window
 ) -> tuple[str, list[int]]:
     """Return the window formula of fn.conv with its numbers, once if both axes have the same, and its sizes."""
     texts, sizes = [], []

@@ -84,7 +84,7 @@ def train_step(
     key: Int64[Tensor, ""],
     accumulate: Count = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Forward, gradient, update. The metrics are those before the update.
+    """Run a step: forward, gradient, update. The metrics are those before the update.
 
     `key` is that of the run, see `run_key`; each step folds in its number. `accumulate` is the number of parts in which
     the gradient is computed, to save memory: see `accumulated`.

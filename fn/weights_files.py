@@ -73,7 +73,7 @@ def _refuse_others(start: bytes) -> None:
 
 
 def _of_archive(path: Path) -> Any:
-    """A zip archive: torch.save writes `data.pkl` into it, TorchScript its code and constants as well."""
+    """Read a zip archive: torch.save writes `data.pkl` into it, TorchScript its code and constants as well."""
     try:
         with zipfile.ZipFile(path) as archive:
             files = archive.namelist()

@@ -74,7 +74,8 @@ def lab4(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config = lab4_pretrained.Config(out=out)
     if part == "main":
         return lambda: lab4_pretrained.main(config, CPU)
-    task, recipe = lab4_pretrained.setup(config, CPU)
+    recipe = lab4_pretrained.RECIPES["digits"]
+    task = lab4_pretrained.load_task(config, recipe, CPU)
     few = task.dataset._replace(train=take(task.dataset.train, 96))
     task, recipe = task._replace(dataset=few), recipe._replace(timed_epochs=1)
     return lambda: cached_features.cache_features(task, recipe, 0)

@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = sorted(path.stem for path in (ROOT / "fn" / "models").glob("*.py") if path.stem != "__init__")
@@ -80,7 +81,7 @@ OPS = [
     "positions",
     "attention",
 ]
-OPS += ["attention_tiled", "precision"]
+OPS += ["attention_tiled", "precision", "workarounds"]
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -114,7 +115,7 @@ TOOLS = sorted(path.parent for path in (ROOT / "experiments").glob("*/__main__.p
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
 def test_a_lab_is_a_page_with_its_training_loop_in_sight(lab):
     text = lab.read_text()
-    assert len(text.splitlines()) <= 190
+    assert len(text.splitlines()) <= 180
     if lab.stem[:4] not in ("lab2", "lab6"):  # these two run the trainer and the loaders
         assert re.search(r"for x, y in .*:\n +ts, \w+ = step\(ts, x, y, key=key\)\n", text)
 
@@ -127,3 +128,34 @@ def test_a_tool_is_a_package_with_a_readme(tool):
 def test_experiments_holds_what_one_runs_alone():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert files == {"__init__", "lab", "labs", "overfit", *(lab.stem for lab in LABS)}
+
+
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_layer_in_the_readme_is_ours_word_for_word():
+    source = (ROOT / "fn" / "layers.py").read_text()
+    assert README[0].startswith("@halves_by(F.linear)\ndef linear(")
+    assert f"\n\n\n{README[0]}\n\n" in source
+
+
+def test_the_step_in_the_readme_trains():
+    from torch.func import grad_and_value
+
+    from fn.layers import linear, relu
+    from fn.losses import cross_entropy
+    from fn.models.mlp import mlp_init
+    from fn.optim import adamw
+    from fn.rng import generator
+
+    params, _ = mlp_init(generator(0), 4, (8,), 3)
+    names = {
+        "x": torch.ones(5, 4),
+        "y": torch.tensor([0, 1, 2, 0, 1]),
+        "params": params,
+        "linear": linear,
+        "relu": relu,
+    }
+    names |= {"cross_entropy": cross_entropy, "adamw": adamw, "grad_and_value": grad_and_value}
+    exec(README[1], names)
+    assert names["loss"](names["params"]) < names["value"]

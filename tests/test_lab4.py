@@ -2,10 +2,12 @@
 
 import math
 import urllib.error
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from experiments import lab4_pretrained
-from experiments.lab4_pretrained import Config, Trained, accuracies_of, compare_ways, setup, three_ways
+from experiments.lab4_pretrained import Config, Trained, accuracies_of, compare_ways, load_task
 from experiments.shared import cached_features, cli
 from experiments.shared.backbones import SHIPPED, load
 from experiments.shared.transfer_report import misread_first
-from experiments.shared.transfer_task import Recipe, Task
+from experiments.shared.transfer_task import Recipe, Task, apply_flags
 from fn import pretrained, tree
 from fn.backbones import BACKBONES, expand_prefixes, transfer_model
 from fn.models.squeezenet import FIRES, POOLED
@@ -26,7 +28,6 @@ from fn.pretrained import PretrainedError, read
 from fn.rng import generator
 from fn.train import run_key
 from fn.transfer import attach_head, batch_size_of, branches, few_per_class, freeze, moved_leaves, wrongly_moved
-from tests.test_house_frames import Reached, stop_at_apply
 
 CPU = torch.device("cpu")
 
@@ -58,30 +59,14 @@ def test_the_lab_holds(monkeypatch, tmp_path):
             assert len(picture.convert("L").getcolors(256) or []) > 2
 
 
-@pytest.mark.parametrize(
-    ("model", "last"), [("scratch", "classification_loss"), ("head", "classification_loss"), ("whole", "_frozen_apply")]
-)
-def test_the_lab_reaches_its_models_in_six_frames(monkeypatch, tmp_path, model, last):
-    """The `apply` of a frozen model is `_frozen_apply`; the whole model's comes after it."""
-    task, recipe = small_task()
-    task = task._replace(**{model: stop_at_apply(getattr(task, model))})
-    monkeypatch.setattr(lab4_pretrained, "setup", lambda *_: (task, recipe))
-    monkeypatch.setattr(lab4_pretrained, "cache_features", lambda *_: [])
-    with pytest.raises(Reached) as reached:
-        lab4_pretrained.main(Config(out=tmp_path), CPU)
-    *frames, apply = reached.value.args
-    assert (frames[:2], frames[-1]) == (["main", "three_ways"], last)
-    assert len(frames if model == "whole" else [*frames, apply]) <= 6, " → ".join(frames)
-
-
 def test_the_shipped_weights_are_small_and_fit():
     assert SHIPPED.stat().st_size <= 2_000_000
-    params, state = load("resnet8", "")
+    params, state = load("resnet8", "", cut_off=BACKBONES["resnet8"].dropped)
     assert params.keys() == state.keys() | {"conv1"} == {"conv1", "bn1", "layer1", "layer2"}
 
 
 def test_labelled_images_are_few_of_each_class():
-    labels = setup(Config(), CPU)[0].dataset.train.labels
+    labels = setup(Config())[0].dataset.train.labels
     index = few_per_class(labels, 10, 10, seed=3)
     assert labels[index].bincount().tolist() == [10] * 10
     assert not torch.equal(index, few_per_class(labels, 10, 10, seed=4))
@@ -97,22 +82,36 @@ def test_accuracy_is_measured_on_all_images_that_are_not_labelled(monkeypatch):
         return {"accuracy": 0.0}
 
     monkeypatch.setattr(lab4_pretrained, "eval_one_epoch", evaluate)
-    three_ways(task, recipe, 3, seed=0)
+    three_ways(task, recipe)
     few = few_per_class(task.dataset.train.labels, 10, 3, seed=0).tolist()
     others = [i for i in range(len(task.labels)) if i not in few]
     for x, inputs in zip(seen, (task.images, task.features, task.images), strict=True):
         assert torch.equal(x, inputs[others])
 
 
-def small_task(
-    *, epochs: int = 1, fine_epochs: int | None = None, config: Config | None = None, **changes
-) -> tuple[Task, Recipe]:
-    """The digits, with `epochs` of each way, or `fine_epochs` of fine-tuning, and other changes to the recipe."""
-    task, recipe = setup(config or Config(), CPU)
-    ways = {way: (epochs, lr) for way, (_, lr) in recipe.ways.items()}
-    if fine_epochs is not None:
-        ways["fine"] = (fine_epochs, ways["fine"][1])
-    return task, recipe._replace(ways=ways, **changes)
+def setup(config: Config) -> tuple[Task, Recipe]:
+    """The task and the recipe that the flags ask for."""
+    recipe = apply_flags(lab4_pretrained.RECIPES[config.dataset], config)
+    return load_task(config, recipe, CPU), recipe
+
+
+def small_task(*, epochs: int = 1, config: Config | None = None, fine: Mapping[str, Any] = {}) -> tuple[Task, Recipe]:
+    """The digits, with `epochs` of each way, and other changes to fine-tuning."""
+    task, recipe = setup(config or Config())
+    ways = {name: way._replace(epochs=epochs) for name, way in recipe.ways.items()}
+    return task, recipe._replace(ways=ways | {"fine": ways["fine"]._replace(**fine)})
+
+
+def three_ways(task: Task, recipe: Recipe) -> dict[str, Trained]:
+    """What the lab trains on three images of each class with its first seed; no checks, no pictures."""
+    runs: dict[int, list[dict[str, Trained]]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab4_pretrained, "apply_flags", lambda *_: recipe._replace(shots={3: 1}))
+        patch.setattr(lab4_pretrained, "load_task", lambda *_: task)
+        patch.setattr(lab4_pretrained, "cache_features", lambda *_: [])
+        patch.setattr(lab4_pretrained, "report", lambda *args: runs.update(args[-1]) or [])
+        lab4_pretrained.main(Config(), CPU)
+    return runs[3][0]
 
 
 def before_and_after(task: Task, trained: dict[str, Trained]) -> tuple[tree.Params, tree.Params]:
@@ -123,11 +122,11 @@ def before_and_after(task: Task, trained: dict[str, Trained]) -> tuple[tree.Para
 
 
 def test_each_way_sets_out_from_what_the_one_before_has_learnt():
-    task, recipe = small_task(fine_epochs=0)
-    trained = three_ways(task, recipe, 3, seed=0)
+    task, recipe = small_task(fine={"epochs": 0})
+    trained = three_ways(task, recipe)
     assert moved_leaves(*before_and_after(task, trained)) == []
     assert trained["fine"].accuracy == trained["head"].accuracy
-    scratch = three_ways(*small_task(epochs=0), 3, seed=0)["scratch"]
+    scratch = three_ways(*small_task(epochs=0))["scratch"]
     assert not torch.equal(scratch.params["backbone"]["conv1"]["weight"], task.weights[0]["conv1"]["weight"])
 
 
@@ -141,13 +140,13 @@ def test_each_way_sets_out_from_what_the_one_before_has_learnt():
 )
 def test_fine_tuning_moves_what_it_is_told_to(train, moves):
     task, recipe = small_task(config=Config(train=train))
-    assert wrongly_moved(*before_and_after(task, three_ways(task, recipe, 3, seed=0)), moves) == []
+    assert wrongly_moved(*before_and_after(task, three_ways(task, recipe)), moves) == []
 
 
 def test_fine_tuning_has_the_rates_it_is_given():
     """A rate of 0 keeps a parameter, though not a statistic."""
-    task, recipe = small_task(rates={"backbone": 0.0, "backbone.bn1": 1.0})
-    trained = three_ways(task, recipe, 3, seed=0)
+    task, recipe = small_task(fine={"rates": {"backbone": 0.0, "backbone.bn1": 1.0}})
+    trained = three_ways(task, recipe)
     before, _ = attach_head(task.weights, (trained["head"].params, trained["head"].state))
     assert wrongly_moved(before, trained["fine"].params, ["head", "backbone.bn1"]) == []
 
@@ -172,15 +171,15 @@ def test_no_batch_is_of_one_example_whose_batch_norm_has_no_variance(share):
 
 def test_only_fine_tuning_varies_the_images():
     seen = []
-    task, recipe = small_task(fine_epochs=2, augment=lambda x, key: seen.append(len(x)) or x)
-    three_ways(task, recipe, 3, seed=0)
+    task, recipe = small_task(fine={"epochs": 2, "augment": lambda x, key: seen.append(len(x)) or x})
+    three_ways(task, recipe)
     assert sum(seen) == 2 * 30
 
 
 def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
     recipe = lab4_pretrained.RECIPES["digits"]._replace(dropout_p=1.0)
     monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
-    task, _ = setup(Config(), CPU)
+    task, _ = setup(Config())
     model, key = task.whole, run_key(0)
     params, state = model.init(generator(0))
     x = task.dataset.train.images[:8]
@@ -191,7 +190,7 @@ def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
 
 def test_features_are_those_of_evaluation():
     """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
-    task, _ = setup(Config(), CPU)
+    task, _ = setup(Config())
     for part in (slice(3), slice(-3, None)):
         each = torch.cat([task.spec.features(*task.weights, x[None], train=False)[0] for x in task.images[part]])
         pooled = torch.nn.functional.adaptive_avg_pool2d(each, task.spec.cells)
@@ -200,7 +199,8 @@ def test_features_are_those_of_evaluation():
 
 def test_a_backbone_that_trains_unasked_fails_the_checks(monkeypatch):
     monkeypatch.setattr(cached_features, "freeze", lambda model, trained: freeze(model, ["head", "backbone"]))
-    moved, held, gap, faster = cached_features.cache_features(*small_task(timed_epochs=1), seed=0)
+    task, recipe = small_task()
+    moved, held, gap, faster = cached_features.cache_features(task, recipe._replace(timed_epochs=1), seed=0)
     assert [moved.ok, held.ok, gap.ok] == [False] * 3
     assert (gap.target, faster.name, faster.target) == ("<= 0.001", "cached features: how many times faster", ">= 2")
 
@@ -273,7 +273,7 @@ def test_the_last_stage_of_squeezenet_is_what_follows_its_last_pooling():
 
 def refused(config: Config) -> str:
     with pytest.raises(cli.UsageError) as refusal:
-        setup(config, CPU)
+        setup(config)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -345,15 +345,19 @@ def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
     expected = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     for image, index in ((Image.new("RGB", (300, 300)), 0), (Image.new("RGB", (300, 300), "white"), 1)):
         image.save(data / ("ants", "bees")[index] / "0.png")
-        task, _ = setup(config, CPU)
+        task, _ = setup(config)
         torch.testing.assert_close(task.dataset.train.images[4 * index], expected(image))
 
 
 def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_for(tmp_path, squeezenet):
     config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", root=photographs(tmp_path / "p"))
-    assert setup(config, CPU)[1].rates == {"head": 10.0}
-    assert setup(replace(config, train=("last",)), CPU)[1].rates == {}
-    assert setup(replace(config, rates={"backbone": 0.5}), CPU)[1].rates == {"backbone": 0.5}
+
+    def rates(**changes: Any) -> Mapping[str, float]:
+        return setup(replace(config, **changes))[1].ways["fine"].rates
+
+    assert rates() == {"head": 10.0}
+    assert rates(train=("last",)) == {}
+    assert rates(rates={"backbone": 0.5}) == {"backbone": 0.5}
 
 
 # Downloads, from a file:// in place of the network.

@@ -19,13 +19,11 @@ from fn.optim import adam
 from fn.pretrained import to_state_dict
 from fn.rng import generator
 from fn.train import TrainState
+from tests.frames import RACCOON, RACCOONS
 from tests.test_experiments import CPU, launch
-from tests.test_house_frames import Reached, stop_at_apply
 
 NONE = [0.0, 0, 0, 0, -1]
 OBJECTS = torch.tensor([[0.0, 0, 10, 10, 1], NONE, [20, 0, 30, 10, 2], [0, 20, 10, 30, 1]])
-RACCOON = Scenes(torch.zeros(1, 3, 32, 32), torch.tensor([[[0.0, 0, 9, 9, 0]]]))
-RACCOONS = SceneSet(RACCOON, RACCOON, ["raccoon"])
 
 
 def detections(*rows: tuple[list[float], float, int]) -> Detections:
@@ -143,22 +141,6 @@ def test_the_boxes_move_as_the_images_of_training_do(monkeypatch, tmp_path, flav
 
 def double(x: Tensor, objects: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.cat([2 * objects[..., :4], objects[..., 4:]], dim=-1)
-
-
-@pytest.mark.parametrize("flavor", ["anchor", "center"])
-@pytest.mark.parametrize("loop", ["overfit_few", "train_and_test"])
-def test_the_lab_reaches_its_models_in_six_frames(monkeypatch, tmp_path, flavor, loop):
-    detector = detection_task.build_detector(flavor, RACCOONS, None, None)
-    detector = detector._replace(model=stop_at_apply(detector.model))
-    monkeypatch.setattr(lab5_detection, "load_scenes", lambda *_: RACCOONS)
-    monkeypatch.setattr(lab5_detection, "build_detector", lambda *_: detector)
-    if loop == "train_and_test":
-        monkeypatch.setattr(lab5_detection, "overfit_few", lambda *_: [])
-    with pytest.raises(Reached) as reached:
-        lab5_detection.main(lab5_detection.Config(out=tmp_path, flavor=flavor, compile=False), CPU)
-    frames = reached.value.args
-    assert frames[:2] == ("main", loop)
-    assert len(frames) <= 6, " → ".join(frames)
 
 
 def test_bands_of_sizes_say_where_they_end():

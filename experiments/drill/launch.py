@@ -1,13 +1,16 @@
 """A grader in a process of its own, so that no answer can hang, fill the memory, or bring down who asks."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 WALL_SECONDS = 300.0
@@ -41,8 +44,24 @@ def graded(
         return read_verdict(out, status)
 
 
+def forked(grader: Callable[..., None], *arguments: Any, wall_seconds: float = WALL_SECONDS) -> Verdict:
+    """The verdict that grader(*arguments, VERDICT.json) writes in a fork of this process, which has all in memory."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 and later: this process has threads; the fork uses one
+        out = Path(folder) / "verdict.json"
+        # said, not left to the default: since Python 3.14 that is a process without what is in memory here
+        process = multiprocessing.get_context("fork").Process(target=grader, args=(*arguments, out))
+        process.start()
+        try:
+            process.join(wall_seconds)
+            return waits(wall_seconds) if process.is_alive() else read_verdict(out, process.exitcode)
+        finally:
+            process.kill()
+            process.join()
+
+
 def waits(seconds: float) -> Verdict:
-    return Verdict(False, [f"not done after {seconds:g} s: does it wait for something?"])
+    return Verdict(False, [f"not done after {seconds:g} s: does it wait for something, or never end?"])
 
 
 def write_verdict(verdict: Verdict, out: Path) -> None:

@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,7 +22,7 @@ from typing import Any
 
 from experiments.drill import launch
 from experiments.drill.catalogue import DRILLS
-from experiments.drill.launch import ROOT, WALL_SECONDS, Verdict, read_verdict, write_verdict
+from experiments.drill.launch import ROOT, WALL_SECONDS, Verdict, write_verdict
 from experiments.drill.limits import CPU_SECONDS
 
 IMPORTED_BY_TESTS = ("tests.strategies", "sklearn.metrics", "scipy.stats", "pycocotools.cocoeval", "torchvision.ops")
@@ -71,22 +70,10 @@ def forked(
     wall_seconds: float = WALL_SECONDS,
 ) -> Verdict:
     """The verdict on the answer in `file`, graded in a fork of this process; `import_all` comes before it."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "verdict.json"
-        # said, not left to the default: since Python 3.14 that is a process without what is in memory here
-        process = multiprocessing.get_context("fork").Process(
-            target=_grade, args=(name, file, out, allow_torch, seconds)
-        )
-        process.start()
-        process.join(wall_seconds)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return launch.waits(wall_seconds)
-        return read_verdict(out, process.exitcode)
+    return launch.forked(_grade, name, file, allow_torch, seconds, wall_seconds=wall_seconds)
 
 
-def _grade(name: str, file: Path, out: Path, allow_torch: bool, seconds: float) -> None:
+def _grade(name: str, file: Path, allow_torch: bool, seconds: float, out: Path) -> None:
     from experiments.drill import grade, limits
 
     limits.limit_memory()

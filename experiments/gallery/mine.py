@@ -9,11 +9,8 @@ A name is that of a failure, or its case: a number that gives nothing away.
 """
 
 import ast
-import multiprocessing
 import sys
-import tempfile
 import textwrap
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,18 +151,4 @@ def _run(name: str, path: Path) -> launch.Verdict:
     from experiments.gallery import judging
 
     gallery()[name].load()  # before the fork, so that it has not to import what the program needs
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 and later: this process has threads; the fork uses one
-        out = Path(folder) / "verdict.json"
-        process = multiprocessing.get_context("fork").Process(target=judging.main, args=(name, path, out))
-        process.start()
-        try:
-            process.join(WALL_SECONDS)
-            if process.is_alive():
-                return launch.Verdict(
-                    False, [f"not done after {WALL_SECONDS:g} s: does it wait for something, or never end?"]
-                )
-            return launch.read_verdict(out, process.exitcode)
-        finally:
-            process.kill()
-            process.join()
+    return launch.forked(judging.main, name, path, wall_seconds=WALL_SECONDS)

@@ -16,9 +16,10 @@ SHIPPED = Path(__file__).parents[1] / "pretrain" / "resnet8_fashion_mnist.safete
 """the weights that `python -m experiments.pretrain` wrote"""
 
 
-def load(name: str, weights: str) -> tuple[Params, Params]:
+def load(name: str, weights: str, *, cut_off: Sequence[str]) -> tuple[Params, Params]:
     """Read the (params, state) of a backbone from `weights`: imagenet, for torchvision's, a file, or "" for our own.
 
+    The branches `cut_off`, such as the old head, are left out, so their sizes may be any.
     UsageError for weights that cannot be had, cannot be read, or are not of that backbone.
     """
     spec = BACKBONES[name]
@@ -35,7 +36,7 @@ def load(name: str, weights: str) -> tuple[Params, Params]:
             raise cli.UsageError(f"--backbone {name} needs --weights: imagenet, or a .pth or .safetensors file")
     except PretrainedError as error:
         raise cli.UsageError(str(error)) from None
-    return weights_of(path, spec.model(spec.shape, spec.classes), f"of --backbone {name}", cut_off=spec.dropped)
+    return weights_of(path, spec.model(spec.shape, spec.classes), f"of --backbone {name}", cut_off=cut_off)
 
 
 def weights_of(path: Path, model: Model, description: str, *, cut_off: Sequence[str]) -> tuple[Params, Params]:

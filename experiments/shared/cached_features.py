@@ -19,7 +19,7 @@ from fn.transfer import batch_size_of, freeze, unfreeze
 def cache_features(task: Task, recipe: Recipe, seed: int) -> list[cli.Check]:
     """Train the head on all images under the frozen backbone, then on features computed once: the same head, sooner."""
     images, labels = task.dataset.train
-    _, lr = recipe.ways["head"]
+    lr = recipe.ways["head"].lr
     batch_size, states, seconds = batch_size_of(len(labels), recipe.batch_share), {}, {}
     for way in ("images", "features"):
         for epochs in (1, recipe.timed_epochs):  # the first steps of a process take seconds: they are not timed

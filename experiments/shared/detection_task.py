@@ -1,8 +1,9 @@
-"""What Lab 5 learns, and with what: the scenes and the detector that its flags ask for."""
+"""The recipe of Lab 5, and the scenes and the detector that its flags ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,6 +26,20 @@ from fn.rng import generator
 WEIGHTS = "squeezenet1_1_onnxzoo.pt"
 STRIDES, ANCHORS = (8, 16), 15
 """pixels between the cells of SqueezeNet's maps; how many sizes of anchors are fitted to the boxes of photographs"""
+
+
+class Recipe(NamedTuple):
+    """How a detector of a data set is trained, and how well."""
+
+    epochs: Mapping[str, int]
+    """of each flavor"""
+    batch_size: int
+    lr: float
+    augment: Callable
+    targets: Mapping[str, float]
+    """the average precision to reach on the held-out images"""
+    sizes: dict[str, tuple[float, float]] | None
+    """ranges of areas in square pixels, with about a third of the objects each; None: those of the training boxes"""
 
 
 def load_scenes(

@@ -1,14 +1,27 @@
-"""The flags of Lab 3, and what they do to the recipe of a task."""
+"""The recipe of a task of Lab 3, and the flags that change it."""
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import tyro
 
 from experiments.shared import cli
 
 MaybeText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
-RecipeT = TypeVar("RecipeT", bound=NamedTuple)
+
+
+class Recipe(NamedTuple):
+    """The model of a task, and how it is trained."""
+
+    layers: int
+    heads: int
+    d_model: int
+    batch_size: int
+    steps: int
+    lr: float
+    seeds: int = 5
+    exact: float = 1.0
+    """the share of unseen problems to solve"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Flags(cli.CompiledLab):
     """draw from so many of the likeliest characters (from all)"""
 
 
-def apply_flags(recipe: RecipeT, flags: Flags, task: str) -> RecipeT:
+def apply_flags(recipe: Recipe, flags: Flags, task: str) -> Recipe:
     """Return the recipe with the values that flags give; UsageError for a flag of another task."""
     given = {name: getattr(flags, name) for name in recipe._fields if getattr(flags, name, None) is not None}
     defaults = Flags()

@@ -1,11 +1,13 @@
-"""Seconds of a call, and of loaders taken in turns."""
+"""Seconds of a call, and of loaders taken in turns, and their table."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from experiments.shared import cli, show
 
 Result = TypeVar("Result")
 Name = TypeVar("Name", bound=Hashable)
@@ -40,3 +42,20 @@ def time_loaders(
             epochs[name] = torch.cat([x for x, _ in loaded]), torch.cat([y for _, y in loaded])
     torch.set_num_threads(threads)
     return seconds, busy, epochs
+
+
+def show_loaders(
+    title: str,
+    images_per_second: Mapping[tuple[str, int], float],
+    times: Mapping[tuple[str, int], float],
+    alike: Mapping[tuple[str, int], Sequence[bool]],
+) -> None:
+    """Show a row per loader, (name, workers): its speed, its time beside ours, whether (values, order) are the same."""
+    said = {True: "same", False: "others"}
+    cli.order("loaders: time of an epoch without workers", {name: times[name, n] for name, n in times if n == 0})
+    columns = ("loader", "workers", "images/s", "time / ours", "order", "values")
+    rows = [
+        (n[0], f"{n[1]}", f"{images_per_second[n]:,.0f}", f"{times[n]:.3g}×", said[order], said[values])
+        for n, (values, order) in alike.items()
+    ]
+    show.table(title, columns, rows)

@@ -18,9 +18,13 @@ from fn.tree import Params
 LABELS = {"scratch": "from scratch", "head": "head only", "fine": "fine-tuned"}
 
 
-def show_branches(backbone: str, params: Params, trained: Sequence[str], flag: str) -> None:
-    """Print which branches train and which are frozen once the head has learned, and how many parameters they hold."""
-    chosen, frozen = tree.split(params, trained)
+def show_branches(backbone: str, params: Params, prefixes: Sequence[str], names: Sequence[str]) -> None:
+    """Print which branches train and which are frozen once the head has learned, and how many parameters they hold.
+
+    `names` are those of the flag --train, and `prefixes` what they stand for.
+    """
+    flag = f"--train {' '.join(names)}"
+    chosen, frozen = tree.split(params, prefixes)
     show.table(
         f"{backbone} and its new head, {flag}",
         ("branch", "parameters", ""),
@@ -31,6 +35,12 @@ def show_branches(backbone: str, params: Params, trained: Sequence[str], flag: s
         f"{tree.size(chosen):,}",
         soft_wrap=True,
     )
+
+
+def show_run(images: int, seed: int, accuracies: Mapping[str, Sequence[float]]) -> None:
+    """Print how accurate each way is after training on so many images with that seed."""
+    said = ", ".join(f"{way} {mean(a):.2%}" for way, a in accuracies.items())
+    show.log.print(f"{images} images, seed {seed}: {said}")
 
 
 def show_accuracies(

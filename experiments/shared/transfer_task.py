@@ -1,26 +1,35 @@
-"""What Lab 4 learns, and with what: a recipe, and the images and models that its flags ask for."""
+"""The recipes and flags of Lab 4, what the flags do to a recipe, and the images that they ask for."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from experiments.shared import cli
-from experiments.shared.backbones import load
 from fn import tree
-from fn.backbones import BACKBONES, BackboneSpec, expand_prefixes, extract_features, head_model, transfer_model
+from fn.backbones import BACKBONES, BackboneSpec, expand_prefixes, transfer_model
 from fn.data.datasets import Dataset, Split
 from fn.models import Model
 from fn.rng import generator
 from fn.tree import Params
 
 
+class Way(NamedTuple):
+    """How one way of the comparison trains."""
+
+    epochs: int
+    lr: float
+    rates: Mapping[str, float] = {}
+    """factors of the learning rate by dotted prefix"""
+    augment: Callable | None = None
+
+
 class Recipe(NamedTuple):
-    ways: dict[str, tuple[int, float]]
-    """(epochs, learning rate) of each way, in the order of training: scratch, head, fine"""
+    ways: dict[str, Way]
+    """scratch, head and fine, in the order of training"""
     shots: dict[int | None, int]
     """labelled images per class, None for all, and the number of seeds; the checks are about the first entry"""
     train: tuple[str, ...]
@@ -29,10 +38,6 @@ class Recipe(NamedTuple):
     """the size of a batch, as a part of the labelled images"""
     timed_epochs: int
     """of the head, with and without cached features"""
-    rates: Mapping[str, float] = {}
-    """of fine-tuning, factors of the learning rate by dotted prefix"""
-    augment: Callable | None = None
-    """of fine-tuning"""
     dropout_p: float = 0.5
 
 
@@ -56,37 +61,44 @@ class Task(NamedTuple):
     """the new head alone, which takes features"""
 
 
-def load_task(
-    backbone: str, weights: str, dataset: str, data: Path | None, recipe: Recipe, device: torch.device
-) -> Task:
-    """Load the weights and the images, and build the models; UsageError for flags that do not go together."""
-    spec = BACKBONES[backbone]
-    if (dataset == "digits") != (backbone == "resnet8"):
+@dataclass(frozen=True)
+class Flags(cli.Lab):
+    """The flags of Lab 4 but for --out."""
+
+    backbone: Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"] = "resnet8"
+    """the network that was pretrained"""
+    weights: str = ""
+    """imagenet, for torchvision's, or a .pth or .safetensors file; resnet8 has its own"""
+    train: cli.MaybeNames = None
+    """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2; of digits all, of
+    photographs the last stage unless given"""
+    rates: dict[str, float] = field(default_factory=dict)
+    """by dotted prefix, factors of the learning rate of that second stage: backbone 0.1, say; of photographs head 10
+    unless this or --train is given"""
+    dataset: Literal["digits", "folder"] = "digits"
+    """what it learns"""
+    root: cli.MaybePath = None
+    """the directory of photographs, a sub-directory per class, of --dataset folder"""
+    target_accuracy: cli.MaybeShare = None
+    """exit 1 if the head alone stays below"""
+
+
+def apply_flags(recipe: Recipe, flags: Flags) -> Recipe:
+    """Return the recipe with the values that flags give; UsageError for flags that do not go together."""
+    if (flags.dataset == "digits") != (flags.backbone == "resnet8"):
         raise cli.UsageError(
-            f"--backbone {backbone} does not suit --dataset {dataset}: resnet8 reads grey images of 8×8, the others "
-            "photographs"
+            f"--backbone {flags.backbone} does not suit --dataset {flags.dataset}: resnet8 reads grey images of 8×8, "
+            "the others photographs"
         )
-    if (dataset == "folder") != (data is not None):
+    if (flags.dataset == "folder") != (flags.root is not None):
         raise cli.UsageError("--dataset folder and --root PATH, its directory of photographs, go together")
-    require_prefixes(spec, recipe.train, recipe.rates)
-    params, state = (tree.to(part, device) for part in load(backbone, weights))
-    options = {"root": data, "image_size": spec.shape[1], "stats": spec.stats} if data else {}
-    loaded = cli.load(dataset, device, **options)
-    features = [extract_features(spec, params, state, split.images) for split in (loaded.train, loaded.test)]
-    images, labels = (torch.cat(parts) for parts in zip(loaded.train, loaded.test, strict=True))
-    n, classes = len(loaded.train.labels), len(loaded.classes)
-    train, test = Split(images[:n], labels[:n]), Split(images[n:], labels[n:])  # views: the images are held once
-    return Task(
-        loaded._replace(train=train, test=test),
-        images,
-        labels,
-        torch.cat(features),
-        (params, state),
-        spec,
-        scratch=transfer_model(spec, classes, weights=None, dropout_p=recipe.dropout_p),
-        whole=transfer_model(spec, classes, weights=(params, state), dropout_p=recipe.dropout_p),
-        head=head_model(spec, classes, dropout_p=recipe.dropout_p),
-    )
+    train, fine = recipe.train, recipe.ways["fine"]
+    if flags.train is not None:
+        train, fine = flags.train, fine._replace(rates={})
+    if flags.rates:
+        fine = fine._replace(rates=flags.rates)
+    require_prefixes(BACKBONES[flags.backbone], train, fine.rates)
+    return recipe._replace(train=train, ways=recipe.ways | {"fine": fine})
 
 
 def require_prefixes(spec: BackboneSpec, train: Sequence[str], rates: Mapping[str, float]) -> None:
@@ -104,3 +116,13 @@ def require_prefixes(spec: BackboneSpec, train: Sequence[str], rates: Mapping[st
         tree.split(trained, list(rates))
     except ValueError as error:
         raise cli.UsageError(f"{flag}: {error}") from None
+
+
+def load_images(spec: BackboneSpec, flags: Flags, device: torch.device) -> tuple[Dataset, Tensor, Tensor]:
+    """Return the data set that the flags ask for, and all its images and labels, those of train first."""
+    options = {"root": flags.root, "image_size": spec.shape[1], "stats": spec.stats} if flags.root else {}
+    loaded = cli.load(flags.dataset, device, **options)
+    images, labels = (torch.cat(parts) for parts in zip(loaded.train, loaded.test, strict=True))
+    n = len(loaded.train.labels)
+    train, test = Split(images[:n], labels[:n]), Split(images[n:], labels[n:])  # views: the images are held once
+    return loaded._replace(train=train, test=test), images, labels

@@ -20,7 +20,7 @@ from fn.files import is_sound, remove_leftovers, require_file, write_digested
 
 
 def user_cache() -> Path:
-    """The project's folder in the user's cache folder: $XDG_CACHE_HOME or ~/.cache."""
+    """Return the project's folder in the user's cache folder: $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "functional-torch"
 
 
@@ -38,7 +38,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 def cached(
     build: Callable[[], dict[str, Tensor]], parameters: Mapping[str, Any], folder: Path | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of `build()`, from the cache if they were built with these `parameters` before.
+    """Return the tensors of `build()`, from the cache if they were built with these `parameters` before.
 
     `parameters` must name everything that the tensors depend on. Writing to the tensors does not change the file.
     """

@@ -41,7 +41,7 @@ class Dataset(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width)"""
+        """Return (channels, height, width)."""
         return tuple(self.train.images.shape[1:])
 
 
@@ -50,17 +50,17 @@ class DatasetUnavailable(Exception):
 
 
 def data_root() -> Path:
-    """$FN_DATA, or else the project's folder in the user's cache."""
+    """Return $FN_DATA, or else the project's folder in the user's cache."""
     return Path(os.environ.get("FN_DATA") or user_cache())
 
 
 def take(split: Split, n: Natural) -> Split:
-    """The first `n` examples."""
+    """Return the first `n` examples."""
     return Split(split.images[:n], split.labels[:n])
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits of 8×8 pixels in 17 greys; every fifth is held out, which leaves 1,438 to train on.
+    """Return 1,797 handwritten digits of 8×8 pixels in 17 greys; every fifth is held out, 1,438 are left to train on.
 
     The test half of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), as bundled with
     scikit-learn. The same writers are on both sides of the split.
@@ -77,18 +77,18 @@ def digits() -> Dataset:
 
 
 def mnist() -> Dataset:
-    """70,000 handwritten digits of 28×28 pixels, 10,000 of them held out. LeCun et al. 1998."""
+    """Return 70,000 handwritten digits of 28×28 pixels, 10,000 of them held out. LeCun et al. 1998."""
     return _in_idx("MNIST", list("0123456789"))
 
 
 def fashion_mnist() -> Dataset:
-    """70,000 grey pictures of clothes, 28×28 pixels, 10,000 of them held out. Xiao, Rasul and Vollgraf 2017."""
+    """Return 70,000 grey pictures of clothes, 28×28 pixels, 10,000 of them held out. Xiao, Rasul and Vollgraf 2017."""
     classes = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot"]
     return _in_idx("FashionMNIST", classes)
 
 
 def cifar10() -> Dataset:
-    """60,000 colour photographs of 32×32 pixels, 10,000 of them held out. Krizhevsky 2009."""
+    """Return 60,000 colour photographs of 32×32 pixels, 10,000 of them held out. Krizhevsky 2009."""
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     folder = data_root() / "cifar-10-batches-py"
     try:
@@ -105,7 +105,7 @@ def cifar10() -> Dataset:
 
 
 def _in_idx(name: str, classes: Sequence[str]) -> Dataset:
-    """MNIST, or a set in its format; downloaded if a file of it is missing, but not over one that is damaged."""
+    """Return MNIST, or a set in its format; downloaded if a file of it is missing, but not over one that is damaged."""
     folder = data_root() / name / "raw"
     try:
         if not is_complete(folder):
@@ -134,7 +134,7 @@ def _unavailable(name: str, folder: Path, error: Exception, files: str) -> Datas
 
 
 def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) -> Dataset:
-    """Photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
+    """Return photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
 
     If `root` has a folder `train` and one that is held out, `test`, `val` and so on (see fn.data.image_folders), these
     are the splits; else every fifth photograph of each class is held out. The squares are cached. `stats`, of pixels
@@ -164,7 +164,7 @@ def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) ->
 
 
 def _photographs(root: Path, found: Found, image_size: int) -> Split:
-    """Squares, ordered by class and name."""
+    """Return the photographs as squares, ordered by class and name."""
     try:
         source = fingerprint(root, found.files)
     except OSError as error:
@@ -177,7 +177,7 @@ def _photographs(root: Path, found: Found, image_size: int) -> Split:
 
 
 def _square(path: Path, size: int) -> Tensor:
-    """The centre square of a photograph, scaled to `size`: bytes (3, size, size)."""
+    """Return the centre square of a photograph, scaled to `size`: bytes (3, size, size)."""
     from PIL import Image, ImageOps
     from torchvision.transforms.v2.functional import pil_to_tensor
 

@@ -25,7 +25,7 @@ START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def epoch_order(examples: Natural, *, seed: Integer, epoch: Ordinal) -> Int64[Tensor, " examples"]:
-    """A random permutation of the examples, a function of (seed, epoch)."""
+    """Return a random permutation of the examples, a function of (seed, epoch)."""
     return torch.randperm(examples, generator=generator(seed, epoch))
 
 

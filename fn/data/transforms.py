@@ -17,7 +17,7 @@ from fn.rng import fold_in, randint, uniform
 
 
 def channel_stats(x: Float[Tensor, "batch channels height width"]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """(mean, std) of each channel over all images and positions."""
+    """Return (mean, std) of each channel over all images and positions."""
     std, mean = torch.std_mean(x, dim=(0, 2, 3), correction=0)
     return mean, std
 
@@ -27,7 +27,7 @@ def normalize(
     mean: Float[Tensor, " channels"],
     std: Float[Tensor, " channels"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """(x - mean) / std, channel by channel. A channel that never varies, std 0, is only centred."""
+    """Return (x - mean) / std, channel by channel. A channel that never varies, std 0, is only centred."""
     std = torch.where(std == 0, 1.0, std)
     return (x - rearrange(mean, "channels -> channels 1 1")) / rearrange(std, "channels -> channels 1 1")
 
@@ -82,7 +82,7 @@ def _bilinear(
     rows: Float[Tensor, "batch height width"],
     columns: Float[Tensor, "batch height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Σ over the four pixels around (row, column) of (1 - |Δrow|) (1 - |Δcolumn|) · pixel"""
+    """Return Σ over the four pixels around (row, column) of (1 - |Δrow|) (1 - |Δcolumn|) · pixel"""
     *_, height, width = x.shape
     flat, outside = x.flatten(2), x.amin(dim=(1, 2, 3), keepdim=True)
     y = torch.zeros_like(x)

@@ -189,7 +189,7 @@ BASIC, BOTTLENECK = Block(basic_block_init, basic_block, 1), Block(bottleneck_in
 
 
 def _shortcut(stage: int, index: int, block: Block, changed: Shortcut) -> Shortcut:
-    """A stage's first block changes the shape; of the first stage only where the block widens its input."""
+    """Return `changed` for a block that changes the shape: a stage's first; of the first stage only if it widens."""
     return changed if index == 0 and (stage > 1 or block.expansion > 1) else "identity"
 
 

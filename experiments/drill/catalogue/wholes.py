@@ -23,8 +23,9 @@ WHOLES = {
         *(f"fn.attention:{f}" for f in ("causal_mask", "attention_weights", "multi_head_attention")),
         *(f"experiments.lab3_transformer:{f}" for f in ("train", "evaluate", "attention_of")),
     ),
-    "lab4": tuple(
-        f"experiments.lab4_pretrained:{f}" for f in ("from_scratch", "head_alone", "fine_tuning", "three_ways")
+    "lab4": (
+        *(f"fn.transfer:{f}" for f in ("head_apply", "attach_head", "transfer_apply")),
+        *(f"experiments.lab4_pretrained:{f}" for f in ("load_task", "train_way")),
     ),
     "lab5": (
         *(f"{BOXES}{f}" for f in ("box_iou", "batched_nms")),
