@@ -321,7 +321,7 @@ def constant_schedule(step: Step, *, lr: Rate, total_steps: Count) -> Float[Tens
     >>> constant_schedule(3, lr=0.1, total_steps=10)
     tensor(0.1000)
     """
-    return torch.as_tensor(lr)
+    return lr if isinstance(lr, Tensor) else torch.tensor(float(lr))
 
 
 def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: Count) -> Float[Tensor, ""]:
