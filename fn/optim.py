@@ -131,7 +131,7 @@ def adam_update(
     """
     _require_like(params, grads)
     if weight_decay:
-        grads = _map(lambda g, p: g + weight_decay * p, grads, params)
+        grads = tree.map(lambda g, p: upcast(g) + weight_decay * upcast(p), grads, params)
     beta1, beta2 = betas
     step = state["step"] + 1
     mean = _map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
