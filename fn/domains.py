@@ -88,6 +88,13 @@ Rectangles = Annotated[
         "(width, height) of one or more, each above 0, and finite",
     ),
 ]
+Levels = Annotated[
+    Sequence[Sequence[tuple[float, float]]],
+    _such(
+        lambda levels: all(len(sizes) and all(0 < side <= MOST for size in sizes for side in size) for sizes in levels),
+        "a list per level of one or more (width, height), each above 0, and finite",
+    ),
+]
 Factors = Annotated[
     Mapping[str, float],
     _such(lambda factors: all(0 <= x <= MOST for x in factors.values()), "each from 0, and finite"),
