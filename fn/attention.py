@@ -196,7 +196,7 @@ def native_attention(
     torch.Size([2, 3, 6])
     """
     if dropout_p:
-        raise ValueError("attention: there is no dropout of weights by torch's kernel")
+        raise ValueError("attention: there is no dropout of weights by torch's kernel, dropout_p must be 0")
     _require_one_mask(attn_mask, is_causal)
     query, key, value = _expand_batch(query, key, value, attn_mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)

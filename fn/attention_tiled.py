@@ -50,7 +50,7 @@ def tiled_attention(
     torch.Size([2, 3, 6])
     """
     if dropout_p:
-        raise ValueError("attention: there is no dropout of weights in tiles")
+        raise ValueError("attention: there is no dropout of weights in tiles, dropout_p must be 0")
     _require_one_mask(attn_mask, is_causal)
     if key.shape[-2] == 0:
         return scaled_dot_product_attention(query, key, value)

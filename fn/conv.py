@@ -20,7 +20,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fn.domains import Border, Count, Counts, Grid, Integer, Natural, NonZero, Window
+from fn.domains import Border, Count, Grid, ImageSize, Integer, Natural, NonZero, Window
 from fn.initializers import kaiming_normal
 from fn.precision import half_in_float32
 from fn.tree import Params
@@ -185,7 +185,10 @@ def patches(
     torch.Size([8, 64, 48])
     """
     if x.shape[-2] % patch_size or x.shape[-1] % patch_size:
-        raise ValueError(f"patches: squares of {patch_size}×{patch_size} do not divide {x.shape[-2]}×{x.shape[-1]}")
+        raise ValueError(
+            f"patches: of patch_size {patch_size}, "
+            f"squares of {patch_size}×{patch_size} do not divide {x.shape[-2]}×{x.shape[-1]}"
+        )
     return rearrange(x, "b channels (h ph) (w pw) -> b (h w) (channels ph pw)", ph=patch_size, pw=patch_size)
 
 
@@ -260,7 +263,7 @@ def conv2d_init(
 
 
 def pool_padding(
-    shape: Counts, kernel_size: Window, stride: Window, padding: Border, dilation: Window, ceil_mode: bool
+    shape: ImageSize, kernel_size: Window, stride: Window, padding: Border, dilation: Window, ceil_mode: bool
 ) -> list[tuple[int, int]]:
     """Return the padding (before, after) of each axis.
 

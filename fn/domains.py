@@ -29,16 +29,21 @@ def _such(holds: Callable[[Any], bool], words: str) -> Any:
     return condition
 
 
+def _whole(least: int, most: int, words: str) -> Any:
+    """Return the condition that an int lies in a range; True and False are words, not numbers."""
+    return _such(lambda n: least <= n <= most and type(n) is not bool, words)
+
+
 def _each(least: int, words: str, lengths: Sequence[int] = range(100)) -> Any:
     """Return the condition that every entry is an int from `least` on: of a sequence beartype checks one at random."""
-    return _such(lambda xs: len(xs) in lengths and all(isinstance(x, int) and least <= x <= LARGEST for x in xs), words)
+    return _such(lambda xs: len(xs) in lengths and all(type(x) is int and least <= x <= LARGEST for x in xs), words)
 
 
-Count = Annotated[int, _such(lambda n: 1 <= n <= LARGEST, "from 1 to 2³¹ - 1")]
-Natural = Annotated[int, _such(lambda n: 0 <= n <= LARGEST, "from 0 to 2³¹ - 1")]
-Ordinal = Annotated[int, _such(lambda n: 0 <= n < 2**63, "from 0 to 2⁶³ - 1")]
-Integer = Annotated[int, _such(lambda n: -(2**63) <= n < 2**63, "that int64 holds")]
-NonZero = Annotated[int, _such(lambda n: n != 0 and -(2**63) <= n < 2**63, "but 0")]
+Count = Annotated[int, _whole(1, LARGEST, "from 1 to 2³¹ - 1")]
+Natural = Annotated[int, _whole(0, LARGEST, "from 0 to 2³¹ - 1")]
+Ordinal = Annotated[int, _whole(0, 2**63 - 1, "from 0 to 2⁶³ - 1")]
+Integer = Annotated[int, _whole(-(2**63), 2**63 - 1, "that int64 holds")]
+NonZero = Annotated[int, _such(lambda n: n != 0 and -(2**63) <= n < 2**63 and type(n) is not bool, "but 0")]
 
 Probability = Annotated[float, _such(lambda p: 0 <= p <= 1, "from 0 to 1")]
 Share = Annotated[float, _such(lambda p: 0 < p <= 1, "above 0, to 1")]
@@ -56,7 +61,7 @@ ImageShape = Annotated[Sequence[int], _each(1, "(channels, height, width), each 
 ImageSize = Annotated[Sequence[int], _each(1, "(height, width), each at least 1", [2])]
 Integers = Annotated[
     Sequence[int],
-    _such(lambda xs: all(isinstance(x, int) and -(2**63) <= x < 2**63 for x in xs), "each one that int64 holds"),
+    _such(lambda xs: all(type(x) is int and -(2**63) <= x < 2**63 for x in xs), "each one that int64 holds"),
 ]
 Window = Count | Annotated[Sequence[int], _each(1, "one or two, each at least 1", [1, 2])]
 Border = Natural | Annotated[Sequence[int], _each(0, "one or two, each at least 0", [1, 2])]
@@ -65,7 +70,7 @@ Grid = (
     | Annotated[
         Sequence[int | None],
         _such(
-            lambda xs: len(xs) == 2 and all(x is None or (isinstance(x, int) and 0 <= x <= LARGEST) for x in xs),
+            lambda xs: len(xs) == 2 and all(x is None or (type(x) is int and 0 <= x <= LARGEST) for x in xs),
             "two, each None or at least 0",
         ),
     ]
@@ -82,6 +87,13 @@ Rectangles = Annotated[
     _such(
         lambda sizes: len(sizes) > 0 and all(0 < side <= MOST for size in sizes for side in size),
         "(width, height) of one or more, each above 0, and finite",
+    ),
+]
+Levels = Annotated[
+    Sequence[Sequence[tuple[float, float]]],
+    _such(
+        lambda levels: all(len(sizes) and all(0 < side <= MOST for size in sizes for side in size) for sizes in levels),
+        "a list per level of one or more (width, height), each above 0, and finite",
     ),
 ]
 Factors = Annotated[

@@ -38,7 +38,9 @@ def ensemble_init(
 
 
 def stack(members: Sequence[TrainState]) -> TrainState:
-    """Stack several TrainStates into one, with a leading axis of `models` in every leaf."""
+    """Stack several TrainStates into one, with a leading axis of `models` in every leaf. ValueError for none."""
+    if not members:
+        raise ValueError("stack: members hold no TrainState")
     return TrainState(*(tree.stack(*parts) for parts in zip(*members, strict=True)))
 
 
@@ -76,12 +78,18 @@ def _member_step(
 
 
 def ensemble_key(seeds: Integers, device: torch.device | str = "cpu") -> Int64[Tensor, " models"]:
-    """Return the `run_key` of every member.
+    """Return the `run_key` of every member. ValueError for none.
 
     >>> ensemble_key([0, 1, 7]).shape
     torch.Size([3])
     """
+    _require_some(seeds)
     return torch.stack([run_key(seed) for seed in seeds]).to(device)
+
+
+def _require_some(seeds: Integers) -> None:
+    if not seeds:
+        raise ValueError("ensemble: seeds hold no seed")
 
 
 def ensemble_batches(
@@ -97,6 +105,7 @@ def ensemble_batches(
     >>> [index.shape for index in ensemble_batches(10, 4, seeds=[0, 1, 7], epoch=0)]
     [torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([3, 2])]
     """
+    _require_some(seeds)
     orders = [epoch_order(examples, seed=seed, epoch=epoch) for seed in seeds]
     return torch.stack(orders).to(device).split(batch_size, dim=1)
 
@@ -118,5 +127,8 @@ def ensemble_eval(
 
 
 def member(ts: TrainState, k: Natural) -> TrainState:
-    """Return the TrainState of member k, the inverse of `stack`."""
+    """Return the TrainState of member k, the inverse of `stack`. ValueError for a k that is no member."""
+    members = len(tree.leaves(ts.params)[0])
+    if k >= members:
+        raise ValueError(f"member: k {k} is none of {members} models")
     return TrainState(*(tree.map(lambda x: x[k], part) for part in ts))

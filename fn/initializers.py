@@ -24,7 +24,7 @@ def _fans(shape: Counts) -> tuple[int, int]:
 
 
 def _uniform(rng: torch.Generator, shape: Counts, bound: float) -> Float[Tensor, "..."]:
-    return (torch.rand(*shape, generator=rng) * 2 - 1) * bound
+    return (torch.rand(tuple(shape), generator=rng) * 2 - 1) * bound
 
 
 def kaiming_std(shape: Counts, mode: Literal["fan_in", "fan_out"], gain: Magnitude) -> float:
@@ -68,7 +68,8 @@ def kaiming_normal(
     >>> weight.shape, round(float(weight.std()), 2)
     (torch.Size([64, 32, 5, 5]), 0.05)
     """
-    return torch.randn(*shape, generator=rng) * kaiming_std(shape, mode, gain)
+    std = kaiming_std(shape, mode, gain)
+    return torch.randn(tuple(shape), generator=rng) * std
 
 
 def xavier_std(shape: Counts, gain: Magnitude) -> float:
@@ -97,4 +98,5 @@ def xavier_normal(rng: torch.Generator, shape: Counts, *, gain: Magnitude = 1.0)
     >>> weight.shape, round(float(weight.std()), 2)
     (torch.Size([100, 100]), 0.1)
     """
-    return torch.randn(*shape, generator=rng) * xavier_std(shape, gain)
+    std = xavier_std(shape, gain)
+    return torch.randn(tuple(shape), generator=rng) * std

@@ -219,7 +219,7 @@ def layer_norm_init(normalized_shape: Naturals) -> Params:
     >>> layer_norm_init([2])
     {'weight': tensor([1., 1.]), 'bias': tensor([0., 0.])}
     """
-    return {"weight": torch.ones(*normalized_shape), "bias": torch.zeros(*normalized_shape)}
+    return {"weight": torch.ones(tuple(normalized_shape)), "bias": torch.zeros(tuple(normalized_shape))}
 
 
 @norm_in_float32

@@ -131,7 +131,7 @@ def adam_update(
     """
     _require_like(params, grads)
     if weight_decay:
-        grads = _map(lambda g, p: g + weight_decay * p, grads, params)
+        grads = tree.map(lambda g, p: upcast(g) + weight_decay * upcast(p), grads, params)
     beta1, beta2 = betas
     step = state["step"] + 1
     mean = _map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
@@ -321,7 +321,7 @@ def constant_schedule(step: Step, *, lr: Rate, total_steps: Count) -> Float[Tens
     >>> constant_schedule(3, lr=0.1, total_steps=10)
     tensor(0.1000)
     """
-    return torch.as_tensor(lr)
+    return lr if isinstance(lr, Tensor) else torch.tensor(float(lr))
 
 
 def warmup_schedule(step: Step, *, lr: Rate, warmup_steps: Count) -> Float[Tensor, ""]:

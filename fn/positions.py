@@ -16,7 +16,7 @@ Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 def _angles(length: int, width: int, base: float) -> Float[Tensor, "{length} pairs"]:
     """Return t · base^(-2i / width) at position t for pair i of the entries: clocks from fast to slow."""
     if width % 2:
-        raise ValueError(f"positions: a width of {width} does not divide into pairs")
+        raise ValueError(f"positions: a width of {width} does not divide into pairs; let d_model or d_head be even")
     frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.arange(length, dtype=torch.float64)[:, None] * frequencies
 

@@ -27,6 +27,13 @@ def test_a_convolution_without_options_is_torchs(under_test, op, tensors):
     agree(under_test(op), torchs_conv2d, *tensors)
 
 
+@settings(max_examples=20)
+@given(convolutions())
+def test_torchs_kernel_is_the_loop(case: Case):
+    """Beside torch's own it would be compared with itself."""
+    agree(partial(conv2d, **case.options), partial(conv2d_naive, **case.options), *case.tensors)
+
+
 @each_convolution
 @given(convolutions())
 def test_convolution_is_torchs(under_test, op, case: Case):

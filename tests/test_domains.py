@@ -32,10 +32,10 @@ NOT_IN_INT64 = (2**63, -(2**70))
 NOT_FLOATS = (*NOT_NUMBERS, math.nan, 10**400, -(10**400))
 ONE_OR_TWO = ((), (1, 1, 1), (1, -1), (-1,), (1, 1.5), "1")
 EXAMPLES = {
-    "Count": Numbers([1, 5, True], [0, False, -1, HUGE, -HUGE, *NOT_WHOLE]),
-    "Natural": Numbers([0, 7], [-1, HUGE, -HUGE, *NOT_WHOLE]),
-    "Ordinal": Numbers([0, HUGE], [-1, *NOT_IN_INT64, *NOT_WHOLE]),
-    "Integer": Numbers([0, -1, HUGE, -HUGE], [*NOT_IN_INT64, *NOT_WHOLE]),
+    "Count": Numbers([1, 5], [0, True, -1, HUGE, -HUGE, *NOT_WHOLE]),
+    "Natural": Numbers([0, 7], [True, -1, HUGE, -HUGE, *NOT_WHOLE]),
+    "Ordinal": Numbers([0, HUGE], [True, -1, *NOT_IN_INT64, *NOT_WHOLE]),
+    "Integer": Numbers([0, -1, HUGE, -HUGE], [False, *NOT_IN_INT64, *NOT_WHOLE]),
     "NonZero": Numbers([1, -1, HUGE], [0, False, *NOT_IN_INT64, *NOT_WHOLE]),
     "Probability": Numbers([0, 0.0, 0.5, 1], [-1e-9, 1.0001, -1, 2, math.inf, -math.inf, *NOT_FLOATS]),
     "Share": Numbers([1e-9, 0.5, 1], [0, -0.0, 1.0001, math.inf, -math.inf, *NOT_FLOATS]),
@@ -46,7 +46,7 @@ EXAMPLES = {
     "Positive": Numbers([1e-9, 1], [0, 0.0, -0.0, -1.0, math.inf, -math.inf, *NOT_FLOATS]),
     "Finite": Numbers([-1.5, 0, 3], [math.inf, -math.inf, *NOT_FLOATS]),
     "Real": Numbers([-1.5, 0, math.inf, -math.inf], NOT_FLOATS),
-    "Counts": Numbers([(3, 4), [1], ()], [(3, 0), [0, 3, 3], (1, HUGE), (2.5,), ("3",), 3, 1.5, None]),
+    "Counts": Numbers([(3, 4), [1], ()], [(3, 0), [0, 3, 3], (True,), (1, HUGE), (2.5,), ("3",), 3, 1.5, None]),
     "Naturals": Numbers([(3, 0), ()], [(3, -1), [-1, 3, 3], (HUGE,), (2.5,), ("3",), 3, None]),
     "Integers": Numbers([(3, -1), [HUGE]], [(3, 2**63), (1.5, 1), (math.nan,), 3, None]),
     "ImageShape": Numbers([(3, 8, 8)], [(8, 8), (3, 8, 0), (3, 8, 8, 8), (-1, 8, 8), (3, 8.0, 8), 3, None]),
@@ -57,6 +57,9 @@ EXAMPLES = {
     "Positives": Numbers([(1.5, 2), ()], [(0, 1), (1, -1), (math.nan,), (1, math.inf), (10**400,), ("1",), 1.5, None]),
     "Magnitudes": Numbers([(1.5, 0), ()], [(1, -1), (math.nan,), (1, math.inf), (10**400,), 1.5, None]),
     "Finites": Numbers([(1.5, -2), ()], [(1, math.nan), (math.inf,), (10**400,), 1.5, None]),
+    "Levels": Numbers(
+        [[[(9, 9.5)]], []], [[[]], [[(9, 9)], [(0, 9)]], [[(9, math.nan)]], [[9]], [[(9, "9")]], 9, None]
+    ),
     "Factors": Numbers([{"head": 0.1}, {}], [{"head": -0.1}, {"head": math.nan}, {"head": math.inf}, 0.1, None]),
     "Rectangles": Numbers([[(9, 9.5)]], [[], [(0, 9)], [(9, 9), (9, math.nan)], [(9, math.inf)], [9], 9, None]),
     "Bands": Numbers([{"all": (0, 9.5)}], [{}, {"all": (9, 3)}, {"all": (-1, 3)}, {"all": (math.nan, 3)}, 9, None]),

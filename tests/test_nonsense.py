@@ -1,128 +1,285 @@
-"""Whatever number an op is given, it answers as torch does, or refuses it as a ValueError or by the argument's type."""
+"""Whatever number a function of fn is given, it answers, or refuses it in an error that names the argument.
 
+Every argument in the table of numbers, tests.test_domains.NUMBERS, is given nonsense: what lies outside its domain is
+refused before anything is computed; what lies inside is answered, or refused by name for how it goes with the others.
+tests/test_nonsense_torch.py holds the answers to torch's.
+"""
+
+import inspect
 import math
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Generator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
-from torch import Tensor
+from beartype.door import is_bearable
+from jaxtyping import AnnotationError, TypeCheckError
 
-from fn import conv, layers, losses, optim
+from fn.attention import multi_head_attention, multi_head_attention_init
+from fn.backbones import BACKBONES
+from fn.checkpoint import Progress
+from fn.conv import axis_entries, conv2d_init, output_size
+from fn.curvature import gradient_noise_scale, hvp, per_sample_grads, sharpness
+from fn.data.datasets import Split
+from fn.data.scenes import Scenes
+from fn.data.sequences import TOYS
+from fn.detection.boxes import nms
+from fn.ensemble import ensemble_batches, ensemble_key, member, stack
+from fn.generation import require_logits, sample
+from fn.gradcheck import largest, relative_error
+from fn.layers import batch_norm
+from fn.losses import cross_entropy
+from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
+from fn.models.cnn import cnn_init
+from fn.models.mlp import mlp
+from fn.models.pyramid import small_backbone
+from fn.models.resnet import resnet_init
+from fn.optim import adam_init, sgd, sgd_init, sgd_update
 from fn.rng import generator
-from tests.strategies import torchs_conv2d
+from tests.test_domains import EXAMPLES, NUMBERS, TOWER
+from tests.test_shape_checks import CHECKED, PERCEPTRON_AT_REST, SMALL_BACKBONE, WEIGHTS, Watch, name_of, valid
 
-INTEGERS = st.sampled_from([-(2**40), -3, -2, -1, 0, 1, 2, 3, 4, 7, 100])
-PAIRS = st.one_of(INTEGERS, st.tuples(INTEGERS, INTEGERS))
-FLOATS = st.sampled_from([-1.0, -0.0, 0.0, 1e-9, 0.5, 1.0, 1.5, 1e9, float("inf"), -float("inf"), float("nan")])
-X, IMAGES = torch.randn(3, 4, generator=generator(0)), torch.randn(2, 4, 6, 5, generator=generator(1))
-KERNEL = torch.randn(4, 2, 3, 3, generator=generator(2))
-CLASSES = torch.tensor([0, 3, 1])
+SCENES = Scenes(torch.zeros(2, 1, 8, 8), torch.tensor([[[0.0, 0, 4, 4, 0]]] * 2))
+SPLIT = Split(torch.zeros(2, 1, 3, 3), torch.zeros(2).long())
+RESNET8 = BACKBONES["resnet8"]
+ANYTHING = [0, 1, 1.0, "none", "fan_in", (4, 4, 4), (4, 4), ((1.0, 1.0),), (((1.0, 1.0),),), {}]
+ANYTHING += [None, torch.ones(2, 2), generator(0), sgd(lr=1.0), SPLIT, SCENES, SMALL_BACKBONE, len, mlp((3,), 2)]
+# What cannot be guessed from the annotations, of functions that take no tensor.
+GIVEN: dict[str, dict[str, Any]] = {
+    "fn.checkpoint.save": {"progress": Progress()},
+    "fn.backbones.head_model": {"spec": RESNET8},
+    "fn.backbones.transfer_model": {"spec": RESNET8, "weights": None},
+    "fn.conv.pool_padding": {"shape": (6, 6)},
+    "fn.data.sequences.toy_examples": {"toy": TOYS["copy"]},
+    "fn.draw.labels.place_labels": {"boxes": [[1, 2, 3, 4]], "texts": ["a"], "image": (99.0, 99.0), "size": 8.0},
+    "fn.ensemble.ensemble_init": {"optimizer": sgd},
+    "fn.ensemble.member": {"ts": stack([PERCEPTRON_AT_REST] * 2)},
+    "fn.gradcheck.numerical_grad": {"f": lambda params: params["w"].sum(), "params": WEIGHTS},
+    "fn.metrics.add_examples": {"totals": {}, "metrics": {"loss": 1.0}},
+    "fn.models.resnet.resnet_init": {"blocks": (1, 1), "widths": (2, 3)},
+    "fn.models.resnet.resnet_network": {"depth": 8},
+    "fn.models.pyramid.backbone_init": {"widths": (2,) * 6},
+    "fn.optim.clip_grad_norm": {"grads": WEIGHTS},
+    "fn.positions.sinusoidal_encoding": {"d_model": 4},
+    "fn.train.is_overfit": {"metrics": {"accuracy": 1.0, "loss": 0.0}},
+    "fn.train.train_one_epoch": {"ts": PERCEPTRON_AT_REST, "batches": []},
+}
+FILES = "reads or writes files"
+NOT_RUN = {
+    "fn.checkpoint.save": FILES,
+    "fn.data.datasets.folder": FILES,
+    "fn.data.voc.voc": FILES,
+    "fn.data.scenes.digits": FILES,
+    "fn.data.loader.batches.workers": "starts processes",
+    "fn.rng.seed_global_state": "sets the generators of the whole process",
+}
+"""functions, or an argument of one, to which only what lies outside the domain is given, and why"""
+SAYS_WHAT_IS_IN_PARAMS = {
+    *(f"fn.models.transformer.{f}.layers" for f in ("language_model_apply", "vision_transformer_apply")),
+    "fn.models.transformer.encoder.num_layers",
+    "fn.models.transformer.vision_transformer_apply.patch_size",
+    "fn.models.cnn.cnn_apply.blocks",
+    "fn.models.mlp.mlp_apply.layers",
+    "fn.models.pyramid.pyramid_apply.levels",
+    "fn.models.resnet.resnet_apply.blocks",
+    "fn.models.resnet.resnet_features.blocks",
+    "fn.transfer.head_apply.cells",
+    "fn.transfer.transfer_apply.cells",
+}
+"""where another number asks `params` for what they do not hold: the error names the entry, or a weight"""
 
 
-class Op(NamedTuple):
-    ours: Callable
-    torchs: Callable
-    options: dict[str, st.SearchStrategy]
-    stricter: Callable[[dict[str, Any]], bool] = lambda options: "nan" in str(options)
-    """where ours refuses what torch takes: NaN everywhere"""
+def fit(annotation: Any) -> Any:
+    """Return a value that the annotation accepts."""
+    if inspect.isclass(annotation) and hasattr(annotation, "_fields"):
+        return next((x for x in ANYTHING if isinstance(x, annotation)), None)
+    choices = [*ANYTHING, False, Path(), EXAMPLES["Bands"].inside[0]]
+    return next(x for x in choices if is_bearable(x, annotation, conf=TOWER))
 
 
-def both(ours: Callable, torchs: Callable, *args: Any, **options: Any) -> Op:
-    stricter = options.pop("stricter", Op._field_defaults["stricter"])
-    return Op(partial(ours, *args), partial(torchs, *args), options, stricter)
+@cache
+def given_to(f: Callable) -> dict[str, Any]:
+    """Return arguments that `f` accepts."""
+    if f in CHECKED:
+        return valid(f)[0]
+    given = dict(GIVEN.get(name_of(f), {}))
+    for name, parameter in inspect.signature(f).parameters.items():
+        if parameter.default is not parameter.empty:
+            given.setdefault(name, parameter.default)
+        elif parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) and name not in given:
+            given[name] = fit(parameter.annotation)
+    return given
 
 
-def updated(update: Callable, **options: Any) -> Tensor:
-    optimizer, params = update(lr=options.pop("lr", 0.1), **options), {"w": X}
-    return optimizer.update(params, {"w": X.sin()}, optimizer.init(params))[0]["w"]
+def call(f: Callable, parameter: str, number: Any) -> Any:
+    given = given_to(f)
+    if inspect.signature(f).parameters[parameter].kind is inspect.Parameter.VAR_POSITIONAL:
+        return f(*given.values(), number)
+    result = f(**given | {parameter: number})
+    return next(result, None) if isinstance(result, Generator) else result
 
 
-def torchs_update(optimizer: Callable, **options: Any) -> Tensor:
-    parameter = X.clone().requires_grad_()
-    parameter.grad = X.sin()
-    optimizer([parameter], lr=options.pop("lr", 0.1), **options).step()
-    return parameter.detach()
+def names(error: Exception, parameter: str) -> bool:
+    """Whether the error says that it is about this argument, with a type that is not fulfilled or in its words."""
+    text = str(error)
+    if isinstance(error, TypeCheckError):
+        blamed = re.search(r"typechecking parameter '(\w+)'", text)
+        expected = re.search(r"Expected type: (.*)", text)
+        return any(part and re.search(rf"\b{parameter}\b", part[1]) for part in (blamed, expected))
+    return re.search(rf"\b{parameter}\b", text) is not None
 
 
-def clipped(x: Tensor, max_norm: float) -> Tensor:
-    return optim.clip_grad_norm({"w": x}, max_norm)[0]["w"]
+def refuse_outside(f: Callable, parameter: str, number: Any) -> None:
+    given_to(f)
+    with Watch() as watch, pytest.raises((TypeCheckError, AnnotationError)) as refusal:
+        call(f, parameter, number)
+    assert not watch.ran, "it was refused, but not before this was computed"
+    if parameter == "groups" and f in CHECKED:  # the axis channels//{groups} of the weight is read first, and blamed
+        assert "channels//{groups}" in str(refusal.value)
+        return
+    assert f"checking the parameters of {name_of(f)}.\n" in str(refusal.value)
+    assert f"typechecking parameter '{parameter}'.\n" in str(refusal.value)
 
 
-def torchs_clipped(x: Tensor, max_norm: float) -> Tensor:
-    parameter = torch.zeros_like(x, requires_grad=True)
-    parameter.grad = x.clone()
-    torch.nn.utils.clip_grad_norm_([parameter], max_norm)
-    return parameter.grad
+def outside(f: Callable, parameter: str, domain: str) -> list[Any]:
+    """Return what the annotation does not take: None may be a default, a word a way to pad."""
+    annotation = inspect.signature(f).parameters[parameter].annotation
+    return [x for x in EXAMPLES[domain].outside if not is_bearable(x, annotation, conf=TOWER)]
 
 
-DECAY = {"lr": FLOATS, "weight_decay": FLOATS}
-OPS = {
-    "softmax": both(layers.softmax, F.softmax, X, dim=INTEGERS),
-    "softmax of nothing": both(layers.softmax, F.softmax, X[:, :0], dim=INTEGERS),
-    "log_softmax": both(layers.log_softmax, F.log_softmax, X, dim=INTEGERS),
-    "layer_norm": both(layers.layer_norm, F.layer_norm, X, normalized_shape=st.lists(INTEGERS, max_size=3), eps=FLOATS),
-    "conv2d": both(
-        conv.conv2d, torchs_conv2d, IMAGES, KERNEL, stride=PAIRS, padding=PAIRS, dilation=PAIRS, groups=st.just(2)
+def some(items: list[Any], count: int, seed: str) -> list[Any]:
+    """Return so many of the items, others for another seed, but the same in every run."""
+    start = sum(map(ord, seed))
+    return [items[(start + i * len(items) // count) % len(items)] for i in range(min(count, len(items)))]
+
+
+ROWS = {f: [row for row in NUMBERS if row[0] is f] for f in dict.fromkeys(f for f, *_ in NUMBERS)}
+
+
+@pytest.mark.parametrize("f", ROWS, ids=name_of)
+def test_a_number_outside_is_refused_before_anything_is_computed(f):
+    """An argument of each function; the slow test below takes all."""
+    [(_, parameter, domain)] = some(ROWS[f], 1, name_of(f))
+    [number] = some(outside(f, parameter, domain), 1, name_of(f))
+    refuse_outside(f, parameter, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("f", "parameter", "domain"), NUMBERS, ids=name_of)
+def test_every_argument_refuses_numbers_outside(f, parameter, domain):
+    """Three of those that its annotation does not take; why it is refused is the same for all."""
+    for number in some(outside(f, parameter, domain), 3, name_of(f) + parameter):
+        refuse_outside(f, parameter, number)
+
+
+RUN = [row for row in NUMBERS if not {name_of(row[0]), f"{name_of(row[0])}.{row[1]}"} & NOT_RUN.keys()]
+
+
+def answer_or_name(f: Callable, parameter: str, number: Any) -> None:
+    of_params = f"{name_of(f)}.{parameter}" in SAYS_WHAT_IS_IN_PARAMS
+    refusal: Exception | None = None
+    try:
+        call(f, parameter, number)
+    except (ValueError, TypeCheckError, KeyError) as error:
+        refusal = error
+    assert of_params or not isinstance(refusal, KeyError)
+    assert refusal is None or of_params or names(refusal, parameter), refusal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("f", "parameter", "domain"), RUN, ids=name_of)
+def test_a_number_inside_is_answered_or_refused_by_name(f, parameter, domain):
+    for number in EXAMPLES[domain].inside:
+        answer_or_name(f, parameter, number)
+
+
+def test_every_function_with_a_number_is_given_nonsense():
+    with_numbers, run = ({name_of(f) for f, *_ in rows} for rows in (NUMBERS, RUN))
+    assert len(with_numbers) > 180
+    assert with_numbers - run == {name for name in NOT_RUN if name in with_numbers}
+
+
+LOGITS, X = torch.zeros(2, 3), torch.zeros(2, 5, 8)
+NO_X, NO_STATISTICS = torch.zeros(0, 3), (torch.zeros(3), torch.ones(3))
+HEADS = multi_head_attention_init(generator(0), 8)
+OBJECTIVE = lambda params, state, x, y: (x.sum(), ({}, state))  # noqa: E731
+METRICS: dict[str, Callable] = {f.__name__: f for f in (cross_entropy, accuracy, exact_match, confusion_matrix)}
+METRICS |= {"top_k_accuracy": partial(top_k_accuracy, k=2)}
+# Faults that were found: each ended in another error, or in an answer.
+FOUND: dict[str, tuple[Callable[[], Any], str]] = {
+    "no stride": (lambda: output_size(32, 3, 0), "stride"),
+    "no window": (lambda: conv2d_init(generator(0), 1, 1, 0), "kernel_size"),
+    "groups that do not divide": (lambda: conv2d_init(generator(0), 3, 4, 3, groups=2), "groups"),
+    "no such axis": (lambda: axis_entries(torch.zeros(4, 4), 9, 2), "dim"),
+    "a negative eps": (lambda: batch_norm(LOGITS, *NO_STATISTICS, training=True, eps=-2.0), "eps"),
+    "a NaN momentum": (lambda: batch_norm(LOGITS, *NO_STATISTICS, training=True, momentum=math.nan), "momentum"),
+    "a NaN threshold": (lambda: nms(torch.ones(1, 4), torch.ones(1), math.nan), "iou_threshold"),
+    "a mask of the examples or of the heads": (
+        lambda: multi_head_attention(X, X, X, 2, **HEADS, attn_mask=torch.ones(2, 5, 5).bool()),
+        "attn_mask",
     ),
-    "max_pool2d": both(conv.max_pool2d, F.max_pool2d, IMAGES, kernel_size=PAIRS, stride=PAIRS, padding=PAIRS),
-    "avg_pool2d": both(conv.avg_pool2d, F.avg_pool2d, IMAGES, kernel_size=PAIRS, stride=PAIRS, padding=PAIRS),
-    "adaptive_avg_pool2d": both(conv.adaptive_avg_pool2d, F.adaptive_avg_pool2d, IMAGES, output_size=PAIRS),
-    "cross_entropy": both(
-        losses.cross_entropy,
-        F.cross_entropy,
-        X,
-        CLASSES,
-        label_smoothing=FLOATS,
-        stricter=lambda o: not o["label_smoothing"] >= 0,
-    ),
-    "smooth_l1_loss": both(losses.smooth_l1_loss, F.smooth_l1_loss, X, X.flip(0), beta=FLOATS),
-    "embedding": Op(
-        lambda index: layers.embedding(torch.tensor([0, index]), X),
-        lambda index: F.embedding(torch.tensor([0, index]), X),
-        {"index": INTEGERS},
-    ),
-    "clip_grad_norm": both(clipped, torchs_clipped, X, max_norm=FLOATS, stricter=lambda o: not o["max_norm"] >= 0),
-    "sgd": Op(
-        partial(updated, optim.sgd),
-        partial(torchs_update, torch.optim.SGD),
-        DECAY | {"momentum": FLOATS.filter(lambda m: abs(m) != math.inf), "nesterov": st.booleans()},
-    ),
-    "adam": Op(
-        partial(updated, optim.adam),
-        partial(torchs_update, torch.optim.Adam),
-        DECAY | {"betas": st.tuples(FLOATS, FLOATS), "eps": FLOATS},
-    ),
-    "adamw": Op(
-        partial(updated, optim.adamw),
-        partial(torchs_update, torch.optim.AdamW),
-        DECAY | {"betas": st.tuples(FLOATS, FLOATS), "eps": FLOATS},
-    ),
+    **{
+        f"{name}, target {target}": (partial(metric, LOGITS, torch.tensor([0, target])), "target")
+        for name, metric in METRICS.items()
+        for target in (-1, 3, 2**40)
+    },
+    "a target under vmap": (lambda: torch.func.vmap(cross_entropy)(LOGITS[None], torch.tensor([[0, 3]])), "target"),
+    "a target under grad": (lambda: torch.func.grad(cross_entropy)(LOGITS, torch.tensor([0, -1])), "target"),
+    "the state of nothing": (lambda: adam_init({}), "params"),
+    "the state of nothing, sgd": (lambda: sgd_init({}), "params"),
+    "an update of nothing": (lambda: sgd_update({}, {}, {}, lr=0.1), "params"),
+    "the noise of nothing": (lambda: gradient_noise_scale({}), "grads"),
+    "the curvature of nothing": (lambda: sharpness(lambda p: torch.zeros(()), {}, key=torch.tensor(0)), "params"),
+    "the Hessian of nothing": (lambda: hvp(lambda p: torch.zeros(()), {}, {}), "params"),
+    "gradients of nothing": (lambda: per_sample_grads(OBJECTIVE, {}, {}, LOGITS, torch.tensor([0, 1])), "params"),
+    "the error of nothing": (lambda: relative_error({}, {}), "tree1"),
+    "the largest of none": (lambda: largest([]), "values"),
+    "a class of none": (lambda: sample(torch.zeros(0), torch.tensor(0)), "logits"),
+    "logits of none": (lambda: require_logits(torch.zeros(0)), "logits"),
+    "the keys of none": (lambda: ensemble_key([]), "seeds"),
+    "the batches of none": (lambda: ensemble_batches(3, 2, seeds=[], epoch=0), "seeds"),
+    "an ensemble of none": (lambda: stack([]), "members"),
+    "no such member": (lambda: member(stack([PERCEPTRON_AT_REST]), 1), "k"),
+    "no block": (lambda: cnn_init(generator(0), (1, 8, 8), 3, ()), "widths"),
+    "too few widths": (lambda: small_backbone(1, widths=(4, 4)), "widths"),
+    "no stage": (lambda: resnet_init(generator(0), 1, 3, blocks=(), widths=()), "widths"),
 }
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_an_op_answers_as_torch_or_refuses_the_number(name):
-    op = OPS[name]
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_is_refused_by_name(name):
+    do, parameter = FOUND[name]
+    with pytest.raises((ValueError, TypeCheckError)) as refusal:
+        do()
+    assert names(refusal.value, parameter)
 
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-    @given(st.fixed_dictionaries(op.options))
-    def check(options: dict[str, Any]) -> None:
-        expected, ours = None, None
-        with suppress(RuntimeError, ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError):
-            expected = op.torchs(**options)
-        with suppress(ValueError, TypeCheckError):
-            ours = op.ours(**options)
-        if ours is None:
-            assert expected is None or op.stricter(options), "ours refuses, torch answers"
-            return
-        assert expected is not None, "torch refuses, ours answers"
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
-    check()
+def test_a_target_that_is_ignored_may_be_no_class():
+    for ignored in (-100, 7):
+        target, options = torch.tensor([0, ignored]), {"ignore_index": ignored}
+        assert cross_entropy(LOGITS, target, **options) == torch.nn.functional.cross_entropy(LOGITS, target, **options)
+        assert top_k_accuracy(LOGITS, target, 1, **options) == exact_match(LOGITS, target, **options) == 1
+        assert confusion_matrix(LOGITS, target, **options).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (2, 3, 0, 4)])
+def test_an_empty_batch_trains_batch_norm_as_torchs(shape):
+    """It is empty, and moves no statistics."""
+    mean, var = (t.clone() for t in NO_STATISTICS)
+    expected = torch.nn.functional.batch_norm(torch.zeros(shape), mean, var, training=True)
+    y, state = batch_norm(torch.zeros(shape), *NO_STATISTICS, training=True)
+    assert y.shape == expected.shape
+    assert torch.equal(state["running_mean"], mean)
+    assert torch.equal(state["running_var"], var)
+
+
+def test_a_mask_with_all_axes_is_for_an_example_or_for_a_head():
+    seen = torch.ones(5, 5).bool().tril()
+    whole, _ = multi_head_attention(X, X, X, 2, **HEADS, attn_mask=seen)
+    for mask in (seen[None], seen.expand(2, 1, 5, 5), seen.expand(1, 2, 5, 5), seen.expand(2, 2, 5, 5)):
+        assert torch.equal(multi_head_attention(X, X, X, 2, **HEADS, attn_mask=mask)[0], whole)
+    alone, _ = multi_head_attention(X[0], X[0], X[0], 2, **HEADS, attn_mask=seen.expand(2, 5, 5))
+    assert torch.equal(alone, whole[0])

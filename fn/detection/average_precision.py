@@ -100,7 +100,7 @@ def _require_sound(
         raise ValueError("average_precision: a score is NaN")
     for row, indices in (("a detection", labels), ("an object", object_labels)):
         if ((indices < 0) | (indices >= classes)).any():
-            raise ValueError(f"average_precision: {row} is of a class that is not among the {classes}")
+            raise ValueError(f"average_precision: {row} is of a class that is not among the {classes} classes")
 
 
 def _outside(area: Float64[Tensor, " boxes"], limits: Float64[Tensor, "sizes 2"]) -> Bool[Tensor, "sizes boxes"]:

@@ -139,8 +139,11 @@ def spread(
 ) -> Figure:
     """Draw the repeats at each x as dots, their mean as a line, and a band of one standard deviation to each side.
 
-    The x axis is logarithmic. `marked` is (x, y, label) of one point, drawn as a star.
+    The x axis is logarithmic. `marked` is (x, y, label) of one point, drawn as a star. ValueError unless x has a place
+    per row of values.
     """
+    if len(x) != len(values):
+        raise ValueError(f"spread: x has {len(x)} places for {len(values)} rows of values")
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     set_title(figure, title)
     axes = figure.subplots()

@@ -32,6 +32,8 @@ def cnn_init(
         params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(out_channels)
         channels = out_channels
     halvings = len(widths) - 1
+    if halvings < 0:
+        raise ValueError("cnn: widths hold no block")
     if not min(height, width) >> halvings:
         raise ValueError(f"cnn: halved {halvings} times, an image of {height}×{width} has nothing left")
     params["fc"] = linear_init(rng, channels * (height >> halvings) * (width >> halvings), classes, gain=1.0)

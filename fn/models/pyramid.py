@@ -44,6 +44,7 @@ def backbone_init(rng: torch.Generator, channels: Count, widths: Counts) -> tupl
     >>> params["conv6"]["weight"].shape
     torch.Size([96, 96, 3, 3])
     """
+    _require_widths(widths)
     params: Params = {}
     state: Params = {}
     for name, out_channels in zip(BLOCKS, widths, strict=True):
@@ -51,6 +52,11 @@ def backbone_init(rng: torch.Generator, channels: Count, widths: Counts) -> tupl
         params[f"bn{name}"], state[f"bn{name}"] = batch_norm_init(out_channels)
         channels = out_channels
     return params, state
+
+
+def _require_widths(widths: Counts) -> None:
+    if len(widths) != len(BLOCKS):
+        raise ValueError(f"backbone: widths {tuple(widths)} are not {len(BLOCKS)}, one per convolution")
 
 
 def backbone_apply(
@@ -154,6 +160,7 @@ def small_backbone(channels: Count, *, widths: Counts = WIDTHS) -> Backbone:
     >>> small_backbone(1).channels
     (64, 96, 96)
     """
+    _require_widths(widths)
     init = partial(backbone_init, channels=channels, widths=widths)
     return Backbone(init, backbone_apply, (widths[2], widths[4], widths[5]))
 

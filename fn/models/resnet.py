@@ -134,6 +134,8 @@ def bottleneck_init(
     [(4, 16, 1, 1), (4, 2, 3, 3), (16, 4, 1, 1)]
     """
     inner, out_channels = int(width * width_ratio) * groups, EXPANSION * width
+    if not inner:
+        raise ValueError(f"bottleneck: width_ratio {width_ratio} leaves no channel of a width of {width}")
     params: Params = {}
     state: Params = {}
     params["conv1"] = conv2d_init(rng, channels, inner, 1, bias=False)
@@ -206,10 +208,14 @@ def resnet_init(
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state for blocks[i] blocks of width widths[i] in stage i + 1.
 
+    ValueError unless there are as many of both, one at least.
+
     >>> params, state = resnet_init(torch.Generator().manual_seed(0), 3, 10, blocks=(1, 1), widths=(4, 8))
     >>> params.keys()
     dict_keys(['conv1', 'bn1', 'layer1', 'layer2', 'fc'])
     """
+    if len(blocks) != len(widths) or not len(widths):
+        raise ValueError(f"resnet: blocks {tuple(blocks)} and widths {tuple(widths)} are not one of each per stage")
     params: Params = {}
     state: Params = {}
     params["conv1"] = conv2d_init(rng, channels, widths[0], stem.kernel, bias=False)
@@ -335,7 +341,9 @@ def resnet(
     network = resnet_network(depth, stages=len(widths))
     if (groups, width_per_group) != (1, None):
         if network["block"] is not BOTTLENECK:
-            raise ValueError("resnet: groups and their width are of bottlenecks; blocks of two convolutions have none")
+            raise ValueError(
+                "resnet: groups and width_per_group are of bottlenecks; blocks of two convolutions have none"
+            )
         share = (widths[0] if width_per_group is None else width_per_group) / widths[0]
         draw = partial(bottleneck_init, groups=groups, width_ratio=share)
         network["block"] = BOTTLENECK._replace(init=draw, apply=partial(bottleneck, groups=groups))

@@ -3,8 +3,7 @@
 Class 0 is the background; class c of the objects is c + 1 here.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,7 +15,7 @@ from torch.func import vmap
 from fn.conv import conv2d, conv2d_init
 from fn.detection.anchors import anchor_grid, decode, encode, hard_negatives, match_anchors, sizes_by_ratio
 from fn.detection.boxes import batched_nms, clip_boxes_to_image, unpack_objects
-from fn.domains import Count, Counts, ImageShape, ImageSize, Probability, Rectangles
+from fn.domains import Count, Counts, ImageShape, ImageSize, Levels, Probability
 from fn.layers import softmax
 from fn.losses import cross_entropy, smooth_l1_loss
 from fn.models import Detector, Model
@@ -24,8 +23,6 @@ from fn.models.pyramid import WIDTHS, Backbone, pyramid_apply, pyramid_init, sma
 from fn.precision import half_in_float32
 from fn.tree import Params
 
-Sizes = Sequence[Rectangles]
-"""(width, height) of the anchors in pixels, a list per level, the finest first"""
 ANCHOR_SIZES = [sizes_by_ratio(sides, ratios=(1, 2)) for sides in ((9, 13), (18, 25))]
 """for digits of 12 to 28 pixels; `fn.detection.anchor_clusters` finds those of other objects"""
 
@@ -34,12 +31,12 @@ def ssd_init(
     rng: torch.Generator,
     backbone: Backbone,
     classes: Count,
-    anchor_sizes: Sizes,
+    anchor_sizes: Levels,
     width: Count,
 ) -> tuple[Params, Params]:
     """Draw the parameters and the state: a pyramid of `width` channels, and two 3×3 convolutions on each level.
 
-    Each level gives a class and an offset to each of its `anchor_sizes`, see Sizes.
+    Each level gives a class and an offset to each of its `anchor_sizes`, the finest level first.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> params, state = ssd_init(rng, small_backbone(1), 3, ANCHOR_SIZES, 16)
@@ -63,7 +60,7 @@ def ssd_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     backbone_apply: Callable,
-    anchor_sizes: Sizes,
+    anchor_sizes: Levels,
 ) -> tuple[dict[str, Tensor], Params]:
     """Return (output, new state), with the anchors of all levels in one row, the finest level first.
 
@@ -165,11 +162,12 @@ def ssd(
     backbone: Backbone | None = None,
     widths: Counts = WIDTHS,
     width: Count = 64,
-    anchor_sizes: Sizes = ANCHOR_SIZES,
+    anchor_sizes: Levels = ANCHOR_SIZES,
 ) -> Detector:
     """Return the detector of images (channels, height, width), on the small backbone of `widths` unless one is given.
 
-    ValueError for a level without an anchor, a size that is not positive, and more levels than the backbone has maps.
+    `anchor_sizes` are (width, height) in pixels, a list per level, the finest first. ValueError for none, and for more
+    levels than the backbone has maps.
 
     >>> detector = ssd((1, 32, 32), 3)
     >>> params, state = detector.model.init(torch.Generator().manual_seed(0))
@@ -179,8 +177,6 @@ def ssd(
     backbone = small_backbone(shape[0], widths=widths) if backbone is None else backbone
     if not 1 <= len(anchor_sizes) <= len(backbone.channels):
         raise ValueError(f"ssd: anchor_sizes has {len(anchor_sizes)} levels; the backbone has {len(backbone.channels)}")
-    if not all(level and all(0 < side < math.inf for size in level for side in size) for level in anchor_sizes):
-        raise ValueError(f"ssd: anchor_sizes {anchor_sizes} has an empty level, or a size that is not positive")
     init = partial(ssd_init, backbone=backbone, classes=classes, width=width, anchor_sizes=anchor_sizes)
     apply = partial(ssd_apply, backbone_apply=backbone.apply, anchor_sizes=anchor_sizes)
     return Detector(Model(init, apply), ssd_loss, partial(ssd_detect, image_size=shape[1:]), classes)
