@@ -24,7 +24,7 @@ def summarize(x: Shaped[Tensor, "*shape"], bars: Count = 7) -> str:
     ('bool[3] 2 of 3 True', 'i64[] = 3')
     """
     try:
-        return " ".join([kind(x), *_values(_plain(x), bars)])
+        return " ".join([kind(x), *_values(plain(x), bars)])
     except Exception:  # a quantized one, say, or one that is being traced: the line is about an error, and adds none
         return kind(x)
 
@@ -40,8 +40,14 @@ def kind(x: Shaped[Tensor, "*shape"]) -> str:
     return f"{short}[{','.join(map(str, x.shape))}]"
 
 
-def _plain(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*whole"]:
-    """Return the tensor inside those of `grad` and `vmap`."""
+def plain(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*whole"]:
+    """Return the tensor inside those of `grad` and `vmap`, with the axes that are mapped over.
+
+    >>> torch.vmap(lambda x: x * len(plain(x)))(torch.ones(3, 2))
+    tensor([[3., 3.],
+            [3., 3.],
+            [3., 3.]])
+    """
     while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
         x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
     return x.detach()
