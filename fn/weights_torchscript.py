@@ -50,10 +50,9 @@ def torchscript_tensors(path: Path) -> dict[str, Tensor]:
         for entry in kept:
             tensors.writestr(entry.filename, archive.read(entry))
             if entry.filename.endswith("/data.pkl"):
-                scripts += [
-                    str(arg) for code, arg, _ in pickletools.genops(archive.read(entry)) if code.name == "GLOBAL"
-                ]
-    classes = [(_Module, name.replace(" ", ".")) for name in scripts if name.startswith("__torch__.")]
+                named = [str(arg) for code, arg, _ in pickletools.genops(archive.read(entry)) if code.name == "GLOBAL"]
+                scripts += [name.replace(" ", ".") for name in named]
+    classes = [(_Module, name) for name in scripts if name.startswith("__torch__.")]
     content.seek(0)
     with torch.serialization.safe_globals([*classes, *LISTS]):
         return dict(_tensors(torch.load(content, "cpu", weights_only=True)))

@@ -206,6 +206,27 @@ def test_a_step_that_cannot_be_compiled_shows_the_line_too(monkeypatch, capsys, 
     assert len(rest) <= 4
 
 
+VAST = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError(f"{VAST} 120000000000 bytes. Error code 12"), "120000000000 bytes were asked for at once; "),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"),
+            "20.00 GiB were asked for at once; ",
+        ),
+        (MemoryError(), "out of memory; smaller sizes need less"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_a_line(error, said):
+    status, message = cli.status_and_message(error)
+    assert (status, message.count("\n"), said in message) == (2, 0, True)
+    assert cli.explain(error) == message
+    assert cli.status_and_message(RuntimeError("mat1 and mat2"))[0] == 1
+
+
 SCRIPTS = sorted(
     path.relative_to(Path(__file__).parents[1]).with_suffix("").as_posix().replace("/", ".")
     for path in (Path(__file__).parents[1] / "experiments").rglob("*.py")

@@ -47,6 +47,19 @@ def test_what_cannot_be_drawn_is_refused():
         sample(LOGITS, key(0), top_k=6)
 
 
+@pytest.mark.parametrize("logits", [[1.0, math.nan, 2.0], [1.0, math.inf], [-math.inf, -math.inf], [math.nan] * 3])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": math.inf}, {"top_k": 1}], ids=str)
+def test_logits_that_are_no_distribution_are_refused(logits, options):
+    """Each row too of those that are drawn from at once, where it holds a NaN or an infinity."""
+    rows = torch.tensor(logits)
+    with pytest.raises(ValueError, match="logits must not be NaN"):
+        sample(rows, key(0), **options)
+    if not rows.isneginf().all():
+        rows = torch.stack([torch.zeros_like(rows), rows], dim=1)
+        with pytest.raises(ValueError, match="logits must not be NaN"):
+            vmap(partial(sample, **options), in_dims=(1, 0))(rows, key(0).expand(2))
+
+
 @pytest.mark.parametrize("k", range(1, 6))
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, math.inf])
 def test_of_equal_logits_the_first_are_kept(k, temperature):

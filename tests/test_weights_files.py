@@ -238,6 +238,14 @@ def traced(network: nn.Module) -> Any:
     return torch.jit.trace(network, torch.zeros(1, 3, 64, 64))
 
 
+def test_the_tensors_of_a_class_of_ones_own_script_are_read(tmp_path):
+    """TorchScript knows a class of __main__ by its name alone."""
+    network = type("Net", (nn.Linear,), {"__module__": "__main__"})(3, 2)
+    (tmp_path / "a.pt").write_bytes(scripted(network, lambda net: torch.jit.trace(net, torch.zeros(1, 3))))
+    found = read(tmp_path / "a.pt")
+    assert {name: x.tolist() for name, x in found.items()} == {n: x.tolist() for n, x in network.state_dict().items()}
+
+
 @pytest.mark.parametrize("compile", [torch.jit.script, traced])
 @pytest.mark.parametrize("network", [torchvision.models.resnet18, torchvision.models.squeezenet1_1])
 def test_the_tensors_of_a_script_are_read_without_its_code(network, compile, tmp_path):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from experiments.report import record
 from experiments.shared import ranks, show, strict_json
 from experiments.shared.checks import Check, check, check_mean, deviation, order
-from experiments.shared.errors import explain
+from experiments.shared.errors import explain, out_of_memory
 from experiments.shared.flags import (
     Between,
     Compiled,
@@ -220,6 +220,8 @@ def status_and_message(error: BaseException) -> tuple[int, str]:
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return 1, f"{where}{error.strerror or error}"
+    if lacking := out_of_memory(error):
+        return 2, lacking
     return 1, f"{explain(error)}\n  --traceback shows every call that led there"
 
 

@@ -31,6 +31,15 @@ def explain(error: BaseException) -> str:
     return "\n".join([_sentence(error), where, *_tensors_given(error)])
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what is said of an error for want of memory; None for any other."""
+    said = str(error)
+    if not isinstance(error, MemoryError) and "allocate memory" not in said and "out of memory" not in said:
+        return None
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", said, re.IGNORECASE)
+    return f"out of memory{f': {asked[1]} were asked for at once' if asked else ''}; smaller sizes need less"
+
+
 def definition(f: Callable) -> str:
     """Return the line that a function begins with, written as `explain` writes lines."""
     while isinstance(f, partial):
@@ -52,6 +61,8 @@ def runs_inside(error: BaseException, file: str) -> bool:
 
 def _sentence(error: BaseException) -> str:
     """Return the first line; of a shape that is refused the function, the argument, its shape, and what is expected."""
+    if lacking := out_of_memory(error):
+        return lacking
     lines = str(error).splitlines() or [""]
     found = {name: value for name, _, value in (line.partition(": ") for line in lines)}
     where = re.match(r"Type-check error whilst checking the (parameters|return value) of (\S+)\.$", lines[0])
