@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from experiments.shared import cli, mistakes, show
-from experiments.shared.photographs import decode_photographs, to_picture, write_photographs
+from experiments.shared.photographs import Pictures, decode_photographs, write_photographs
 from experiments.shared.processes import run_at_once
 from experiments.shared.registry import RootlessName
 from experiments.shared.timing import Loader, show_loaders, time_loaders, timed
@@ -59,13 +59,6 @@ class Examples(Dataset):
         return self.transform(x[None], fold_in(self.key, index)[None])[0], y
 
 
-class Pictures(Examples):
-    """The usual Dataset: a PIL image, and torchvision's transforms, which draw from the global generator."""
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.transform(to_picture(self.split.images[index, 0])), self.split.labels[index]
-
-
 OURS, SAME, USUAL = "by batch", "Dataset, DataLoader, our transform", "Dataset, DataLoader, torchvision's"
 
 
@@ -73,7 +66,7 @@ def make_loaders(config: Config, split: Split) -> dict[tuple[str, int], Loader]:
     """Return a loader by (name, workers): an epoch of the same shuffled examples, each shifted at random."""
     size, order = split.images.shape[-1], epoch_order(EXAMPLES, seed=config.seed, epoch=0).tolist()
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
-    pictures = Pictures(split, config.seed, 0, v2.Compose([v2.RandomCrop(size, padding=2), *tensor]))
+    pictures = Pictures(split, v2.Compose([v2.RandomCrop(size, padding=2), *tensor]))
     examples = Examples(split, config.seed, 0, random_crop)
     by_example = partial(DataLoader, batch_size=BATCH, sampler=order)
     by_batch = partial(batches, split, BATCH, seed=config.seed, augment=random_crop)

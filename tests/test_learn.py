@@ -150,6 +150,16 @@ def test_a_file_is_judged_whenever_it_is_saved_until_it_passes(clock):
     assert (done.checks, done.hints, done.passed, done.rating) == (2, 1, True, "Hard")
 
 
+def test_a_file_that_an_editor_has_emptied_is_judged_when_it_is_written(clock, monkeypatch):
+    """It is empty for a moment: what is judged is what stands there once it no longer changes."""
+    file, later, judged = drill.place("relu"), [RIGHT], list[str]()
+    monkeypatch.setattr(loop.time, "sleep", lambda _: file.write_text(later.pop()) if later else None)
+    graded = lambda name, path: judged.append(path.read_text()) or Verdict(True, ["said"])  # noqa: E731
+    desk = Desk([save(file, ""), "\n"], graded)
+    assert loop.work(desk.desk, "relu") == "next"
+    assert judged == [RIGHT]
+
+
 def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is_under_way(clock):
     file = drill.place("relu")
     file.parent.mkdir(parents=True)

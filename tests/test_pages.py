@@ -1,6 +1,7 @@
 """The page of each lab: what it names is there, what it says of a change is so, and how it is printed."""
 
 import io
+import math
 import re
 import subprocess
 import sys
@@ -69,10 +70,66 @@ def test_the_lines_of_a_place_hold_its_decorators_and_its_end():
 @pytest.mark.parametrize("n", labs.LABS)
 def test_every_drill_and_failure_that_a_page_names_is_there(n):
     text = page.source(n)
-    drills = set(re.findall(r"just drill (\w+)", text)) - {"next"}
+    drills = set(re.findall(r"just drill (\w+)", text)) - {"next", f"lab{n}"}
     assert drills >= {name for name, drill in DRILLS.items() if drill.topic.startswith(f"Lab {n} ")}
     assert drills <= DRILLS.keys()
     assert set(re.findall(r"just break (\w+)", text)) <= gallery().keys()
+
+
+@pytest.mark.parametrize("n", labs.LABS)
+def test_a_page_leads_to_predictions_to_your_code_in_the_lab_and_to_the_whole_of_it(n):
+    commands = re.findall(r"`(just [^`]+)`", page.source(n))
+    assert {f"just lab {n} --predict", f"just lab {n} --mine", f"just drill lab{n}"} <= {*commands}
+
+
+# The figures of a page.
+
+NUMBER = re.compile(r"(?<![\w.^√/])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+COMPUTED = {
+    "0": {"2.3": math.log(10), "10": 10},
+    "1": {"256": 64 * 2 * 2, "64": 64, "32": 32, "16": 16, "18,432": 64 * 32 * 9, "294,912": 64 * 32 * 9 * 16},
+    "2": {"90": 90, "100": 100},  # the 90 are counted where that change is tried
+    "3": {"4.24": 6 / 2**0.5, "4.45": 6.3 / 2**0.5, "2.1": 2.1, "6.3": 3 * 2.1},
+    "5": {"50": 5 * 10, "150": 10 * 10 + 10 * 10 - 5 * 10, "0.5": 0.5, "0.95": 0.95, "0.05": 0.05},
+}
+"""numbers of an answer that no run has to find: by arithmetic, or as the question or the lab itself has them"""
+ROUNDING = {"0": ("1e-16", "1e-8")}
+"""orders of magnitude"""
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text, those of one digit and those in code left out."""
+    found = (number.rstrip(",") for number in NUMBER.findall(re.sub(r"`[^`]*`", "", text)))
+    return [number for number in found if len(number) > 1]
+
+
+def rounded(number: str, value: float) -> bool:
+    """Whether a number as written is that value, rounded to its digits."""
+    digits = len(number.partition("e")[0].partition(".")[2])
+    shown = f"{value:.{digits}{'e' if 'e' in number else 'f'}}"
+    return float(shown) == float(number.replace(",", ""))
+
+
+def measured(n: str) -> str:
+    """What the table of the labs, and the journal, say of a lab: the rows and the entries that name its command."""
+    commands = [f"just lab {n}", *(["just overfit"] if n == "0" else [])]
+    table = (page.ROOT / "experiments" / "README.md").read_text().splitlines()
+    journal = re.split(r"^## ", (page.ROOT / "LEARNING.md").read_text(), flags=re.MULTILINE)
+    said = [line for line in table if line.startswith("|")] + journal
+    return "\n".join(text for text in said if any(command in text for command in commands))
+
+
+@pytest.mark.parametrize("n", labs.LABS)
+def test_the_figures_of_a_page_are_those_of_the_table_or_the_journal(n):
+    """A measured figure stands in one of them, and the page's is that one, rounded; others are worked out here."""
+    for question, answer in page.FOLDED.findall(page.source(n)):
+        beside = {n, *re.findall(r"Lab (\d)", question + answer)}
+        known = [float(number.replace(",", "")) for lab in beside for number in numbers_in(measured(lab))]
+        for number in numbers_in(answer):
+            if number in COMPUTED.get(n, {}):
+                assert rounded(number, COMPUTED[n][number]), (question, number)
+            elif number not in ROUNDING.get(n, ()) and number not in numbers_in(question):
+                assert any(rounded(number, value) for value in known), (question, number)
 
 
 @pytest.mark.parametrize("n", labs.LABS)
@@ -117,6 +174,8 @@ def test_a_change_does_what_the_page_says(capsys, tmp_path, n: str, change: Chan
     [before] = [check for check in HELD[n, change.part] if check.name == change.text]
     with edited(change):
         [after] = [check for check in part() if check.name == change.text]
+    if change.part == "damage_checkpoints":
+        assert f"{after.value:.0f} of the 100 are loaded" in page.source(n)
     assert before.ok, before
     assert after.ok == (change.verb == "holds"), after
 

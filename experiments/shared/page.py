@@ -133,7 +133,17 @@ def _answer(n: str, text: str) -> None:
         input("Enter shows the answers, Ctrl-C leaves: ")
     except EOFError:
         return
-    _print("## Answers\n\n" + "\n\n".join(f"**{question}**\n\n{answer}" for question, answer in FOLDED.findall(text)))
+    _print("\n\n".join(["# Answers", *answers(text)]))
+
+
+def answers(text: str) -> list[str]:
+    """Return the questions with their answers, below the headings of their sections."""
+    found = []
+    for section in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+        folded = FOLDED.findall(section)
+        found += [section.splitlines()[0]] if folded else []
+        found += [f"**{question}**\n\n{answer}" for question, answer in folded]
+    return found
 
 
 def _print(text: str) -> None:

@@ -1,13 +1,15 @@
-"""A folder of pictures that stands in for photographs, made from scikit-learn's digits."""
+"""A folder of pictures that stands in for photographs, made from scikit-learn's digits; a Dataset of pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from fn.data.datasets import digits
+from fn.data.datasets import Split, digits
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -27,3 +29,16 @@ def decode_photographs(root: Path) -> dict[str, Tensor]:
     """{"images": bytes (photographs, 64, 64, 3)}"""
     squares = [Image.open(path).resize((64, 64)) for path in sorted(root.glob("*.png"))]
     return {"images": torch.stack([torch.from_numpy(numpy.array(square)) for square in squares])}
+
+
+class Pictures(Dataset):
+    """As tutorials have it: a PIL image, and torchvision's transforms, which draw from the global generator."""
+
+    def __init__(self, split: Split, transform: Callable) -> None:
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(to_picture(self.split.images[index, 0])), self.split.labels[index]

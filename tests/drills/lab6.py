@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from experiments.lab6_data import BATCH, EXAMPLES, OURS, SAME, USUAL, Config, Pictures
-from experiments.shared.photographs import decode_photographs
+from experiments.lab6_data import BATCH, EXAMPLES, OURS, SAME, USUAL, Config
+from experiments.shared.photographs import Pictures, decode_photographs
 from experiments.shared.timing import Loader
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split
@@ -61,7 +61,7 @@ def make_loaders(config: Config, split: Split) -> dict[tuple[str, int], Loader]:
     for workers in (0, 1, 4):
         how = {"num_workers": workers, "multiprocessing_context": START_METHOD} if workers else {}
         found[SAME, workers] = partial(DataLoader, Examples(split, config.seed, 0, random_crop), **options, **how)
-    found[USUAL, 0] = partial(DataLoader, Pictures(split, config.seed, 0, v2.Compose(usual)), **options)
+    found[USUAL, 0] = partial(DataLoader, Pictures(split, v2.Compose(usual)), **options)
     return found
 
 
