@@ -232,8 +232,8 @@ def data_parallel_step(
     of one process to the bit. `objective` and `accumulate` are those of `train_step`; a part is accumulated by itself.
     Batch norm takes the statistics of a part, and its running ones move by the mean over the parts.
 
-    With `compile_for`, the size of a whole batch, the gradient of a part of one and the update run compiled, each by
-    itself: one graph of several parts would be fused otherwise where a process has more of them.
+    With `compile_for`, the size of a whole batch, the gradient of a part of one runs compiled, by itself: a graph of
+    several parts would be fused otherwise where a process has more of them. The update may be: jit(optimizer.update).
 
     Where batch norm is to see the whole batch, take a model of `whole_batch_norm`, say `whole_norm`, and have as many
     processes as parts, each with an example at least.

@@ -1,28 +1,41 @@
-"""Run one job with several numbers of processes: python tests/many.py FOLDER JOB [arguments]
+"""Run a job with several numbers of processes, or a training that is killed again and again:
 
-FOLDER/1, FOLDER/2 and FOLDER/4 hold what the job wrote there. Every process is a fork of this one, which has imported
-all that it needs and has taken no gradient. Nothing waits longer than LIMIT seconds: a process that hangs is killed.
+    python tests/many.py FOLDER steps 1,2,4 [families, compile, shard]
+    python tests/many.py FOLDER train 1,2,4 [flags of the trainer]
+    python tests/many.py FOLDER kills 30 SEED [flags of the trainer]
+
+FOLDER/1, FOLDER/2 and FOLDER/4 hold what the job wrote there; FOLDER/whole and FOLDER/killed the two trainings. Every
+process is a fork of this one, which has imported all that it needs and has taken no gradient. Nothing waits longer than
+LIMIT seconds: a process that hangs is ended by SIGALRM.
 """
 
 import json
 import os
+import random
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401
 import torch
 import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor
 
+import experiments.train.run  # noqa: F401
+from experiments.shared import cli, ranks
+from experiments.train import together
+from experiments.train.__main__ import main
+from experiments.train.config import Config, parse
 from fn import tree
 from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
 from fn.distributed import data_parallel_step, place, sharded, unshard_state, whole_batch_norm
+from fn.jit import jit
 from fn.models import Detector, Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
@@ -32,6 +45,7 @@ from fn.models.transformer import transformer
 from fn.optim import adam, adamw, clip_by_global_norm, one_cycle_schedule, sgd
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, init_train_state, run_key, train_step
+from tests import killer
 
 LIMIT = 300
 FAMILIES = {
@@ -62,11 +76,18 @@ def objective_of(model: Model | Detector) -> Callable:
     return partial(classification_loss, apply=model.apply)
 
 
+def join_if_many() -> None:
+    if ranks.among_many():
+        together.join("gloo")
+
+
 def steps(out: Path, *options: str) -> None:
     """Take a few steps with every family, or those named, in eight parts; write states and metrics into a file each."""
+    join_if_many()
     for family in [option for option in options if option in FAMILIES] or FAMILIES:
         model, rng, history = FAMILIES[family](SHAPES[family], 3), generator(1), {}
         rule = OPTIMIZERS[family](lr=partial(one_cycle_schedule, lr=0.01, total_steps=len(SIZES)))
+        rule = rule._replace(update=jit(rule.update)) if "compile" in options else rule
         rule = clip_by_global_norm(sharded(rule) if "shard" in options else rule, 1.0)
         compile_for = SIZES[0] if "compile" in options else 0
         accumulate = 1 if family == "ssd" else 2
@@ -86,6 +107,7 @@ def exact(out: Path, *_: str) -> None:
 
     With batch norm over all processes for those that have it: ssd's loss is a mean over anchors, not over images.
     """
+    join_if_many()
     gaps, (_, processes) = {}, place()
     for family in ("mlp", "cnn", "resnet", "transformer"):
         options = {"dropout_p": 0.0} if family != "resnet" else {}
@@ -108,45 +130,109 @@ def exact(out: Path, *_: str) -> None:
     (out / f"gaps{place()[0]}.json").write_text(json.dumps(gaps))
 
 
-def run(job: Callable, out: Path, processes: int, *options: str) -> None:
-    """Fork the processes of a job, joined in a group unless there is one alone; SystemExit if one fails."""
+def train(out: Path, *flags: str) -> None:
+    """Run the trainer; what the leading process says on stderr goes to a file."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(out / f"stderr{os.environ.get('RANK', '')}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    place_of_run = [] if "--resume" in flags else ["--out", str(out / "run")]
+    sys.argv = ["train", *place_of_run, *flags]
+    with ranks.telling():
+        cli.run(Config, main, parse)
+
+
+def start(job: Callable, out: Path, processes: int, *options: str) -> list[int]:
+    """Fork the processes of a job, and return their ids. They find each other as torchrun's do."""
     out.mkdir(parents=True, exist_ok=True)
-    children = [fork(job, out, rank, processes, options) for rank in range(processes)]
-    failed = [status for status in (os.waitpid(child, 0)[1] for child in children) if status]
-    if failed:
-        sys.exit(f"{processes} processes: {[os.waitstatus_to_exitcode(status) for status in failed]}")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    STORES.append(store)  # it serves as long as it lives
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if not child:
+            os.setpgid(0, children[0] if children else 0)
+            signal.alarm(LIMIT)
+            if processes > 1:
+                os.environ |= where | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            os._exit(status_of(job, out, *options))
+        children.append(child)
+    return children
 
 
-def fork(job: Callable, out: Path, rank: int, processes: int, options: tuple[str, ...]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    signal.alarm(LIMIT)
-    status = 1
+def status_of(job: Callable, out: Path, *options: str) -> int:
     try:
-        if processes > 1:
-            where = {"init_method": f"file://{out}/.store", "rank": rank, "world_size": processes}
-            dist.init_process_group("gloo", **where, timeout=timedelta(seconds=LIMIT))
         job(out, *options)
-        if processes > 1:
-            dist.barrier()
-        status = 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 98
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(status)
+        return 99
+    return 0
 
 
-JOBS = {"steps": steps, "exact": exact}
+def wait(children: list[int]) -> list[int]:
+    """Return the exit statuses of the processes, -9 after SIGKILL."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def run(job: Callable, out: Path, processes: int, *options: str) -> None:
+    """Run a job to its end; SystemExit if a process fails."""
+    statuses = wait(start(job, out, processes, *options))
+    if any(statuses):
+        said = "".join(path.read_text() for path in sorted(out.glob("stderr*")))
+        sys.exit(f"{processes} processes ended with {statuses}: {said}")
+
+
+def kill_at(step: int, everyone: bool, out: Path, *flags: str) -> None:
+    """Train, and kill this process, or all of them, at the end of its step of that number, if it gets there."""
+    ask, done = together.any_asks, count(1)
+
+    def ask_or_die(asked: bool, device: torch.device) -> bool:
+        if next(done) == step:
+            os.killpg(0, signal.SIGKILL) if everyone else os.kill(os.getpid(), signal.SIGKILL)
+        return ask(asked, device)
+
+    together.any_asks = ask_or_die
+    train(out, *flags)
+
+
+def kills(out: Path, number: str, seed: str, *flags: str) -> None:
+    """Train once in peace, and once killed so often, each time resumed with another number of processes."""
+    run(train, out / "whole", 1, *flags)
+    rng, killed, tries = random.Random(int(seed)), out / "killed", []
+    for _ in range(int(number)):
+        processes, victim = rng.choice((1, 2, 4)), rng.randrange(4)
+        resumed = any((killed / "run" / "checkpoints").glob("step-*"))
+        options = ["--resume", str(killed / "run")] if resumed else flags
+        how = rng.choice(("file", "step", "all"))
+        children = start(partial(attempt, how, victim % processes, rng.randint(1, 30)), killed, processes, *options)
+        statuses = wait(children)
+        tries.append((processes, how, statuses))
+        if -signal.SIGKILL not in statuses and any(statuses):
+            sys.exit(f"{tries[-1]}: {[path.read_text() for path in sorted(killed.glob('stderr*'))]}")
+    print(f"{sum(-9 in statuses for *_, statuses in tries)} kills")
+    run(train, killed, rng.choice((1, 2, 4)), "--resume", str(killed / "run"))
+
+
+def attempt(how: str, victim: int, instant: int, out: Path, *flags: str) -> None:
+    """Train; the victim kills itself, or all, at a step; or the leading process itself, at a file operation."""
+    rank = int(os.environ.get("RANK", "0"))
+    if how == "file" and rank == 0:
+        killer.kill_at(instant, out / "run")
+    if how != "file" and rank == victim:
+        kill_at(1 + instant // 4, how == "all", out, *flags)
+    train(out, *flags)
+
+
+STORES: list[dist.TCPStore] = []
+JOBS = {"steps": steps, "exact": exact, "train": train}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, name, *options = sys.argv[1:]
-    numbers = [int(option) for option in options if option.isdigit()] or [1, 2, 4]
-    for number in numbers:
-        run(
-            JOBS[name],
-            Path(folder, str(number)),
-            number,
-            *options,
-        )
+    if name == "kills":
+        kills(Path(folder), *options)
+    else:
+        numbers, options = options[0], options[1:]
+        for number in numbers.split(","):
+            run(JOBS[name], Path(folder, number), int(number), *options)

@@ -28,7 +28,7 @@ def launch(config: Config) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)
+    logging.disable()  # torchrun's own lines, forty of them for a process that is lost
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
