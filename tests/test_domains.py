@@ -148,6 +148,9 @@ BARE = {
     "fn.trace.Call.multiply_adds": FILLED,
     "fn.trace.Call.output": FILLED,
     "fn.trace.Call.parameters": FILLED,
+} | {
+    f"fn.workarounds.torch_conv2d.{name}": "conv2d, its caller, checks it"
+    for name in ("stride", "pads", "dilation", "groups")
 }
 """the numbers without a domain, and why; a field with one is checked where a function takes its number"""
 
