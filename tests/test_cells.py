@@ -20,7 +20,7 @@ def test_each_cell_has_a_size_of_its_class_and_hides_little_of_another(seed):
         assert all(least <= side <= most for side in (right - left, bottom - top))
         assert all(shared(cells[i].box, other.box) < 0.2 for other in cells[:i])
     names = [cell.name for cell in cells]
-    assert all(names.count(name) <= kind.count[1] for name, kind in KINDS.items())
+    assert all(names.count(name) <= kind.pieces[1] for name, kind in KINDS.items())
 
 
 def test_the_shared_part_is_of_the_smaller_box():

@@ -25,7 +25,7 @@ PALE, PINK, VIOLET = (236, 222, 214), (214, 140, 140), (104, 62, 140)
 class Kind(NamedTuple):
     sides: tuple[float, float]
     """of its box, in pixels"""
-    count: tuple[int, int]
+    pieces: tuple[int, int]
     """in a picture, at least and at most"""
 
 
@@ -71,7 +71,7 @@ def place(rng: random.Random) -> list[Cell]:
     """Return the cells of a picture, the large ones first; of the smaller of two at most a fifth is covered."""
     cells: list[Cell] = []
     for name, kind in reversed(KINDS.items()):
-        for _ in range(rng.randint(*kind.count)):
+        for _ in range(rng.randint(*kind.pieces)):
             side, ratio = rng.uniform(*kind.sides), rng.uniform(0.8, 1.25) ** 0.5
             width, height = (round(min(max(s, kind.sides[0]), kind.sides[1])) for s in (side / ratio, side * ratio))
             for _ in range(30):
