@@ -37,6 +37,8 @@ ANSWERS = cut.ROOT / "tests" / "drills"
 GRADED = launch.graded
 LONG = ("main", "compare_loops", "compare_convolutions", "compare_loaders", "compare_with_torch")
 """parts of labs that take seconds"""
+TIMED = ("processor time", "times faster")
+"""checks that hang on how fast the machine is"""
 
 
 @pytest.fixture(autouse=True)
@@ -363,7 +365,7 @@ def test_a_whole_lab_from_memory_holds_its_checks_and_is_called(monkeypatch, tmp
     monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
     with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
         checks = parts.whole(lab, monkeypatch, tmp_path)
-    assert [check for check in checks if not check.ok] == []
+    assert [check for check in checks if not check.ok and not any(word in check.name for word in TIMED)] == []
     assert [name for name, calls in stand.calls().items() if not calls] == []
 
 
