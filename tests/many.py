@@ -26,7 +26,7 @@ import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor
 
-import experiments.train.run  # noqa: F401
+import experiments.train.run
 from experiments.shared import cli, ranks
 from experiments.train import together
 from experiments.train.__main__ import main
@@ -36,6 +36,7 @@ from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
 from fn.distributed import data_parallel_step, place, sharded, unshard_state, whole_batch_norm
 from fn.jit import jit
+from fn.metrics import count_targets
 from fn.models import Detector, Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
@@ -134,6 +135,7 @@ def train(out: Path, *flags: str) -> None:
     """Run the trainer; what the leading process says on stderr goes to a file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(out / f"stderr{os.environ.get('RANK', '')}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    ranks.hush()
     place_of_run = [] if "--resume" in flags else ["--out", str(out / "run")]
     sys.argv = ["train", *place_of_run, *flags]
     with ranks.telling():
@@ -180,7 +182,8 @@ def run(job: Callable, out: Path, processes: int, *options: str) -> None:
     statuses = wait(start(job, out, processes, *options))
     if any(statuses):
         said = "".join(path.read_text() for path in sorted(out.glob("stderr*")))
-        sys.exit(f"{processes} processes ended with {statuses}: {said}")
+        print(said, file=sys.stderr)
+        sys.exit(f"{processes} processes ended with {statuses}")
 
 
 def kill_at(step: int, everyone: bool, out: Path, *flags: str) -> None:
@@ -194,6 +197,27 @@ def kill_at(step: int, everyone: bool, out: Path, *flags: str) -> None:
 
     together.any_asks = ask_or_die
     train(out, *flags)
+
+
+def interrupted(out: Path, step: str, *flags: str) -> None:
+    """Train; the process of the highest rank alone is sent a Ctrl-C in its step of that number."""
+    done = count(1)
+
+    def interrupted_step(y: Tensor) -> Tensor:
+        if next(done) == int(step) and ranks.processes() in (None, int(os.environ.get("RANK", "0")) + 1):
+            signal.raise_signal(signal.SIGINT)
+        return count_targets(y)
+
+    experiments.train.run.count_targets = interrupted_step
+    train(out, *flags)
+
+
+def disagreeing(out: Path, what: str, *flags: str) -> None:
+    """Train, with other flags, threads or data in the process of rank 1."""
+    if os.environ["RANK"] == "1" and what == "data":
+        experiments.train.build._digest = lambda data: "other"
+    other = {"lr": ("--lr", "0.1"), "threads": ("--threads", "2"), "data": ()}
+    train(out, *flags, *(other[what] if os.environ["RANK"] == "1" else ()))
 
 
 def kills(out: Path, number: str, seed: str, *flags: str) -> None:
@@ -225,7 +249,7 @@ def attempt(how: str, victim: int, instant: int, out: Path, *flags: str) -> None
 
 
 STORES: list[dist.TCPStore] = []
-JOBS = {"steps": steps, "exact": exact, "train": train}
+JOBS = {"steps": steps, "exact": exact, "train": train, "interrupted": interrupted, "disagreeing": disagreeing}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
