@@ -227,21 +227,20 @@ def test_a_step_that_meets_at_every_norm_wants_a_process_per_part():
         data_parallel_step(objective, rule, parts=2, whole_norm=True, accumulate=2)
 
 
-def parse_or_refuse(*flags: str) -> Config | str:
-    """Return the config that the trainer's flags give, or the line that refuses them."""
-    try:
-        return parse(Config, flags)
-    except cli.UsageError as error:
-        return str(error)
+def refusal(*flags: str) -> str:
+    """Return the line with which the trainer refuses its flags."""
+    with pytest.raises(cli.UsageError) as refused:
+        parse(Config, flags)
+    return str(refused.value)
 
 
 def test_a_batch_is_cut_where_there_are_processes_and_threads_are_counted(monkeypatch):
-    found = [parse_or_refuse(*flags) for flags in ((), ("--parts", "4"), ("--processes", "2"))]
+    found = [parse(Config, flags) for flags in ((), ("--parts", "4"), ("--processes", "2"))]
     assert [(config.parts, config.threads) for config in found] == [(1, None), (4, 1), (8, 1)]
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert parse_or_refuse().parts == 8
-    assert parse_or_refuse("--parts", "2") == "--parts 2: 4 processes must get 1, 2, 4 or 8 … of them each"
+    assert parse(Config, ()).parts == 8
+    assert refusal("--parts", "2") == "--parts 2: 4 processes must get 1, 2, 4 or 8 … of them each"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +253,7 @@ def test_a_batch_is_cut_where_there_are_processes_and_threads_are_counted(monkey
     ],
 )
 def test_parts_that_do_not_divide_are_refused_before_a_process_starts(flags, reason):
-    assert parse_or_refuse(*flags) == reason
+    assert refusal(*flags) == reason
 
 
 def end_of(rank: int, status: int, message: str = "", *, lost: bool = False) -> object:
