@@ -289,9 +289,9 @@ class SumOverProcesses(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         (share,) = ctx.saved_tensors
-        return SumOverProcesses.apply(grad * share, torch.ones_like(share)) / share, None
+        return SumOverProcesses.apply(grads[0] * share, torch.ones_like(share)) / share, None
 
 
 def moments_over_processes(

@@ -19,16 +19,17 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import sklearn.datasets  # noqa: F401
 import torch
 import torch._dynamo
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-import experiments.train.run  # noqa: F401
+import experiments.train.run
 from experiments.shared import cli, ranks
-from experiments.train import together
+from experiments.train import build, together
 from experiments.train.__main__ import main
 from experiments.train.config import Config, parse
 from fn import tree
@@ -36,6 +37,7 @@ from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
 from fn.distributed import data_parallel_step, place, sharded, unshard_state, whole_batch_norm
 from fn.jit import jit
+from fn.metrics import count_targets
 from fn.models import Detector, Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
@@ -48,7 +50,7 @@ from fn.train import TrainState, classification_loss, init_train_state, run_key,
 from tests import killer
 
 LIMIT = 300
-FAMILIES = {
+FAMILIES: dict[str, Callable[..., Any]] = {
     "mlp": partial(mlp, hidden=(9,), dropout_p=0.2),
     "cnn": partial(cnn, widths=(4, 6), dropout_p=0.2),
     "resnet": partial(resnet, depth=8, widths=(4, 6, 8)),
@@ -84,7 +86,7 @@ def join_if_many() -> None:
 def steps(out: Path, *options: str) -> None:
     """Take a few steps with every family, or those named, in eight parts; write states and metrics into a file each."""
     join_if_many()
-    for family in [option for option in options if option in FAMILIES] or FAMILIES:
+    for family in [option for option in options if option in FAMILIES] or list(FAMILIES):
         model, rng, history = FAMILIES[family](SHAPES[family], 3), generator(1), {}
         rule = OPTIMIZERS[family](lr=partial(one_cycle_schedule, lr=0.01, total_steps=len(SIZES)))
         rule = rule._replace(update=jit(rule.update)) if "compile" in options else rule
@@ -110,12 +112,12 @@ def exact(out: Path, *_: str) -> None:
     join_if_many()
     gaps, (_, processes) = {}, place()
     for family in ("mlp", "cnn", "resnet", "transformer"):
-        options = {"dropout_p": 0.0} if family != "resnet" else {}
+        options: dict[str, Any] = {"dropout_p": 0.0} if family != "resnet" else {}
         model, rng, rule = FAMILIES[family](SHAPES[family], 3, **options), generator(1), sgd(lr=0.1, momentum=0.9)
         normed = family in ("cnn", "resnet")
-        together = objective_of(whole_batch_norm(model) if normed else model)
+        objective = objective_of(whole_batch_norm(model) if normed else model)
         parts = processes if normed else 8
-        step = data_parallel_step(together, rule, parts=parts, whole_norm=normed)
+        step = data_parallel_step(objective, rule, parts=parts, whole_norm=normed)
         first = init_train_state(model, rule, seed=0)
         params, state = (tree.to(part, torch.float64) for part in first[:2])
         ours = alone = TrainState(params, state, rule.init(params))
@@ -134,6 +136,7 @@ def train(out: Path, *flags: str) -> None:
     """Run the trainer; what the leading process says on stderr goes to a file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(out / f"stderr{os.environ.get('RANK', '')}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    ranks.hush()
     place_of_run = [] if "--resume" in flags else ["--out", str(out / "run")]
     sys.argv = ["train", *place_of_run, *flags]
     with ranks.telling():
@@ -143,7 +146,7 @@ def train(out: Path, *flags: str) -> None:
 def start(job: Callable, out: Path, processes: int, *options: str) -> list[int]:
     """Fork the processes of a job, and return their ids. They find each other as torchrun's do."""
     out.mkdir(parents=True, exist_ok=True)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     STORES.append(store)  # it serves as long as it lives
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     children = []
@@ -180,7 +183,8 @@ def run(job: Callable, out: Path, processes: int, *options: str) -> None:
     statuses = wait(start(job, out, processes, *options))
     if any(statuses):
         said = "".join(path.read_text() for path in sorted(out.glob("stderr*")))
-        sys.exit(f"{processes} processes ended with {statuses}: {said}")
+        print(said, file=sys.stderr)
+        sys.exit(f"{processes} processes ended with {statuses}")
 
 
 def kill_at(step: int, everyone: bool, out: Path, *flags: str) -> None:
@@ -194,6 +198,27 @@ def kill_at(step: int, everyone: bool, out: Path, *flags: str) -> None:
 
     together.any_asks = ask_or_die
     train(out, *flags)
+
+
+def interrupted(out: Path, step: str, *flags: str) -> None:
+    """Train; the process of the highest rank alone is sent a Ctrl-C in its step of that number."""
+    done = count(1)
+
+    def interrupted_step(y: Tensor) -> Tensor:
+        if next(done) == int(step) and ranks.processes() in (None, int(os.environ.get("RANK", "0")) + 1):
+            signal.raise_signal(signal.SIGINT)
+        return count_targets(y)
+
+    experiments.train.run.count_targets = interrupted_step
+    train(out, *flags)
+
+
+def disagreeing(out: Path, what: str, *flags: str) -> None:
+    """Train, with other flags, threads or data in the process of rank 1."""
+    if os.environ["RANK"] == "1" and what == "data":
+        build._digest = lambda data: "other"
+    other = {"lr": ("--lr", "0.1"), "threads": ("--threads", "2"), "data": ()}
+    train(out, *flags, *(other[what] if os.environ["RANK"] == "1" else ()))
 
 
 def kills(out: Path, number: str, seed: str, *flags: str) -> None:
@@ -224,8 +249,8 @@ def attempt(how: str, victim: int, instant: int, out: Path, *flags: str) -> None
     train(out, *flags)
 
 
-STORES: list[dist.TCPStore] = []
-JOBS = {"steps": steps, "exact": exact, "train": train}
+STORES: list[TCPStore] = []
+JOBS = {"steps": steps, "exact": exact, "train": train, "interrupted": interrupted, "disagreeing": disagreeing}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -78,8 +78,7 @@ def _write_error_file(status: int) -> None:
     """Put the message where torchrun looks for it: its report then has the reason in it."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and status and Told.message:
-        content = {"message": {"message": Told.message, "extraInfo": {"timestamp": "0"}}}
-        Path(file).write_text(json.dumps(content))
+        Path(file).write_text(json.dumps({"message": Told.message}))
 
 
 def read_end(folder: Path) -> tuple[int, str] | None:

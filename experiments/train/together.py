@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from experiments.shared import cli, ranks
 from experiments.train.config import Config
@@ -44,12 +46,12 @@ def joined(config: Config, device: torch.device) -> Iterator[None]:
 def join(backend: str) -> None:
     """Meet the others under the number of this attempt: the store remembers processes of an earlier one."""
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         taken = "is taken" if "in use" in str(error) or "EADDRINUSE" in str(error) else "cannot be reached"
         raise cli.UsageError(f"the address {where}, where the processes are to meet, {taken}") from None
-    attempt = dist.PrefixStore(f"attempt{ranks.attempt()}", store)
+    attempt = PrefixStore(f"attempt{ranks.attempt()}", store)
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
