@@ -9,10 +9,11 @@ import re
 import stat
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor"]
+Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor", "rows"]
 MOST_BYTES: dict[Kind, int] = {
     "image": 2**28,
     "xml": 2**24,
@@ -21,6 +22,7 @@ MOST_BYTES: dict[Kind, int] = {
     "idx": 2**28,
     "log": 2**30,
     "tensor": 2**33,
+    "rows": 2**42,
 }
 """the size of the largest file of a kind that is read; an IDX file counts as it is unpacked"""
 KINDS_OF_FILE = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -106,12 +108,17 @@ def decode_text(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to the disk, then rename: a crash leaves the old file or the new one, never half."""
+def write_atomic(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+    """Write beside `path`, flush to the disk, then rename: a crash leaves the old file or the new one, never half.
+
+    Content in parts is written as it comes, and need not fit into memory.
+    """
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
         try:
-            aside.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+            for part in [content] if isinstance(content, bytes) else content:
+                aside.write(part)
             aside.flush()
             os.fsync(aside.fileno())
             Path(aside.name).chmod(0o644)
@@ -139,9 +146,23 @@ def write_digested(folder: Path, stem: str, suffix: str, content: bytes) -> Path
     return path
 
 
+def write_rows_digested(folder: Path, stem: str, suffix: str, rows: Iterable[bytes]) -> Path:
+    """Write rows end to end as they come, named as `write_digested` names a file."""
+    digest = hashlib.sha256()
+
+    def counted() -> Iterator[bytes]:
+        for row in rows:
+            digest.update(row)
+            yield row
+
+    aside = folder / f".{stem}-{'0' * 16}{suffix}.{os.getpid()}"
+    write_atomic(aside, counted())
+    return aside.replace(folder / f"{stem}-{digest.hexdigest()[:16]}{suffix}")
+
+
 def is_sound(path: Path) -> bool:
     """Return whether the file holds what its name says: no bit flipped, none missing. OSError if it cannot be read."""
-    require_file(path, "tensor")
+    require_file(path, "rows" if path.suffix == ".rows" else "tensor")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return re.fullmatch(r".*-([0-9a-f]{16})", path.stem) is not None and path.stem.endswith(f"-{digest[:16]}")

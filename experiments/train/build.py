@@ -1,7 +1,7 @@
 """The parts of a run, built from its config: data, model, optimizer, step."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from experiments.train.config import Config
 from fn import train
 from fn.data.datasets import Dataset, Split
 from fn.data.loader import epoch_order
+from fn.data.stored import Images, Stored
 from fn.data.transforms import compose
 from fn.distributed import data_parallel_step, place, sharded
 from fn.jit import jit
@@ -23,6 +24,8 @@ from fn.models import Model
 from fn.optim import Optimizer, clip_by_global_norm, warmup_schedule
 from fn.train import ACCURACY, MetricFunctions, classification_loss
 
+IN_MEMORY = 2**30
+"""the bytes of photographs that are held in memory; of more, a batch at a time is read"""
 VALIDATION_EPOCH = 2**62
 """the epoch whose order draws the validation examples; no run trains that long"""
 
@@ -47,7 +50,9 @@ class Parts(NamedTuple):
 def build(config: Config, device: torch.device) -> Parts:
     """UsageError for parts that do not fit together."""
     data_device = None if config.workers else device  # worker processes want it on the CPU
-    dataset = cli.load(config.dataset, data_device, root=config.root, image_size=config.image_size)
+    most_bytes = IN_MEMORY if config.dataset == "folder" else None
+    options = {"root": config.root, "image_size": config.image_size, "most_bytes": most_bytes}
+    dataset = cli.load(config.dataset, data_device, **options)
     data = split_data(config, dataset)
     examples = len(data["train"].labels)
     model = build_model(config, dataset, examples)
@@ -91,8 +96,17 @@ def _digest(data: Mapping[str, Split]) -> str:
     digest = hashlib.sha256()
     for split in data.values():
         for x in split:
-            digest.update(x.cpu().numpy().tobytes())
+            for part in _content(x):
+                digest.update(part)
     return digest.hexdigest()
+
+
+def _content(x: Images) -> Iterator[bytes]:
+    """Yield what tells the data from other data: the name of a file of images on the disk holds their digest."""
+    if isinstance(x, Stored):
+        yield x.file.name.encode()
+    tensors = (x.rows, x.mean, x.std) if isinstance(x, Stored) else (x,)
+    yield from (tensor.cpu().numpy().tobytes() for tensor in tensors)
 
 
 def build_model(config: Config, dataset: Dataset, examples: int) -> Model:

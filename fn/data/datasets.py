@@ -7,6 +7,8 @@ A new set is one function here and one row in the registry of the scripts.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +17,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.data.cache import cached, fingerprint, user_cache
+from fn.data.cache import cached, cached_rows, fingerprint, user_cache
 from fn.data.idx import is_complete, read_split
 from fn.data.image_folders import Found, find_classes, folders_of, splits
 from fn.data.images import ImageError, first_line, photograph
+from fn.data.processes import map_ahead
+from fn.data.stored import Stored, exact_stats
 from fn.data.transforms import channel_stats, normalize
 from fn.domains import Count, Finites, Magnitudes, Natural
 from fn.files import require_file
@@ -133,12 +137,15 @@ def _unavailable(name: str, folder: Path, error: Exception, files: str) -> Datas
     )
 
 
-def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) -> Dataset:
+def folder(
+    root: Path, *, image_size: Count = 64, stats: Stats | None = None, most_bytes: Natural | None = None
+) -> Dataset:
     """Return photographs of any size, a directory per class, scaled and cut to centred squares of `image_size`.
 
     If `root` has a folder `train` and one that is held out, `test`, `val` and so on (see fn.data.image_folders), these
     are the splits; else every fifth photograph of each class is held out. The squares are cached. `stats`, of pixels
     from 0 to 255, replace those of `train`: for a pretrained network, give the ones that it was trained with.
+    Pixels that would take more than `most_bytes` in memory stay on the disk: the splits are then `Stored`.
     """
     try:
         parts = splits(root, holds=folders_of) or [root]
@@ -152,7 +159,10 @@ def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) ->
         raise DatasetUnavailable(f"folder: {parts[0]} has one directory, {classes[0]}, and nothing to tell it from")
     if classes != others:
         raise DatasetUnavailable(f"folder: {parts[0]} has the classes {classes}, {parts[1]} has {others}")
-    train, *rest = (_photographs(part, images, image_size) for part, images in zip(parts, found, strict=True))
+    pixels = sum(len(images.files) for images in found) * 3 * image_size**2
+    on_disk = most_bytes is not None and 4 * pixels > most_bytes
+    load = _stored if on_disk else _photographs
+    train, *rest = (load(part, images, image_size) for part, images in zip(parts, found, strict=True))
     if rest:
         [test] = rest
     else:
@@ -160,20 +170,41 @@ def folder(root: Path, *, image_size: Count = 64, stats: Stats | None = None) ->
         if not held_out.any():
             raise DatasetUnavailable(f"folder: no class of {root} has the five photographs of which one is held out")
         train, test = (Split(*(x[which] for x in train)) for which in (~held_out, held_out))
-    return _standardised(train, test, classes, stats)
+    return (_standardised_on_disk if on_disk else _standardised)(train, test, classes, stats)
 
 
 def _photographs(root: Path, found: Found, image_size: int) -> Split:
     """Return the photographs as squares, ordered by class and name."""
+    squares = cached(
+        lambda: {"images": torch.stack([_square(path, image_size) for path in found.files])},
+        _parameters(root, found, image_size),
+    )["images"]
+    return Split(squares.float(), torch.tensor(found.labels))
+
+
+def _stored(root: Path, found: Found, image_size: int) -> Split:
+    """Return the same squares in a file, which several processes decode where it is not there."""
+    decode = partial(_decoded, size=image_size)
+    try:
+        file = cached_rows(lambda: map_ahead(decode, found.files), _parameters(root, found, image_size))
+    except OSError as error:
+        where = f"{user_cache()} has no room for its squares, or refuses them"
+        raise DatasetUnavailable(f"folder: {where} ({first_line(error)})") from None
+    images = Stored(file, (3, image_size, image_size), torch.arange(len(found.files)), torch.zeros(3), torch.ones(3))
+    return Split(images, torch.tensor(found.labels))  # pyright: ignore[reportArgumentType]
+
+
+def _parameters(root: Path, found: Found, image_size: int) -> dict[str, Any]:
+    """Return all that the squares depend on."""
     try:
         source = fingerprint(root, found.files)
     except OSError as error:
         raise DatasetUnavailable(f"folder: {error.filename or root} cannot be read ({first_line(error)})") from None
-    squares = cached(
-        lambda: {"images": torch.stack([_square(path, image_size) for path in found.files])},
-        {"made by": "fn.data.datasets.folder, 1", "source": source, "image_size": image_size},
-    )["images"]
-    return Split(squares.float(), torch.tensor(found.labels))
+    return {"made by": "fn.data.datasets.folder, 1", "source": source, "image_size": image_size}
+
+
+def _decoded(path: Path, size: int) -> bytes:
+    return _square(path, size).numpy().tobytes()
 
 
 def _square(path: Path, size: int) -> Tensor:
@@ -191,4 +222,10 @@ def _square(path: Path, size: int) -> Tensor:
 def _standardised(train: Split, test: Split, classes: Sequence[str], stats: Stats | None = None) -> Dataset:
     mean, std = channel_stats(train.images) if stats is None else map(torch.tensor, stats)
     train, test = (Split(normalize(split.images, mean, std), split.labels) for split in (train, test))
+    return Dataset(train, test, classes)
+
+
+def _standardised_on_disk(train: Any, test: Any, classes: Sequence[str], stats: Stats | None = None) -> Dataset:
+    mean, std = exact_stats(train.images) if stats is None else map(torch.tensor, stats)
+    train, test = (split._replace(images=replace(split.images, mean=mean, std=std)) for split in (train, test))
     return Dataset(train, test, classes)

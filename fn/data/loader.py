@@ -1,10 +1,9 @@
-"""Batches from tensors in memory: one gather per batch, augmented all at once.
+"""Batches from tensors in memory, or images on the disk: one gather per batch, augmented all at once.
 
 Batch `i` of an epoch is a function of (seed, epoch, i) alone. Any process can prepare it, and a loop can start at any
 batch of any epoch.
 """
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -15,13 +14,11 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fn.data.processes import START_METHOD
+from fn.data.stored import Images, read
 from fn.domains import Count, Integer, Natural, Ordinal
 from fn.rng import fold_in, generator
 from fn.rng import key as rng_key
-
-# Fork, as Python did on Linux before 3.14: a worker starts at once, and it ends when its parent, the run, is killed.
-# Under a forkserver, the default of 3.14, the server and its workers keep each other alive after such a kill.
-START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 def epoch_order(examples: Natural, *, seed: Integer, epoch: Ordinal) -> Int64[Tensor, " examples"]:
@@ -33,13 +30,13 @@ def epoch_order(examples: Natural, *, seed: Integer, epoch: Ordinal) -> Int64[Te
 class Gather:
     """A data set for torch's DataLoader whose index is a batch of indices."""
 
-    split: tuple[Tensor, Tensor]
+    split: tuple[Images, Tensor]
     augment: Callable | None
     key: Int64[Tensor, ""]
     moves_targets: bool
 
     def __getitem__(self, index: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        x, y = (part[index] for part in self.split)
+        x, y = (read(part[index]) for part in self.split)
         if self.augment:
             keys = fold_in(self.key.expand(len(index)), index).to(x.device)
             return self.augment(x, y, keys) if self.moves_targets else (self.augment(x, keys), y)
@@ -47,7 +44,7 @@ class Gather:
 
 
 def batches(
-    split: tuple[Tensor, Tensor],
+    split: tuple[Images, Tensor],
     batch_size: Count,
     *,
     seed: Integer | None = None,
