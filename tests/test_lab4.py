@@ -3,6 +3,7 @@
 import math
 import urllib.error
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,11 +105,16 @@ def test_accuracy_is_measured_on_all_images_that_are_not_labelled(monkeypatch):
         assert torch.equal(x, inputs[others])
 
 
+@cache
+def digits_task() -> tuple[Task, Recipe]:
+    return setup(Config(), CPU)
+
+
 def small_task(
     *, epochs: int = 1, fine_epochs: int | None = None, config: Config | None = None, **changes
 ) -> tuple[Task, Recipe]:
     """The digits, with `epochs` of each way, or `fine_epochs` of fine-tuning, and other changes to the recipe."""
-    task, recipe = setup(config or Config(), CPU)
+    task, recipe = setup(config, CPU) if config else digits_task()
     ways = {way: (epochs, lr) for way, (_, lr) in recipe.ways.items()}
     if fine_epochs is not None:
         ways["fine"] = (fine_epochs, ways["fine"][1])
