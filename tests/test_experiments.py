@@ -208,7 +208,11 @@ OF_THE_MACHINE = {"loaders: processor time by example / by batch"}
         ("lab6", "*/curves.png", 2),
     ],
 )
-def test_labs_hold(capsys, tmp_path, name, where, pictures):
+def test_labs_hold(monkeypatch, capsys, tmp_path, name, where, pictures):
+    """With two seeds and one round of the loaders, to save minutes; `just labs` takes all."""
+    monkeypatch.setattr(cli, "seeds", lambda config, n: range(min(n, 2)))
+    time_loaders = lab6_data.time_loaders
+    monkeypatch.setattr(lab6_data, "time_loaders", lambda loaders, rounds: time_loaders(loaders, rounds=1))
     module = MODULES[name]
     checks = module.main(module.Config(out=tmp_path), CPU)
     assert {check.name for check in checks if not check.ok} <= OF_THE_MACHINE

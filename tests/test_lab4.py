@@ -4,6 +4,7 @@ import math
 import urllib.error
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,9 +96,14 @@ def setup(config: Config) -> tuple[Task, Recipe]:
     return load_task(config, recipe, CPU), recipe
 
 
+@cache
+def digits_task() -> tuple[Task, Recipe]:
+    return setup(Config())
+
+
 def small_task(*, epochs: int = 1, config: Config | None = None, fine: Mapping[str, Any] = {}) -> tuple[Task, Recipe]:
     """The digits, with `epochs` of each way, and other changes to fine-tuning."""
-    task, recipe = setup(config or Config())
+    task, recipe = setup(config) if config else digits_task()
     ways = {name: way._replace(epochs=epochs) for name, way in recipe.ways.items()}
     return task, recipe._replace(ways=ways | {"fine": ways["fine"]._replace(**fine)})
 

@@ -555,16 +555,21 @@ def press_ctrl_c(monkeypatch, step: int, times: int = 1) -> None:
     monkeypatch.setattr(training, "build", build_pressing)
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7])
+EAGER = [
+    ["--dropout-p", "0.3", "--augment", "crop", "affine", "--optimizer", "adamw"],
+    ["--optimizer", "sgd", "--momentum", "0.9", "--accumulate", "2", "--checkpoint-every", "3"],
+    ["--lr", "0.3", "--schedule", "constant", "--precision", "bf16", "--warmup-steps", "2", "--clip-norm", "1"],
+]
+LONGER = [
+    ["--dropout-p", "0.3", "--augment", "crop", "flip", "--workers", "2"],
+    ["--compile", "--dropout-p", "0.2", "--clip-norm", "1"],
+]
+STOPS = [(flags, step) for flags in EAGER for step in (1, 4, 5, 7)]
+
+
 @pytest.mark.parametrize(
-    "flags",
-    [
-        ["--dropout-p", "0.3", "--augment", "crop", "affine", "--optimizer", "adamw"],
-        pytest.param(["--dropout-p", "0.3", "--augment", "crop", "flip", "--workers", "2"], marks=pytest.mark.slow),
-        ["--optimizer", "sgd", "--momentum", "0.9", "--accumulate", "2", "--checkpoint-every", "3"],
-        ["--lr", "0.3", "--schedule", "constant", "--precision", "bf16", "--warmup-steps", "2", "--clip-norm", "1"],
-        pytest.param(["--compile", "--dropout-p", "0.2", "--clip-norm", "1"], marks=pytest.mark.slow),
-    ],
+    ("flags", "step"),
+    [*STOPS, *(pytest.param(flags, step, marks=pytest.mark.slow) for flags in LONGER for step in (4, 7))],
 )
 def test_n_steps_stop_resume_and_n_more_are_2n_steps(run_trainer, monkeypatch, tmp_path, flags, step):
     """Stopped within the first epoch of four batches, at its end, and in the second."""
