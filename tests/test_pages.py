@@ -20,10 +20,11 @@ from experiments import (
     lab4_pretrained,
     lab5_detection,
     lab6_data,
+    lab7_processes,
 )
 from experiments.drill.catalogue import DRILLS
 from experiments.gallery.failures import gallery
-from experiments.shared import cached_features, cli, language_tasks, page
+from experiments.shared import cached_features, cli, language_tasks, page, ranks
 from experiments.shared.page import Change
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
@@ -168,7 +169,15 @@ def lab6(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     return lambda: getattr(lab6_data, part)(config)
 
 
-PARTS = {name: globals()[name] for name in ("lab0", "lab1", "lab2", "lab3", "lab4", "lab5", "lab6")}
+def lab7(part: str, out: Path) -> Callable[[], list[cli.Check]]:
+    config, way = lab7_processes.Config(out=out), "MLP, in order"
+    if part == "make_mistakes":
+        return lambda: lab7_processes.make_mistakes(config)
+    trained = lambda n: ranks.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
+    return lambda: lab7_processes.compare_results({way: [trained(n) for n in (1, 2, 4)]})
+
+
+PARTS = {f"lab{n}": globals()[f"lab{n}"] for n in labs.LABS}
 
 
 @pytest.fixture
@@ -181,9 +190,11 @@ def _small(monkeypatch):
     monkeypatch.setattr(lab6_data, "write_photographs", lambda root, count: write(root, 4))
     monkeypatch.setattr(lab6_data, "run_at_once", lambda *arguments: [0] * len(arguments))
     monkeypatch.setattr(lab1_cnn, "range", lambda _: range(1), raising=False)
+    monkeypatch.setattr(lab7_processes, "BATCH", 360)
+    monkeypatch.setattr(ranks, "START_METHOD", "fork")  # so that the processes have the change too
 
 
-LONG = ("damage_checkpoints", "cache_features", "compare_loops", "compare_convolutions")
+LONG = ("damage_checkpoints", "cache_features", "compare_loops", "compare_convolutions", "make_mistakes")
 """parts that take several seconds"""
 TRIED = [
     pytest.param(n, change, marks=[pytest.mark.slow] if change.part in LONG else [], id=f"lab{n}-{change.name}")
