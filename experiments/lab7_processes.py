@@ -19,7 +19,7 @@ from torch.func import grad_and_value
 
 from experiments.shared import cli, collectives, process_mistakes, show
 from experiments.shared.collective_pictures import draw_costs
-from experiments.shared.ranks import in_processes
+from experiments.shared.several import in_processes
 from fn import tree
 from fn.data.loader import batches
 from fn.distributed import data_parallel_step, from_vector, place, sharded, to_vector
@@ -74,14 +74,10 @@ def usual_step(
     return TrainState(params, state, opt_state), metrics
 
 
-def usual(objective: Callable, optimizer: Optimizer) -> Callable:
-    return partial(usual_step, objective=objective, optimizer=optimizer)
-
-
 class Way(NamedTuple):
     model: Callable
     step: Callable
-    """step(objective, optimizer) -> step(ts, x, y, *, key) -> (ts, metrics)"""
+    """step(objective=…, optimizer=…) -> step(ts, x, y, *, key) -> (ts, metrics)"""
     optimizer: Optimizer
 
 
@@ -90,7 +86,7 @@ WAYS = {
     "MLP, in order": Way(partial(mlp, dropout_p=0.1), in_order, rule),
     "CNN, in order": Way(partial(cnn, widths=(8, 16, 16), dropout_p=0.1), in_order, rule),
     "MLP, in order, ZeRO-1": Way(partial(mlp, dropout_p=0.1), in_order, sharded(rule)),
-    "MLP, all_reduce": Way(mlp, usual, rule),
+    "MLP, all_reduce": Way(mlp, partial(partial, usual_step), rule),
 }
 
 
@@ -111,7 +107,7 @@ def train(way: str, seed: int, epochs: int) -> Trained:
     digits = cli.load("digits")
     make_model, make_step, optimizer = WAYS[way]
     model = make_model(digits.shape, len(digits.classes))
-    step = make_step(partial(classification_loss, apply=model.apply), optimizer)
+    step = make_step(objective=partial(classification_loss, apply=model.apply), optimizer=optimizer)
     ts, key = init_train_state(model, optimizer, seed=seed), run_key(seed)
     began = time.perf_counter()
     for epoch in range(epochs):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiments import lab7_processes
-from experiments.shared import cli, collectives, process_mistakes, ranks
+from experiments.shared import cli, collectives, process_mistakes, several
 from fn import tree
 from fn.distributed import part_gradient, place
 from fn.models.cnn import cnn
@@ -96,6 +96,21 @@ def test_a_step_in_parts_is_that_of_the_whole_batch(parts_step):
     close(metrics, expected)
 
 
+def test_each_part_of_each_step_has_a_key_of_its_own(parts_step):
+    """The key of part i of step t is fold_in(fold_in(key, t), i), whoever does it."""
+    keys, objective = [], partial(classification_loss, apply=mlp((1, 4, 4), 3, hidden=(5,)).apply)
+
+    def gradient(weights: tuple, x: Tensor, y: Tensor, *, key: Tensor) -> dict:
+        keys.append(key)
+        return part_gradient(weights, x, y, key=key, objective=objective)
+
+    ts = init_train_state(mlp((1, 4, 4), 3, hidden=(5,)), sgd(lr=0.5), seed=0)
+    for _ in range(2):
+        options = {"gradient": gradient, "optimizer": sgd(lr=0.5), "parts": 2}
+        ts, _ = parts_step(ts, torch.ones(4, 1, 4, 4), torch.arange(4) % 3, key=rng_key(5), **options)
+    assert torch.stack(keys).tolist() == [int(rng_key(5, step, i)) for step in (0, 1) for i in (0, 1)]
+
+
 def test_an_empty_part_weighs_nothing(parts_step):
     alone = shared_steps(parts_step, "mlp", (3, 1))
     assert all(x.isfinite().all() for x in alone.values())
@@ -126,7 +141,7 @@ def test_an_update_in_slices_is_the_whole_one_to_the_bit(zero1_update, shape):
 
 def test_slices_of_two_dtypes_are_refused(zero1_update):
     params = {"w": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
-    state = {"step": torch.tensor(0), "velocity": {"slice": torch.zeros(2)}}
+    state = {"step": torch.tensor(0), "velocity": {"slice": torch.zeros(4)}}
     with pytest.raises(ValueError, match="several dtypes"):
         zero1_update(params, params, state, update=sgd(lr=0.1).update)
 
@@ -137,7 +152,7 @@ def test_slices_of_two_dtypes_are_refused(zero1_update):
 @pytest.fixture
 def _forks(monkeypatch):
     """Processes that need not import torch anew."""
-    monkeypatch.setattr(ranks, "START_METHOD", "fork")
+    monkeypatch.setattr(several, "START_METHOD", "fork")
 
 
 def rank_and_sum() -> tuple[int, float]:
@@ -160,16 +175,16 @@ def die_in_one() -> None:
 
 @pytest.mark.usefixtures("_forks")
 def test_processes_meet_and_answer_by_rank():
-    assert ranks.in_processes(rank_and_sum, 3) == [(0, 3.0), (1, 3.0), (2, 3.0)]
-    assert ranks.in_processes(place, 1) == [(0, 1)]
+    assert several.in_processes(rank_and_sum, 3) == [(0, 3.0), (1, 3.0), (2, 3.0)]
+    assert several.in_processes(place, 1) == [(0, 1)]
 
 
 @pytest.mark.usefixtures("_forks")
 def test_a_process_that_fails_or_is_lost_is_told_in_one_line():
     with pytest.raises(cli.RunError, match=r"^process 1 of 2: KeyError: 'of the second'"):
-        ranks.in_processes(fail_in_one, 2)
+        several.in_processes(fail_in_one, 2)
     with pytest.raises(cli.RunError, match=r"^process 1 of 2 was lost: the others cannot go on$"):
-        ranks.in_processes(die_in_one, 2)
+        several.in_processes(die_in_one, 2)
 
 
 @pytest.mark.usefixtures("_forks")

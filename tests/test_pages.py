@@ -24,7 +24,7 @@ from experiments import (
 )
 from experiments.drill.catalogue import DRILLS
 from experiments.gallery.failures import gallery
-from experiments.shared import cached_features, cli, language_tasks, page, ranks
+from experiments.shared import cached_features, cli, language_tasks, page, several
 from experiments.shared.page import Change
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
@@ -173,7 +173,7 @@ def lab7(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config, way = lab7_processes.Config(out=out), "MLP, in order"
     if part == "make_mistakes":
         return lambda: lab7_processes.make_mistakes(config)
-    trained = lambda n: ranks.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
+    trained = lambda n: several.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
     return lambda: lab7_processes.compare_results({way: [trained(n) for n in (1, 2, 4)]})
 
 
@@ -191,7 +191,7 @@ def _small(monkeypatch):
     monkeypatch.setattr(lab6_data, "run_at_once", lambda *arguments: [0] * len(arguments))
     monkeypatch.setattr(lab1_cnn, "range", lambda _: range(1), raising=False)
     monkeypatch.setattr(lab7_processes, "BATCH", 360)
-    monkeypatch.setattr(ranks, "START_METHOD", "fork")  # so that the processes have the change too
+    monkeypatch.setattr(several, "START_METHOD", "fork")  # so that the processes have the change too
 
 
 LONG = ("damage_checkpoints", "cache_features", "compare_loops", "compare_convolutions", "make_mistakes")

@@ -48,8 +48,8 @@ def in_two(f: Callable, *args: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _joined(rank: int, folder: str) -> Any:
-    store = dist.FileStore(str(Path(folder, "store")), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT))
+    where, limit = Path(folder, "store").as_uri(), timedelta(seconds=LIMIT)
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=limit)
     try:
         yield
     finally:

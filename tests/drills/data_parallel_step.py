@@ -29,7 +29,7 @@ def parts_step(ts, x, y, *, key, gradient, optimizer, parts):
 WRONG = {
     "every part weighs alike": ("vector * weights[i] if", "vector / parts if", "result"),
     "a key of the process": ("key=fold_in(key, i))", "key=fold_in(key, place()[0]))", "one process"),
-    "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "key"),
+    "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "a key of its own"),
     "its own parts alone": (
         "sum_over_processes(pairwise_sum(torch.stack(weighed)))",
         "pairwise_sum(torch.stack(weighed))",

@@ -42,7 +42,7 @@ WRONG = {
         "length = tree.size(params) // processes",
         "must match the existing size",
     ),
-    "any dtype": ("    if len({leaf.dtype for leaf in tree.leaves(params)}) > 1:", "    if False:", "for the star"),
+    "any dtype": ("    if len({leaf.dtype for leaf in tree.leaves(params)}) > 1:", "    if False:", "refused"),
     "gradients of all, summed": (
         "own(params), own(grads), state",
         "own(params), {'slice': gather(own(grads)['slice']).sum(0)}, state",

@@ -25,6 +25,7 @@ DRILLS = {
         3,
         (
             f"{LAB7}test_a_step_in_parts_is_that_of_the_whole_batch",
+            f"{LAB7}test_each_part_of_each_step_has_a_key_of_its_own",
             *cases(f"{LAB7}test_a_shared_step_is_that_of_one_process_to_the_bit", "mlp"),
         ),
         (

@@ -49,7 +49,7 @@ def in_processes(f: Callable, count: int, *args: Any) -> list[Any]:
         started, ends = [], []
         for rank in range(count):
             end, theirs = context.Pipe(duplex=False)
-            given = (where, args, rank, count, str(Path(folder, "store")), os.environ.get("FN_MINE"), theirs)
+            given = (where, args, rank, count, Path(folder, "store").as_uri(), os.environ.get("FN_MINE"), theirs)
             process = context.Process(target=_work, args=given, daemon=True)
             process.start()
             stack.callback(_end, process)
@@ -109,9 +109,7 @@ def _work(where: str, args: tuple, rank: int, count: int, store: str, mine: str 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo", store=dist.FileStore(store, count), rank=rank, world_size=count, timeout=PATIENCE
-        )
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=PATIENCE)
         with _standing_in(where, mine):
             result = True, resolve_name(where)(*args)
         dist.barrier()  # nobody leaves while another still needs it
