@@ -25,7 +25,9 @@ from torch import Tensor
 from fn import tree
 from fn.domains import Count, Natural
 from fn.jit import jit
+from fn.layers import norm_modes
 from fn.metrics import count_targets
+from fn.models import Model
 from fn.optim import Optimizer, global_norm
 from fn.precision import common_dtype
 from fn.rng import fold_in
@@ -222,6 +224,7 @@ def data_parallel_step(
     parts: Count,
     accumulate: Count = 1,
     compile_for: Natural = 0,
+    whole_norm: bool = False,
 ) -> Callable:
     """Return step(ts, x, y, *, key) -> (ts, metrics), `train_step` shared by all processes.
 
@@ -229,8 +232,11 @@ def data_parallel_step(
     of one process to the bit. `objective` and `accumulate` are those of `train_step`; a part is accumulated by itself.
     Batch norm takes the statistics of a part, and its running ones move by the mean over the parts.
 
-    With `compile_for`, the size of a whole batch, the gradient of a part of one and the update run compiled, each by
-    itself: one graph of several parts would be fused otherwise where a process has more of them.
+    With `compile_for`, the size of a whole batch, the gradient of a part of one runs compiled, by itself: a graph of
+    several parts would be fused otherwise where a process has more of them. The update may be: jit(optimizer.update).
+
+    Where batch norm is to see the whole batch, take a model of `whole_batch_norm`, say `whole_norm`, and have as many
+    processes as parts, each with an example at least.
 
     >>> from fn.models.mlp import mlp
     >>> from fn.optim import sgd
@@ -243,16 +249,84 @@ def data_parallel_step(
     (['accuracy', 'grad_norm', 'loss'], tensor(1))
     """
     gradient = partial(part_gradient, objective=objective, accumulate=accumulate)
+    if whole_norm:
+        if compile_for or accumulate > 1:
+            raise ValueError(
+                "whole_norm: a step whose processes meet at every batch norm is neither compiled nor accumulated"
+            )
+        gradient = partial(_one_part_each, gradient=gradient, parts=parts)
     if compile_for:
         sizes = {len(piece) for piece in torch.empty(compile_for).tensor_split(parts)}
         gradient = partial(_compiled_or_not, whole=jit(gradient), rest=gradient, sizes=frozenset(sizes))
     return partial(parts_step, gradient=gradient, optimizer=optimizer, parts=parts)
 
 
+def _one_part_each(weights: tuple, x: Tensor, y: Tensor, *, key: Tensor, gradient: Callable, parts: int) -> Params:
+    if place()[1] != parts:
+        raise ValueError(f"whole_norm: {parts} parts want as many processes, as they go through a layer together")
+    return gradient(weights, x, y, key=key)
+
+
 def _compiled_or_not(
     weights: tuple, x: Tensor, y: Tensor, *, key: Tensor, whole: Callable, rest: Callable, sizes: frozenset[int]
 ) -> Params:
     return (whole if len(y) in sizes else rest)(weights, x, y, key=key)
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum over processes of what each has, and of the gradients with respect to it, which reach all of them.
+
+    `share` is the weight of this process's loss in the mean over all. Each of them is weighed after its gradient, so a
+    gradient that goes to another process is multiplied by the weight it comes with, and divided by that of its goal.
+    """
+
+    @staticmethod
+    def forward(x: Float[Tensor, " numbers"], share: Float[Tensor, ""]) -> Float[Tensor, " numbers"]:
+        return sum_over_processes(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (share,) = ctx.saved_tensors
+        return SumOverProcesses.apply(grads[0] * share, torch.ones_like(share)) / share, None
+
+
+def moments_over_processes(
+    x: Float[Tensor, "batch channels *positions"],
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"], Float[Tensor, ""]]:
+    """Return the `moments` of a batch whose parts the processes hold, one each; differentiable.
+
+    A process weighs as many values as it has, as in the loss where every target counts.
+
+    >>> moments_over_processes(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+    (tensor([ 2., 20.]), tensor([  1., 100.]), tensor(2.))
+    """
+    axes, own = [0, *range(2, x.ndim)], x.new_tensor([x.numel() // x.shape[1]])
+    count = sum_over_processes(own)[0]
+    sum_all = partial(SumOverProcesses.apply, share=own[0] / count)
+    mean = sum_all(x.sum(axes)) / count
+    centred = x - mean.reshape(-1, *[1] * (x.ndim - 2))
+    return mean, sum_all(centred.square().sum(axes)) / count, count
+
+
+def whole_batch_norm(model: Model) -> Model:
+    """Return the model with batch norm that takes the statistics of all processes' parts; for a `whole_norm` step.
+
+    >>> from fn.models.cnn import cnn
+    >>> model = whole_batch_norm(cnn((1, 8, 8), 3, widths=(4,)))
+    >>> params, state = model.init(torch.Generator().manual_seed(0))
+    >>> model.apply(params, state, torch.ones(2, 1, 8, 8), train=True)[0].shape
+    torch.Size([2, 3])
+    """
+    return model._replace(apply=partial(_apply_together, apply=model.apply))
+
+
+def _apply_together(params: Params, state: Params, x: Tensor, *, train: bool, apply: Callable, **options) -> tuple:
+    modes = norm_modes(state, moments_over_processes if train else False)
+    return apply(params, state, x, train=train, modes=modes, **options)
 
 
 def sharded(optimizer: Optimizer) -> Optimizer:

@@ -5,7 +5,7 @@ Names and argument order are those of torch.nn.functional. A layer's parameters 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -223,7 +223,7 @@ def batch_norm(
     running_var: Float[Tensor, " channels"],
     weight: Float[Tensor, " channels"] | None = None,
     bias: Float[Tensor, " channels"] | None = None,
-    training: bool = False,
+    training: bool | Callable = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Float[Tensor, "batch channels *positions"], Params]:
@@ -231,7 +231,8 @@ def batch_norm(
 
     Training takes μ and the biased σ² from the batch, and moves the running ones towards μ and the *unbiased* σ²:
     r ← (1 - momentum) r + momentum · s. Evaluation takes the running ones and returns them unchanged. Works on
-    (batch, channels), sequences and images. ValueError when training on one value per channel.
+    (batch, channels), sequences and images. ValueError when training on one value per channel. In place of True,
+    `training` may be a function like `moments`, of a batch that is cut over processes (fn.distributed).
 
     >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> y, state = batch_norm(x, torch.zeros(2), torch.ones(2), training=True)
@@ -242,13 +243,7 @@ def batch_norm(
     statistics = {"running_mean": running_mean, "running_var": running_var}
     mean, var = upcast(running_mean), upcast(running_var)
     if training:
-        count = x.numel() // x.shape[1]
-        if count < 2:
-            raise ValueError(
-                f"batch_norm: training needs more than one value per channel, x has shape {tuple(x.shape)}"
-            )
-        axes = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x, axes, correction=0)
+        mean, var, count = moments(x) if training is True else training(x)
         batch_statistics = {"running_mean": mean.detach(), "running_var": var.detach() * (count / (count - 1))}
         moved = {k: (1 - momentum) * upcast(r) + momentum * batch_statistics[k] for k, r in statistics.items()}
         statistics = {k: moved[k].to(r.dtype) for k, r in statistics.items()}
@@ -257,6 +252,21 @@ def batch_norm(
     y = (x - rearrange(mean, per_channel)) * rearrange(scale, per_channel)
     y = y if bias is None else y + rearrange(bias, per_channel)
     return y.to(dtype), statistics
+
+
+def moments(
+    x: Float[Tensor, "batch channels *positions"],
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"], int]:
+    """Return the mean and the biased variance of each channel, and of how many values; ValueError for a single one.
+
+    >>> moments(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+    (tensor([ 2., 20.]), tensor([  1., 100.]), 2)
+    """
+    count = x.numel() // x.shape[1]
+    if count < 2:
+        raise ValueError(f"batch_norm: training needs more than one value per channel, x has shape {tuple(x.shape)}")
+    var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    return mean, var, count
 
 
 def batch_norm_init(channels: Count) -> tuple[Params, Params]:
@@ -270,8 +280,8 @@ def batch_norm_init(channels: Count) -> tuple[Params, Params]:
     return params, {"running_mean": torch.zeros(channels), "running_var": torch.ones(channels)}
 
 
-def norm_modes(state: Params, train: bool) -> Params:
-    """Return a tree with one bool per batch norm, whether it trains: here the same for all.
+def norm_modes(state: Params, train: bool | Callable) -> Params:
+    """Return a tree with one `training` per batch norm, whether it trains: here the same for all.
 
     With frozen layers (fn.transfer) they differ.
 

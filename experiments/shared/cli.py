@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.report import record
-from experiments.shared import show, strict_json
+from experiments.shared import ranks, show, strict_json
 from experiments.shared.checks import Check, check, check_mean, deviation, order
 from experiments.shared.errors import explain
 from experiments.shared.flags import (
@@ -116,7 +116,7 @@ class RunError(Exception):
 
 
 def fail(status: int, message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    ranks.say(message)
     sys.exit(status)
 
 

@@ -15,10 +15,12 @@ from fn import rng, train
 from fn.data.datasets import Dataset, Split
 from fn.data.loader import epoch_order
 from fn.data.transforms import compose
+from fn.distributed import data_parallel_step, place, sharded
+from fn.jit import jit
 from fn.metrics import top_k_accuracy
 from fn.models import Model
 from fn.optim import Optimizer, clip_by_global_norm, warmup_schedule
-from fn.train import ACCURACY, MetricFunctions
+from fn.train import ACCURACY, MetricFunctions, classification_loss
 
 VALIDATION_EPOCH = 2**62
 """the epoch whose order draws the validation examples; no run trains that long"""
@@ -27,6 +29,7 @@ VALIDATION_EPOCH = 2**62
 class Parts(NamedTuple):
     model: Model
     optimizer: Optimizer
+    """whose state a checkpoint holds, whole though processes share it"""
     step: Callable
     """step(ts, x, y, *, key) -> (ts, metrics)"""
     schedule: Callable[[int | Tensor], Tensor]
@@ -49,15 +52,12 @@ def build(config: Config, device: torch.device) -> Parts:
     model = build_model(config, dataset, examples)
     total_steps = train.count_steps(examples, epochs=config.epochs, batch_size=config.batch_size)
     schedule = build_schedule(config, total_steps)
-    optimizer = build_optimizer(config, schedule)
-    step = train.classifier_step(model, optimizer, label_smoothing=config.label_smoothing)
-    step = partial(step, accumulate=config.accumulate)
     top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
     transforms = [resolve(AUGMENTS[name]) for name in config.augment]
     return Parts(
         model=model,
-        optimizer=optimizer,
-        step=cli.compiled(config, step, config.batch_size),
+        optimizer=build_optimizer(config, schedule),
+        step=build_step(config, model, schedule),
         schedule=schedule,
         metrics=ACCURACY | top_5,
         augment=partial(compose, transforms=transforms) if transforms else None,
@@ -97,7 +97,8 @@ def _digest(data: Mapping[str, Split]) -> str:
 def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
     """The model, tried on the smallest part of a batch that it will meet: batch norm wants two values per channel."""
     sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
-    smallest = min(len(part) for size in sizes for part in torch.empty(size).chunk(config.accumulate))
+    parts = [part for size in sizes for part in torch.empty(size).tensor_split(config.parts or 1) if len(part)]
+    smallest = min(len(piece) for part in parts for piece in part.chunk(config.accumulate))
     names = ("hidden", "widths", "depth", "d_model", "layers", "heads", "patch_size", "dropout_p")
     factory = cli.by_name(MODELS, config.model, **{name: getattr(config, name) for name in names})
     try:
@@ -135,7 +136,26 @@ def _warmed_up(step: int | Tensor, *, schedule: Callable, warmup_steps: int) -> 
     return warmup_schedule(step, lr=schedule(step), warmup_steps=warmup_steps)
 
 
-def build_optimizer(config: Config, schedule: Callable) -> Optimizer:
+def build_optimizer(config: Config, schedule: Callable, *, shard: bool = False, compiled: bool = False) -> Optimizer:
     factory = cli.by_name(OPTIMIZERS, config.optimizer, momentum=config.momentum, weight_decay=config.weight_decay)
     optimizer = factory(lr=schedule)
+    if compiled:
+        optimizer = optimizer._replace(update=jit(optimizer.update))
+    if shard:
+        optimizer = sharded(optimizer)
     return optimizer if config.clip_norm is None else clip_by_global_norm(optimizer, config.clip_norm)
+
+
+def build_step(config: Config, model: Model, schedule: Callable) -> Callable:
+    """Return the step: of one process with the whole batch, or of any number of them that share its parts."""
+    objective = partial(classification_loss, apply=model.apply, label_smoothing=config.label_smoothing)
+    shard, accumulate, batch_size = config.shard == "optimizer", config.accumulate, config.batch_size
+    if config.parts in (None, 1) and place()[1] == 1:
+        optimizer = build_optimizer(config, schedule, shard=shard)
+        step = partial(train.train_step, objective=objective, optimizer=optimizer, accumulate=accumulate)
+        return cli.compiled(config, step, batch_size)
+    optimizer = build_optimizer(config, schedule, shard=shard, compiled=config.compile)
+    compile_for = batch_size if config.compile else 0
+    return data_parallel_step(
+        objective, optimizer, parts=config.parts or 1, accumulate=accumulate, compile_for=compile_for
+    )

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from experiments.shared import cli
+from experiments.shared import cli, ranks
 from experiments.shared.registry import AugmentName, DatasetName, ModelName, OptimizerName, ScheduleName
+
+BESIDE_RESUME = ("device", "traceback", "processes", "max_restarts")
+"""flags that belong to one start of a run, not to the run"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,17 @@ class Config(cli.Compiled):
     patience: cli.MaybeCount = None
     """stop after so many epochs without a better validation loss"""
 
+    parts: cli.MaybeCount = None
+    """pieces that a batch is cut into for processes to share (8 where there are processes, else 1)"""
+    threads: cli.MaybeCount = None
+    """of each process, as their number changes how sums are rounded (1 where there are parts, else one per core)"""
+    processes: Annotated[cli.MaybeInt, cli.Between(1, 1024)] = None
+    """processes on this machine, or torchrun starts them; their number changes no value"""
+    max_restarts: Annotated[int, cli.Between(0, 1000)] = 0
+    """how often a process that is lost is replaced"""
+    shard: Literal["nothing", "optimizer"] = "nothing"
+    """what the processes divide among them, to need less memory: the optimizer's state (ZeRO-1)"""
+
     checkpoint_every: cli.MaybeCount = None
     """steps between checkpoints, besides the one after each epoch"""
     keep: cli.Count = 3
@@ -105,23 +119,40 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """The config from the flags, from the file that they name, or from the run that they resume."""
     config = cli.parse(config_type, argv)
     if resume := config.resume:
-        if config != Config(resume=resume, device=config.device, traceback=config.traceback):
-            raise cli.UsageError("--resume takes the config of the run, and no flag beside it but --device")
+        beside = {name: getattr(config, name) for name in BESIDE_RESUME}
+        if config != Config(resume=resume, **beside):
+            raise cli.UsageError(
+                "--resume takes the config of the run, and no flag beside it but --device, --processes"
+            )
         if not resume.exists():
             raise cli.UsageError(f"--resume {resume}: there is no such folder or checkpoint")
         run = resume if resume.is_dir() else resume.absolute().parent.parent
         if not (run / "config.json").exists():
             raise cli.UsageError(f"--resume {resume}: {run} holds no run, as there is no config.json in it")
         device = [] if config.device == "auto" else ["--device", config.device]
-        config = cli.parse(config_type, [*cli.as_flags(config_type, run / "config.json"), *device])
-        config = dataclasses.replace(config, resume=resume, out=run)
+        config = cli.parse(config_type, ["--parts", "1", *cli.as_flags(config_type, run / "config.json"), *device])
+        config = dataclasses.replace(config, resume=resume, out=run, **beside)
     elif config.config:
         config = cli.parse(config_type, [*cli.as_flags(config_type, config.config), *argv])
+    config = with_parts(config)
     require_valid(config)
     return config if config.root is None else dataclasses.replace(config, root=config.root.absolute())
+
+
+def with_parts(config: Config) -> Config:
+    """Return the config with the parts and threads that depend on whether there are processes."""
+    parts = config.parts or (8 if config.processes or ranks.processes() else 1)
+    threads = config.threads or (1 if parts > 1 else None)
+    return dataclasses.replace(config, parts=parts, threads=threads)
 
 
 def require_valid(config: Config) -> None:
     """UsageError for two values that do not go together."""
     if config.accumulate > config.batch_size:
         raise cli.UsageError(f"--accumulate {config.accumulate} cannot part a batch of {config.batch_size}")
+    parts, processes = config.parts or 1, ranks.processes() or config.processes or 1
+    if parts > config.batch_size:
+        raise cli.UsageError(f"--parts {parts} cannot part a batch of {config.batch_size}")
+    each, left = divmod(parts, processes)
+    if processes > 1 and (left or each.bit_count() != 1):
+        raise cli.UsageError(f"--parts {parts}: {processes} processes must get 1, 2, 4 or 8 … of them each")

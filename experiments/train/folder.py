@@ -43,10 +43,7 @@ def lock(out: Path) -> AcquireReturnProxy:
 
 def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, History]:
     """Start a new run and save its first checkpoint, before the first step. UsageError if the folder holds a run."""
-    out, flags = config.out, cli.as_json(config)
-    for name in ("resume", "config", "overwrite"):
-        del flags[name]
-    content, config_file = strict_json.dumps(flags, indent=2) + "\n", out / "config.json"
+    out, content, config_file = config.out, config_text(config), config.out / "config.json"
     saved = checkpoint.find(checkpoints(out), "*")
     with writing("the start of the run", out):
         has_log = log_file(out).exists() and log_file(out).stat().st_size
@@ -64,6 +61,20 @@ def start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Prog
     progress, history = Progress(data=digest), []
     save(config, ts, progress, history)
     return ts, progress, history
+
+
+def config_text(config: Config) -> str:
+    """Return config.json: the flags that belong to the run, not to one start of it."""
+    flags = cli.as_json(config)
+    for name in ("resume", "config", "overwrite", "processes", "max_restarts"):
+        del flags[name]
+    return strict_json.dumps(flags, indent=2) + "\n"
+
+
+def is_begun(config: Config) -> bool:
+    """Return whether the folder holds a checkpoint of this very run."""
+    file = config.out / "config.json"
+    return bool(checkpoint.find(checkpoints(config.out))) and file.exists() and file.read_text() == config_text(config)
 
 
 def resume(path: Path, config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, History]:

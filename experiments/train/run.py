@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.shared import cli, show
-from experiments.train import folder
+from experiments.shared import cli, ranks, show
+from experiments.train import folder, together
 from experiments.train.build import Parts, build
 from experiments.train.config import Config
 from experiments.train.report import draw_curves
+from experiments.train.together import lead
+from fn import rng, tree
 from fn.checkpoint import Progress
 from fn.data.loader import batches
+from fn.distributed import shard_state, unshard_state
 from fn.metrics import add_examples, count_targets, mean_per_example
 from fn.train import TrainState, check_finite, eval_one_epoch, init_train_state, run_key
 
@@ -36,12 +39,13 @@ def train(config: Config, device: torch.device) -> Run:
     """Train to the end of the last epoch, or until patience runs out, then test the best epoch.
 
     The first Ctrl-C finishes the step under way, saves, and raises KeyboardInterrupt; the next one raises it at once.
+    Many processes take the same steps; one of them leads: it has the folder, logs, saves and evaluates.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
-    with folder.lock(config.out):
+    with together.joined(config, device), ExitStack() as held:
+        lead(take_folder, config, held)
         parts, ts, progress, history = start_or_resume(config, device)
-        board = folder.open_board(config.out) if config.tensorboard else None
-        log = partial(folder.log, config.out, history, board)
+        board = folder.open_board(config.out) if config.tensorboard and ranks.leads() else None
+        log = partial(folder.log, config.out, history, board) if ranks.leads() else ignore
         step, key = check_finite(parts.step), run_key(config.seed)
         title = f"{config.model} on {config.dataset}"
         with show.progress(parts.total_steps, title, done=progress.step) as advance, stop_signals(config.out) as stop:
@@ -55,19 +59,31 @@ def train(config: Config, device: torch.device) -> Run:
                         progress = after_step(progress, metrics, int(count_targets(y)))
                         log("step", progress, epoch=epoch + 1, examples=len(y), **metrics, lr=lr)
                         advance(metrics["loss"], len(y))
-                        if stop.asked or save_is_due(config, parts, progress):
-                            folder.save(config, ts, progress, history)
-                        if stop.asked:
+                        asked = together.any_asks(stop.asked, device)
+                        if asked or save_is_due(config, parts, progress):
+                            save(config, ts, progress, history)
+                        if asked:
                             raise interrupted(config, progress)
-                means, validation = mean_per_example(progress.totals), evaluate(parts, ts, "validation", device)
+                means, validation = mean_per_example(progress.totals), lead(evaluate, parts, ts, "validation", device)
                 progress = after_epoch(progress, validation)
                 log("epoch", progress, train=means, validation=validation)
-                folder.save(config, ts, progress, history, best=progress.best_epoch == progress.epoch)
+                save(config, ts, progress, history, best=progress.best_epoch == progress.epoch)
                 show_epoch(config, progress, train=means, validation=validation)
-        best = folder.load_best(config, ts, progress)
-        log("end", progress, test=evaluate(parts, best, "test", device), best_epoch=progress.best_epoch)
-        draw_curves(history, config.out / "curves.png")
+        test = lead(test_best, config, parts, whole_state(config, ts), progress, device)
+        log("end", progress, test=test, best_epoch=progress.best_epoch)
+        if ranks.leads():
+            draw_curves(history, config.out / "curves.png")
     return Run(config, parts, ts, progress, history)
+
+
+def ignore(*_: Any, **__: Any) -> None:
+    """Take the place of the log in a process that does not lead."""
+
+
+def take_folder(config: Config, held: ExitStack) -> None:
+    """Lock the folder of the run for as long as `held` lasts."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    held.enter_context(folder.lock(config.out))
 
 
 def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainState, Progress, folder.History]:
@@ -75,11 +91,46 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
     if config.tensorboard and not find_spec("tensorboard"):
         raise cli.UsageError("--tensorboard needs its package: uv run --extra tensorboard python -m experiments.train")
     torch.use_deterministic_algorithms(config.deterministic)
-    parts = build(config, device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    parts = together.leader_first(build, config, device)
+    together.agree(config, parts.digest)
     ts = init_train_state(parts.model, parts.optimizer, seed=config.seed, device=device)
-    if config.resume:
-        return parts, *folder.resume(config.resume, config, ts, parts.digest)
-    return parts, *folder.start(config, ts, parts.digest)
+    ts, progress, history = lead(read_or_write_start, config, ts, parts.digest)
+    ts = TrainState(*(tree.to(part, device) for part in ts))
+    if not ranks.leads():
+        rng.seed_global_state(config.seed)
+        if progress.generators:
+            rng.set_global_state(progress.generators)
+    if config.shard == "optimizer":
+        ts = ts._replace(opt_state=shard_state(ts.opt_state))
+    return parts, ts, progress, history
+
+
+def read_or_write_start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, folder.History]:
+    """Resume the run, also where torchrun has started it again after a process was lost; else start it."""
+    again = ranks.attempt() and folder.is_begun(config)
+    if path := config.out if again else config.resume:
+        return folder.resume(path, config, ts, digest)
+    return folder.start(config, ts, digest)
+
+
+def whole_state(config: Config, ts: TrainState) -> TrainState:
+    """Return the state as a checkpoint holds it; all processes call this, as each may have a slice of it."""
+    if config.shard == "optimizer":
+        return ts._replace(opt_state=unshard_state(ts.opt_state, ts.params))
+    return ts
+
+
+def save(config: Config, ts: TrainState, progress: Progress, history: folder.History, *, best: bool = False) -> None:
+    """Have the leading process save a checkpoint; the others wait until it is on the disk."""
+    lead(folder.save, config, whole_state(config, ts), progress, history, best=best)
+
+
+def test_best(
+    config: Config, parts: Parts, ts: TrainState, progress: Progress, device: torch.device
+) -> dict[str, float]:
+    return evaluate(parts, folder.load_best(config, ts, progress), "test", device)
 
 
 def train_batches(config: Config, parts: Parts, progress: Progress) -> Generator[tuple[Tensor, Tensor], None, None]:

@@ -1,0 +1,310 @@
+"""Many processes, one result: the sums, the step and the sharded optimizer with 1, 2 and 4 processes.
+
+tests/many.py forks the processes; each waits a limited time for the others.
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from experiments.shared import cli, ranks
+from experiments.train import launch, together
+from experiments.train.config import Config, parse
+from fn import checkpoint, tree
+from fn.distributed import (
+    data_parallel_step,
+    from_vector,
+    own_parts,
+    pairwise_sum,
+    part_shares,
+    shard_state,
+    sharded,
+    to_vector,
+    unshard_state,
+)
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
+from fn.optim import adamw, sgd
+from fn.rng import generator
+from fn.train import classification_loss, init_train_state, run_key
+
+FAMILIES = ("mlp", "cnn", "resnet", "transformer", "ssd")
+
+
+def run_many(folder: Path, *job: str) -> None:
+    """Run a job of tests/many.py; that of 2 processes has folder/2."""
+    command = [sys.executable, "tests/many.py", str(folder), *job]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert done.returncode == 0, done.stderr
+
+
+def assert_same_files(folder: Path, *others: Path) -> None:
+    """Assert that the folders hold files of the same names, byte for byte."""
+    names = sorted(path.name for path in folder.glob("[!.]*"))
+    assert names
+    for other in others:
+        assert sorted(path.name for path in other.glob("[!.]*")) == names
+        for name in names:
+            assert (folder / name).read_bytes() == (other / name).read_bytes(), f"{other / name}"
+
+
+def assert_same(params: tree.Params, expected: tree.Params) -> None:
+    """Assert that two trees hold the same numbers, to the bit, in the same dtypes."""
+    pairs = tree.leaves(tree.map(lambda a, b: a.dtype == b.dtype and torch.equal(a, b), params, expected))
+    assert all(pairs)
+
+
+def test_1_2_and_4_processes_end_equal_to_the_bit(tmp_path):
+    """States and metrics of every family, with dropout, clipping, a schedule, accumulation, ragged batches."""
+    run_many(tmp_path, "steps", "1,2,4")
+    assert {path.stem for path in (tmp_path / "1").iterdir()} == set(FAMILIES)
+    assert_same_files(*(tmp_path / number for number in "124"))
+
+
+@pytest.mark.slow
+def test_a_sharded_optimizer_changes_no_bit(tmp_path):
+    run_many(tmp_path / "whole", "steps", "1")
+    run_many(tmp_path / "sharded", "steps", "1,2,4", "shard")
+    assert_same_files(tmp_path / "whole" / "1", *(tmp_path / "sharded" / number for number in "124"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_in_pieces_1_2_and_4_processes_end_equal_to_the_bit(tmp_path, family):
+    run_many(tmp_path, "steps", "1,2,4", "compile", family)
+    assert_same_files(*(tmp_path / number for number in "124"))
+
+
+@pytest.mark.slow
+def test_the_parts_give_what_the_whole_batch_gives(tmp_path):
+    """In float64, batch norm over the whole batch included."""
+    run_many(tmp_path, "exact", "1,2,4")
+    for file in tmp_path.glob("*/gaps*.json"):
+        for family, gap in json.loads(file.read_text()).items():
+            assert gap <= 1e-12, (file, family)
+
+
+SMALL = ("--limit", "150", "--batch-size", "32", "--epochs", "2", "--parts", "8", "--augment", "crop", "flip")
+SMALL += ("--clip-norm", "1", "--warmup-steps", "3", "--schedule", "cosine", "--label-smoothing", "0.1")
+MLP = ("--model", "mlp", "--hidden", "8", "--dropout-p", "0.2", *SMALL)
+RESNET = ("--model", "resnet", "--widths", "4", "6", "8", *SMALL)
+
+
+def assert_same_run(run: Path, *others: Path) -> None:
+    """Assert that logs are equal byte for byte, and the newest checkpoints to the bit."""
+    log, newest = (run / "metrics.jsonl").read_bytes(), load_file(checkpoint.find(run / "checkpoints")[-1])
+    assert log.splitlines()[-1].startswith(b'{"event": "end"')
+    for other in others:
+        assert (other / "metrics.jsonl").read_bytes() == log
+        assert_same(load_file(checkpoint.find(other / "checkpoints")[-1]), newest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (*MLP, "--workers", "1", "--accumulate", "2", "--checkpoint-every", "3"),
+        (*RESNET, "--shard", "optimizer"),
+    ],
+)
+def test_a_run_of_1_2_and_4_processes_is_the_same_to_the_byte(tmp_path, flags):
+    run_many(tmp_path, "train", "1,2,4", *flags)
+    assert_same_run(*(tmp_path / number / "run" for number in "124"))
+
+
+@pytest.mark.slow
+def test_kills_of_one_process_or_all_change_nothing_and_any_number_resumes(tmp_path):
+    run_many(tmp_path, "kills", "12", "0", *MLP, "--epochs", "20", "--checkpoint-every", "2")
+    assert_same_run(*(tmp_path / name / "run" for name in ("whole", "killed")))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_them_all_at_one_step(tmp_path):
+    said = refused_many(tmp_path, "interrupted", "4", "7", *MLP)
+    assert said == ["error: interrupted at step 7; --resume " + str(tmp_path / "4" / "run") + " continues"]
+    assert [checkpoint.step_of(path) for path in checkpoint.find(tmp_path / "4" / "run" / "checkpoints")] == [0, 5, 7]
+    run_many(tmp_path, "train", "2", "--resume", str(tmp_path / "4" / "run"))
+    run_many(tmp_path, "train", "1", *MLP)
+    assert_same_run(*(tmp_path / number / "run" for number in "14"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("lr", "its lr is 0.1, not 0.005"), ("threads", "its threads is 2, not 1"), ("data", "its data is other")],
+)
+def test_processes_that_differ_are_refused_in_a_line(tmp_path, what, reason):
+    said = refused_many(tmp_path, "disagreeing", "2", what, *MLP)
+    assert said == [f"error: process 1 does not agree with process 0: {reason}"]
+
+
+def refused_many(folder: Path, *job: str) -> list[str]:
+    """Run a job whose processes end with one status that is not 0; return the errors they printed."""
+    command = [sys.executable, "tests/many.py", str(folder), *job]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    *said, summary = done.stderr.splitlines()
+    status = 130 if job[0] == "interrupted" else 2
+    assert summary == f"{job[1]} processes ended with {[status] * int(job[1])}"
+    return [line for line in said if line.startswith("error")]
+
+
+@given(st.integers(1, 40), st.integers(0, 3))
+def test_the_pairwise_sum_of_aligned_blocks_is_that_of_all(blocks, doublings):
+    x = torch.randn(blocks * 2**doublings, 5, generator=generator(blocks, doublings)) * 10.0
+    of_blocks = torch.stack([pairwise_sum(block) for block in x.split(2**doublings)])
+    assert torch.equal(pairwise_sum(of_blocks), pairwise_sum(x))
+    assert torch.allclose(pairwise_sum(x.double()), x.double().sum(0), rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 64), st.integers(1, 16))
+def test_every_part_is_done_once_or_the_number_is_refused(parts, processes):
+    each = parts // processes
+    if processes > 1 and (parts % processes or each & (each - 1)):
+        with pytest.raises(ValueError, match=f"{parts} parts cannot be shared by {processes} processes"):
+            own_parts(parts, 0, processes)
+    else:
+        assert [i for rank in range(processes) for i in own_parts(parts, rank, processes)] == list(range(parts))
+
+
+def test_a_part_weighs_as_many_targets_as_count_in_it():
+    y = torch.tensor([[1, -100], [-100, -100], [2, 3]])
+    assert part_shares(y, 4).tolist() == pytest.approx([1 / 3, 0, 2 / 3, 0])
+    assert part_shares(torch.full((3,), -100), 2).tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert part_shares(torch.zeros(3, 2, 5), 2).tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_a_vector_holds_every_leaf_whatever_the_order_of_names():
+    params = {"b": {"w": torch.randn(2, 3), "a": torch.randn(())}, "a": torch.randn(4).half(), "empty": {}}
+    vector = to_vector(params)
+    assert vector.dtype == torch.float32
+    assert torch.equal(vector, to_vector(dict(reversed(params.items()))))
+    again = from_vector(vector, params)
+    assert again.keys() == params.keys()
+    assert all(
+        torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(*map(tree.leaves, (again, params)), strict=True)
+    )
+
+
+def test_a_sharded_state_comes_back_whole_and_is_refused_for_several_dtypes():
+    params = {"w": torch.randn(3, 2), "b": torch.randn(2)}
+    state = adamw(lr=0.1).update(params, params, adamw(lr=0.1).init(params))[1]
+    whole = unshard_state(shard_state(state), params)
+    assert_same(whole, state)
+    with pytest.raises(ValueError, match="several dtypes"):
+        sharded(sgd(lr=0.1)).init({"w": torch.ones(2), "h": torch.ones(2).half()})
+
+
+def test_a_part_without_targets_adds_nothing_though_its_loss_is_nan():
+    model = mlp((1, 4, 4), 3, hidden=(5,))
+    ts = init_train_state(model, sgd(lr=0.1), seed=0)
+    x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, -100, -100])
+    objective = partial(classification_loss, apply=model.apply)
+    with_nan = data_parallel_step(objective, sgd(lr=0.1), parts=2)(ts, x, y, key=run_key(0))
+    alone = data_parallel_step(objective, sgd(lr=0.1), parts=1)(ts, x[:2], y[:2], key=run_key(0))
+    assert_same(with_nan[0]._asdict(), alone[0]._asdict())
+
+
+def test_a_step_that_meets_at_every_norm_wants_a_process_per_part():
+    model = cnn((1, 8, 8), 3, widths=(4,))
+    objective, rule = partial(classification_loss, apply=model.apply), sgd(lr=0.1)
+    step = data_parallel_step(objective, rule, parts=2, whole_norm=True)
+    with pytest.raises(ValueError, match="2 parts want as many processes"):
+        step(init_train_state(model, rule, seed=0), torch.ones(4, 1, 8, 8), torch.zeros(4).long(), key=run_key(0))
+    with pytest.raises(ValueError, match="neither compiled nor accumulated"):
+        data_parallel_step(objective, rule, parts=2, whole_norm=True, accumulate=2)
+
+
+def refusal(*flags: str) -> str:
+    """Return the line with which the trainer refuses its flags."""
+    with pytest.raises(cli.UsageError) as refused:
+        parse(Config, flags)
+    return str(refused.value)
+
+
+def test_a_batch_is_cut_where_there_are_processes_and_threads_are_counted(monkeypatch):
+    found = [parse(Config, flags) for flags in ((), ("--parts", "4"), ("--processes", "2"))]
+    assert [(config.parts, config.threads) for config in found] == [(1, None), (4, 1), (8, 1)]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert parse(Config, ()).parts == 8
+    assert refusal("--parts", "2") == "--parts 2: 4 processes must get 1, 2, 4 or 8 … of them each"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--processes", "3"), "--parts 8: 3 processes must get 1, 2, 4 or 8 … of them each"),
+        (("--processes", "2", "--parts", "6"), "--parts 6: 2 processes must get 1, 2, 4 or 8 … of them each"),
+        (("--parts", "9", "--batch-size", "8"), "--parts 9 cannot part a batch of 8"),
+        (("--processes", "0"), "--processes 0 is not between 1 and 1024"),
+    ],
+)
+def test_parts_that_do_not_divide_are_refused_before_a_process_starts(flags, reason):
+    assert refusal(*flags) == reason
+
+
+def end_of(rank: int, status: int, message: str = "", *, lost: bool = False) -> object:
+    """Return the exit status with which a process of that rank would end, among many that `just train` has started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", str(rank))
+        patch.setenv("WORLD_SIZE", "2")
+        patch.setattr(ranks.Told, "message", message)
+        patch.setattr(ranks.Told, "lost", lost)
+        with pytest.raises(SystemExit) as stop, ranks.telling():
+            sys.exit(status)
+        return stop.value.code
+
+
+def test_an_end_is_told_once_and_torchrun_starts_only_lost_processes_again(monkeypatch, tmp_path):
+    monkeypatch.setenv(ranks.ENDS, str(tmp_path))
+    assert end_of(1, 1, "a process was lost", lost=True) == 1
+    assert ranks.read_end(tmp_path) is None
+    assert end_of(1, 2, "no such file") == 0
+    assert end_of(0, 1, "a process was lost", lost=True) == 0  # the other's end is the run's
+    assert ranks.read_end(tmp_path) == (2, "no such file")
+    assert end_of(0, 130, "interrupted") == 0
+    assert ranks.read_end(tmp_path) == (130, "interrupted")
+
+
+def test_plain_torchrun_is_given_the_reason_for_its_report(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert end_of(1, 2, "no such file") == 2
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
+    assert failure.message == "no such file"
+
+
+def test_a_lost_process_is_named_rather_than_those_that_ended_for_it(tmp_path):
+    config = dataclasses.replace(Config(), processes=4, out=tmp_path)
+    lost = {0: SimpleNamespace(exitcode=1), 1: SimpleNamespace(exitcode=-15), 3: SimpleNamespace(exitcode=-9)}
+    assert launch.describe(config, lost) == f"process 3 of 4 was lost (SIGKILL); --resume {tmp_path} continues"
+
+
+def test_a_port_that_is_taken_is_said_in_a_line(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(cli.UsageError, match=f"127.0.0.1:{port}, where the processes are to meet, is taken"):
+            together.join("gloo")
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(cli.UsageError, match="process 1 has no GPU, as 1 are here: fewer processes, or --device cpu"):
+        together.require_device(torch.device("cuda"))
