@@ -345,7 +345,7 @@ def sharded(optimizer: Optimizer) -> Optimizer:
     {'w': tensor([[0.9000, 0.9000],
             [0.9000, 0.9000]])}
     """
-    return Optimizer(partial(_init_slice, init=optimizer.init), partial(_update_slice, update=optimizer.update))
+    return Optimizer(partial(_init_slice, init=optimizer.init), partial(zero1_update, update=optimizer.update))
 
 
 def _slice(params: Params) -> Params:
@@ -360,7 +360,18 @@ def _init_slice(params: Params, *, init: Callable) -> Params:
     return init(_slice(params))
 
 
-def _update_slice(params: Params, grads: Params, state: Params, *, update: Callable) -> tuple[Params, Params]:
+def zero1_update(params: Params, grads: Params, state: Params, *, update: Callable) -> tuple[Params, Params]:
+    """Return (params, state) after an update of which each process does a slice, and gathers the slices of all.
+
+    The leaves lie end to end, see `to_vector`, with zeros behind them so that all slices are as long; `update` takes
+    that of this process as the tree {"slice": vector}, and `state` is that of such a tree. All processes give the same
+    params and grads. ValueError for parameters of several dtypes.
+
+    >>> from fn.optim import sgd_update
+    >>> state = {"step": torch.tensor(0), "velocity": {"slice": torch.zeros(2)}}
+    >>> zero1_update({"w": torch.ones(2)}, {"w": torch.ones(2)}, state, update=partial(sgd_update, lr=0.5))[0]
+    {'w': tensor([0.5000, 0.5000])}
+    """
     new, state = update(_slice(params), _slice(grads), state)
     return from_vector(gather(new["slice"]).reshape(-1), params), state
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from experiments import lab as labs
 from experiments import (
     lab0_mlp,
     lab1_cnn,
@@ -14,8 +15,9 @@ from experiments import (
     lab4_pretrained,
     lab5_detection,
     lab6_data,
+    lab7_processes,
 )
-from experiments.shared import cached_features, cli, language_tasks
+from experiments.shared import cached_features, cli, language_tasks, several
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
 from fn.data import scenes
@@ -93,7 +95,15 @@ def lab6(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     return lambda: getattr(lab6_data, part)(config)
 
 
-PARTS = {name: globals()[name] for name in ("lab0", "lab1", "lab2", "lab3", "lab4", "lab5", "lab6")}
+def lab7(part: str, out: Path) -> Callable[[], list[cli.Check]]:
+    config, way = lab7_processes.Config(out=out), "MLP, in order"
+    if part == "make_mistakes":
+        return lambda: lab7_processes.make_mistakes(config)
+    trained = lambda n: several.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
+    return lambda: lab7_processes.compare_results({way: [trained(n) for n in (1, 2, 4)]})
+
+
+PARTS = {f"lab{n}": globals()[f"lab{n}"] for n in labs.LABS}
 
 
 def make_small(monkeypatch) -> None:
@@ -105,6 +115,8 @@ def make_small(monkeypatch) -> None:
     monkeypatch.setattr(lab6_data, "write_photographs", lambda root, count: write(root, 4))
     monkeypatch.setattr(lab6_data, "run_at_once", lambda *arguments: [0] * len(arguments))
     monkeypatch.setattr(lab1_cnn, "range", lambda _: range(1), raising=False)
+    monkeypatch.setattr(lab7_processes, "BATCH", 360)
+    monkeypatch.setattr(several, "START_METHOD", "fork")  # so that the processes have the change too
 
 
 def whole(lab: str, monkeypatch, out: Path) -> list[cli.Check]:

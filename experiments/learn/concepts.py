@@ -89,6 +89,13 @@ CONCEPTS = {
         ("Examples", "batches"),
         ("unshuffled", "labels_misaligned", "normalised_twice", "test_leak", "workers_alike"),
     ),
+    "processes": Concept(
+        "many processes",
+        "processes",
+        ("all_reduce_mean", "zero1_update", "data_parallel_step"),
+        (),
+        ("training", "data"),
+    ),
     "numbers": Concept(
         "number formats",
         "numbers",

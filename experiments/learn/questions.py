@@ -167,6 +167,13 @@ QUESTIONS = {
         2,
         "The last batch is shorter, unless drop_last=True.",
     ),
+    "processes": Question(
+        "a, b, c, d = torch.tensor([1e8, 1.0, -1e8, 1.0])\n"
+        "print((((a + b) + c) + d).item(), ((a + b) + (c + d)).item())",
+        ("2.0 2.0", "1.0 0.0", "1.0 1.0", "0.0 0.0"),
+        2,
+        "A sum of floating point depends on its order, and all_reduce's order on the number of processes.",
+    ),
     "numbers": Question(
         "x = torch.tensor([200], dtype=torch.uint8)\nprint((x + 100).item())",
         ("300", "44", "255", "an error"),
