@@ -66,6 +66,7 @@ class Config(Flags):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
+    """Train in each way on the same labelled images, for several numbers of them and several seeds."""
     recipe = apply_flags(RECIPES[config.dataset], config)
     task = load_task(config, recipe, device)
     prefixes = expand_prefixes(task.spec, recipe.train)
