@@ -88,10 +88,11 @@ def standing_in(files: dict[str, Path], main: Callable) -> Iterator[Stand]:
             for of in where:
                 own = of.partition(":")[2]
                 yours = getattr(module, own)
-                stood = stack.enter_context(in_place(label(name, of), find(of, main), yours))
+                ours = find(of, main)
+                stood = stack.enter_context(in_place(label(name, of), ours, yours))
                 stand.yours += stood
-                if inspect.isfunction(yours):
-                    setattr(module, own, stood[0])  # so that calls from within their file are counted too
+                # so that calls from within their file are counted too
+                setattr(module, own, ours if inspect.isclass(ours) else stood[0])
         os.environ[FILES] = json.dumps({name: str(file.resolve()) for name, file in files.items()})
         try:
             yield stand
@@ -144,6 +145,10 @@ def in_place(name: str, ours: Any, yours: Any) -> Iterator[list[Yours]]:
     """Let every call of `ours` call `yours`; of a class, each method's."""
     with contextlib.ExitStack() as stack:
         pairs = [(vars(ours)[m], vars(yours)[m]) for m in methods(ours)] if inspect.isclass(ours) else [(ours, yours)]
+        for own, value in vars(yours).items() if inspect.isclass(ours) else ():
+            if own not in vars(ours) and (inspect.isfunction(value) or not own.startswith("__")):  # that ours lacks
+                setattr(ours, own, value)
+                stack.callback(delattr, ours, own)
         yield [stack.enter_context(_calls(name, own, their, ours)) for own, their in pairs]
 
 

@@ -38,6 +38,7 @@ def batches(split, batch_size, *, seed=None, epoch=0, start=0, augment=None, mov
 
 class Examples(Dataset):
     def __init__(self, split, seed, epoch, transform):
+        super().__init__()
         self.images, self.labels = split
         self.transform = transform
         self.epoch_key = rng_key(seed, epoch)
@@ -46,8 +47,10 @@ class Examples(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        key = fold_in(self.epoch_key, index)
-        return self.transform(self.images[index : index + 1], key.unsqueeze(0)).squeeze(0), self.labels[index]
+        return self.moved(self.images[index], fold_in(self.epoch_key, index)), self.labels[index]
+
+    def moved(self, image, key):
+        return self.transform(image.unsqueeze(0), key.unsqueeze(0)).squeeze(0)
 
 
 def make_loaders(config: Config, split: Split) -> dict[tuple[str, int], Loader]:
@@ -73,8 +76,8 @@ def photographs(root, entries):
 
 WRONG = {
     "one key for all": (
-        "key = fold_in(self.epoch_key, index)",
-        "key = self.epoch_key",
+        "fold_in(self.epoch_key, index))",
+        "self.epoch_key)",
         "compare_loaders",
         "loaders: epochs that differ, over 0, 1 and 4 workers: ",
     ),
