@@ -23,6 +23,7 @@ from experiments.shared.several import in_processes
 from fn import tree
 from fn.data.loader import batches
 from fn.distributed import data_parallel_step, from_vector, place, sharded, to_vector
+from fn.gradcheck import largest, smallest
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import Optimizer, adamw
@@ -127,19 +128,16 @@ def compare_results(runs: dict[str, list[list[Trained]]]) -> list[cli.Check]:
     rows, checks, least = [], [], 1.0
     for way, trained in runs.items():
         by_count = [[digest(one.params) for one in of_count] for of_count in trained]
-        least = min(least, *(of_count[0].accuracy for of_count in trained))
-        apart = max(float((of_count[0].params - trained[0][0].params).abs().max()) for of_count in trained)
+        least = smallest([least, *(of_count[0].accuracy for of_count in trained)])
+        apart = largest(float((of_count[0].params - trained[0][0].params).abs().max()) for of_count in trained)
         held_out = f"{trained[-1][0].accuracy:.1%}"
         rows.append((way, *(digests[0][:8] for digests in by_count), f"{apart:.1e}", held_out))
         others = sum(len(set(digests)) - 1 for digests in by_count)
         results = len({digest for digests in by_count for digest in digests})
         checks.append(cli.check(f"{way}: processes that differ from their first", others, "==", 0))
         checks.append(cli.check(f"{way}: results of 1, 2, 4", results, "==", 3 if "all_reduce" in way else 1))
-    show.table(
-        "SHA-256 of the parameters, by number of processes",
-        ("way", *map(str, COUNTS), "farthest from 1", "held out"),
-        rows,
-    )
+    columns = ("way", *map(str, COUNTS), "farthest from 1", "held out")
+    show.table("SHA-256 of the parameters, by number of processes", columns, rows)
     return [*checks, cli.check("held-out accuracy, the least", least, ">=", 0.9)]
 
 
@@ -174,7 +172,7 @@ def measure_costs(config: Config, runs: dict[str, list[list[Trained]]]) -> list[
     collectives.show_model(steps, costs)
     draw_costs(times, costs, steps, config.out / "costs.png")
     ratios = [seconds[most] / seconds[least] for of_count in times.values() for seconds in of_count.values()]
-    return [cli.check("collectives: time of 4 MB / 4 KB, the least", min(ratios), ">=", 3)]
+    return [cli.check("collectives: time of 4 MB / 4 KB, the least", smallest(ratios), ">=", 3)]
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ BARE = {
     "fn.data.idx.read_idx.shape": READ,
     "fn.data.image_folders.Found.labels": FILLED,
     "fn.data.voc.Annotation.size": FILLED,
+    "fn.data.stored.Stored.size": FILLED,
     "fn.draw.labels.place_labels.boxes": COORDINATE,
     "fn.draw.lines.Seeds.runs": MEASURED,
     "fn.draw.lines.curves.panels": MEASURED,

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from fn.domains import Count
+
 # Fork, as Python did on Linux before 3.14: a worker starts at once, and it ends when its parent, the run, is killed.
 # Under a forkserver, the default of 3.14, the server and its workers keep each other alive after such a kill.
 START_METHOD = "fork" if sys.platform == "linux" else None
 
 
-def map_ahead(f: Callable[[Any], Any], items: Iterable[Any], processes: int | None = None) -> Iterator[Any]:
+def map_ahead(f: Callable[[Any], Any], items: Iterable[Any], processes: Count | None = None) -> Iterator[Any]:
     """Yield f of each item, in their order; `processes`, one per core unless given, work ahead.
 
     An error of f is raised here. `f` is a function of a module, or a `partial` of one.
