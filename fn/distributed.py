@@ -19,7 +19,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from fn import tree
@@ -63,7 +63,9 @@ def own_parts(parts: Count, rank: Natural, processes: Count) -> range:
     return range(rank * each, (rank + 1) * each)
 
 
-def part_shares(y: Tensor, parts: Count, dtype: torch.dtype = torch.float32) -> Float[Tensor, " parts"]:
+def part_shares(
+    y: Num[Tensor, "batch ..."], parts: Count, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " parts"]:
     """Return the share of the targets that count which each part of a batch has; an empty part has none.
 
     If no target of the batch counts, the share of its examples.
@@ -157,7 +159,7 @@ def _padded(x: Float[Tensor, " numbers"], processes: Count) -> Float[Tensor, " p
 
 def part_gradient(
     weights: tuple[Params, Params],
-    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
+    x: Tensor,
     y: Tensor,
     *,
     key: Int64[Tensor, ""],
@@ -178,7 +180,7 @@ def part_gradient(
 
 def parts_step(
     ts: TrainState,
-    x: Float[Tensor, " batch *shape"] | Int[Tensor, " batch *shape"],
+    x: Tensor,
     y: Tensor,
     *,
     key: Int64[Tensor, ""],

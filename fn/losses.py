@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.domains import Integer, NonNegative, Probability, UpToOne, require_indices
+from fn.domains import Integer, NonNegative, Probability, UpToOne, gather_classes
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -48,11 +48,7 @@ def cross_entropy(
         return _reduce(loss, reduction, loss.numel())
     counted = target != ignore_index
     index = torch.where(counted, target, 0)
-    try:
-        loss = -log_p.gather(1, index.unsqueeze(1)).squeeze(1)
-    except RuntimeError:
-        require_indices(index, input.shape[1], "cross_entropy: target")
-        raise
+    loss = -gather_classes(log_p, index, "cross_entropy: target")
     if label_smoothing:  # else a class of probability 0 would give 0 · ∞
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
     count = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()

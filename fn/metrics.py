@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from fn.domains import Count, Integer, Natural, require_indices
+from fn.domains import Count, Integer, Natural, gather_classes, require_indices
 
 
 def accuracy(
@@ -79,12 +79,7 @@ def _in_top_k(
     classes = input.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"top_k_accuracy: k={k} is not between 1 and {classes}, the number of classes")
-    target = target.unsqueeze(1)
-    try:
-        score = input.gather(1, target)
-    except RuntimeError:
-        require_indices(target, classes, "target")
-        raise
+    score, target = gather_classes(input, target).unsqueeze(1), target.unsqueeze(1)
     later = torch.arange(classes, device=input.device).reshape(-1, *[1] * (input.ndim - 2)) > target
     outranked = (input < score) | ((input == score) & later)
     return outranked.sum(dim=1) >= classes - k

@@ -5,7 +5,7 @@ from typing import no_type_check
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -37,8 +37,7 @@ def torch_conv2d(
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
-@no_type_check  # a shape under `vmap` is not that of the tensor inside
-def unwrap(x: Tensor) -> Tensor:
+def unwrap(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*whole"]:
     """Return the tensor inside those of `grad` and `vmap`: its numbers can be looked at.
 
     >>> torch.vmap(lambda x: unwrap(x).sum() + 0 * x)(torch.tensor([1.0, 2.0]))  # the whole batch

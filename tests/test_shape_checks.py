@@ -28,6 +28,7 @@ from fn.conv import conv2d_init
 from fn.data.scene_transforms import random_flip
 from fn.data.transforms import random_horizontal_flip
 from fn.detection.train import Detections
+from fn.distributed import part_gradient
 from fn.ensemble import stack
 from fn.layers import linear, linear_init, norm_modes
 from fn.losses import cross_entropy
@@ -305,6 +306,17 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "ts": PERCEPTRON_AT_REST,
     },
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
+    "fn.distributed.from_vector": lambda n: {"like": {"w": torch.ones(n["numbers"])}},
+    "fn.distributed.part_gradient": lambda n: batch_given(
+        weights=(PERCEPTRON, {}), objective=PERCEPTRON_STEP.keywords["objective"]
+    ),
+    "fn.distributed.part_shares": lambda n: {"parts": 2},
+    "fn.distributed.parts_step": lambda n: batch_given(
+        ts=PERCEPTRON_AT_REST,
+        gradient=partial(part_gradient, objective=PERCEPTRON_STEP.keywords["objective"]),
+        optimizer=PERCEPTRON_STEP.keywords["optimizer"],
+        parts=1,
+    ),
 }
 # Sizes that hang together in a way that no axis name says.
 SIZES: dict[str, Given] = {
@@ -327,7 +339,8 @@ ANY = (1, 1)
 """what an annotation leaves open"""
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
-BARE = {"fn.train._checked_step": {"x", "y"}, "fn.train.train_step": {"x", "y"}, "fn.draw.heat.heat_maps": {"panels"}}
+STEPS = ("train._checked_step", "train.train_step", "distributed.part_gradient", "distributed.parts_step")
+BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {"fn.draw.heat.heat_maps": {"panels"}}
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
     "fn.jit.compiler._count_donated",
@@ -337,6 +350,7 @@ UNHOOKED = {
     "fn.jit.compiler.rebuild",
     "fn.jit._require_apart",
     "fn.precision.upcast",
+    "fn.workarounds.torch_conv2d",  # conv2d, its caller, has checked
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.
 TIES = {
@@ -515,7 +529,7 @@ def assert_refused(f: Callable, blamed: str, arguments: Given) -> None:
 
 
 FUNCTIONS = sorted(functions(), key=name_of)
-CHECKED = [f for f in FUNCTIONS if tensors(f) and f.__name__[0] != "_"]
+CHECKED = [f for f in FUNCTIONS if tensors(f) and f.__name__[0] != "_" and name_of(f) not in UNHOOKED]
 PARAMETERS = [(f, p) for f in CHECKED for p in tensors(f)]
 TYPED = [(f, p) for f, p in PARAMETERS if not takes_any(tensors(f)[p])]
 SHAPED = [(f, p) for f, p in PARAMETERS if any(wrong_shapes(tensors(f)[p], (1,) * 9))]

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, Num, UInt8
 from torch import Tensor
 
 from fn.data.transforms import normalize
@@ -54,7 +54,7 @@ class Stored:
         return normalize(self.bytes().float(), self.mean, self.std)
 
 
-Images = Tensor | Stored
+Images = Num[Tensor, "examples *shape"] | Stored
 
 
 def read(images: Images) -> Tensor:
