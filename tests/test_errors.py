@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 from typing import cast, get_type_hints
 
+import jaxtyping
 import pytest
 import torch
 
 from experiments.shared import cli, registry
+from experiments.shared.errors import explain
 from experiments.shared.flags import Between, Config
 from experiments.train import config as train
 from experiments.train.__main__ import main
-from fn.layers import linear
+from fn.layers import dropout, linear
 from fn.models import Model
+from fn.optim import adamw
 
 
 def own(give, shape=(10, 64)):
@@ -252,3 +255,20 @@ def test_a_target_among_the_flags_is_none_unless_given(script):
     """One of 0 would be a check that every run passes."""
     fields = dataclasses.fields(importlib.import_module(script).Config)
     assert all(field.default is None for field in fields if "target" in field.name)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: dropout(torch.ones(3), p=2), "fn.layers.dropout: p is 2, not float from 0 to 1"),
+        (
+            lambda: adamw(lr=1e-3, betas=(2, 0.1)),
+            "fn.optim.adamw: betas is (2, 0.1), not tuple[float from 0 to below 1, float from 0 to below 1]",
+        ),
+    ],
+    ids=["dropout", "adamw"],
+)
+def test_a_number_outside_its_domain_is_one_line_of_plain_words(call, said):
+    with pytest.raises(jaxtyping.TypeCheckError) as error:
+        call()
+    assert explain(error.value).splitlines()[0] == said

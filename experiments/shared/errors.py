@@ -70,10 +70,10 @@ def _sentence(error: BaseException) -> str:
         return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
     argument = re.search(r"parameter '(\w+)'", str(error)) if where[1] == "parameters" else None
     actual = found.get("Actual value", "something else").removesuffix("(torch)")
-    expected = (
-        found["Expected type"].removeprefix("<class '").removesuffix("'>.").removesuffix(".").replace("jaxtyping.", "")
-    )
-    sizes = [line for line in lines if re.fullmatch(r"\w+=.+", line)]
+    expected = found["Expected type"].removeprefix("<class '").removesuffix("'>.").removesuffix(".")
+    expected = re.sub(r"jaxtyping\.|typing\.|collections\.abc\.", "", expected)
+    expected = re.sub(r"Annotated\[(.+?), ([^\[\]]*)\]", r"\1 \2", expected)
+    sizes = [line for line in lines if re.fullmatch(r"\w+=.+", line) and "[Tensor" in expected]
     known = f", where {', '.join(sizes)}" if sizes else ""
     return f"{where[2]}: {argument[1] if argument else 'the result'} is {actual}, not {expected}{known}"
 
