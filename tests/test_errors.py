@@ -92,6 +92,17 @@ def looks(image_shape, classes):
     return Model(model.init, apply)
 
 
+def writes(image_shape, classes):
+    """Write to the images, which a compiled step must not."""
+    model = good(image_shape, classes)
+
+    def apply(params, state, x, *, train, key=None):
+        x -= x.mean()
+        return model.apply(params, state, x, train=train)
+
+    return Model(model.init, apply)
+
+
 def of_sixteen(image_shape, classes):
     """Go wrong on a whole batch, which is compiled, and not on the short one that is tried."""
     model = good(image_shape, classes)
@@ -196,6 +207,7 @@ def test_an_error_after_the_first_step_is_as_short(monkeypatch, capsys, tmp_path
     ("row", "said", "line"),
     [
         ("looks", "error: JitError: the step needs the values of a tensor", "x.max().item()"),
+        ("writes", "error: JitError: the step writes to an argument", "x -= x.mean()"),
         ("of_sixteen", "error: fn.layers.linear: weight is f32[10,64], not ", "return model.apply("),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import traceback
 from collections import OrderedDict
 from functools import partial
 from typing import Any, NamedTuple
@@ -361,6 +362,27 @@ FROZEN = torch.ones(3)
 def test_a_step_that_cannot_be_traced_says_what_to_change(step, args, complaint):
     with pytest.raises(JitError, match=complaint):
         jit(step)(*args)
+
+
+def minus_mean(x):
+    x -= x.mean()
+    return x
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        (lambda x: relu(x.add_(1)) * 2, "x.add_(1)"),
+        (minus_mean, "x -= x.mean()"),
+        (lambda x: x[x > 0].sum() * 2, "x[x > 0]"),
+    ],
+)
+def test_a_refusal_ends_at_the_line_of_the_step(step, code):
+    with pytest.raises(JitError) as refused:
+        jit(step)(X)
+    cause = refused.value.__cause__ or refused.value
+    own = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == __file__]
+    assert code in str(own[-1].line)
 
 
 class Scale:

@@ -180,8 +180,12 @@ def _trace(
             "the step uses a tensor that is not among its arguments; it would be frozen at what it holds now"
         ) from error
     output, donated = traced[-1]
-    _require_pure(graph)
-    _require_known(graph)
+    try:
+        _require_pure(graph)
+        _require_known(graph)
+    except JitError as error:  # the graph has no lines of Python: once more, to stop at the one
+        _stop_at_fault(flat_step, leaves, str(error))
+        raise
     _mask_gradient_by_result(graph)
     if donated:
         _write_back(graph, donated)
@@ -223,6 +227,32 @@ def _require_known(graph: torch.fx.GraphModule) -> None:
         for size in found.shape if isinstance(found, Tensor) else (found,):
             if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
                 raise JitError(NEEDS_VALUES)
+
+
+def _stop_at_fault(flat_step: Callable, leaves: list[Tensor], said: str) -> None:
+    """Raise JitError at the operation that writes to an argument or has a size that depends on values."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    fakes = [mode.from_tensor(x, static_shapes=True) for x in leaves]
+    memory = {x.untyped_storage()._cdata for x in fakes}
+
+    class Stop(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func._schema.is_mutable and args[0].untyped_storage()._cdata in memory:
+                raise RuntimeError(said)  # of a TypeError in `x -= 1` Python tries `x = x - 1` next
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and any(isinstance(size, torch.SymInt) for size in result.shape):
+                raise RuntimeError(said)
+            return result
+
+    try:
+        with mode, Stop():
+            flat_step(*fakes)
+    except RuntimeError as error:
+        raise JitError(said) from error
 
 
 def _mask_gradient_by_result(graph: torch.fx.GraphModule) -> None:
