@@ -23,7 +23,7 @@ from experiments.drill import cut, launch, mine, stand_in, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.lab import LABS
-from experiments.shared import cli
+from experiments.shared import cli, show
 from experiments.shared.lab0_tables import tagged_lines
 from fn import layers
 from fn.data.datasets import Split, digits, take
@@ -363,10 +363,12 @@ def test_a_whole_lab_from_memory_holds_its_checks_and_is_called(monkeypatch, tmp
     file = ANSWERS / f"{lab}.py"
     whole.require_written(lab, file)
     monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
+    monkeypatch.setattr(show, "failures", [])
     with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
         checks = parts.whole(lab, monkeypatch, tmp_path)
     assert [check for check in checks if not check.ok and not any(word in check.name for word in TIMED)] == []
     assert [name for name, calls in stand.calls().items() if not calls] == []
+    assert show.failures == []  # of pictures
 
 
 WRONG_WHOLES = [

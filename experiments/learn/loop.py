@@ -69,10 +69,8 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
                 return "next"
             case "h":
                 hints = hint(desk, task, hints)
-            case "d" if kind.difference is None:
-                desk.say("there is nothing to compare here")
             case "d":
-                kind.difference(name) if passed else desk.say("not before yours has passed")
+                compare(desk, kind, name, passed=passed)
         now = stamp(file)
         if now != seen and now is not None:
             seen = settled(file)
@@ -104,6 +102,16 @@ def settled(file: Path) -> tuple[int, int, int] | None:
         if (later := stamp(file)) == now:
             return now
         now = later
+
+
+def compare(desk: Desk, kind: Kind, name: str, *, passed: bool) -> None:
+    """Show ours beside theirs, once theirs has passed."""
+    if kind.difference is None:
+        desk.say("there is nothing to compare here")
+    elif passed:
+        kind.difference(name)
+    else:
+        desk.say("not before yours has passed")
 
 
 def hint(desk: Desk, task: str, shown: int) -> int:

@@ -18,7 +18,16 @@ from fn.metrics import accuracy
 from fn.models import Model
 from fn.optim import adam, adamw, one_cycle_schedule
 from fn.rng import generator
-from fn.train import Metrics, TrainState, classifier_step, count_steps, eval_one_epoch, init_train_state, run_key
+from fn.train import (
+    Metrics,
+    TrainState,
+    check_finite,
+    classifier_step,
+    count_steps,
+    eval_one_epoch,
+    init_train_state,
+    run_key,
+)
 from fn.tree import Params
 
 
@@ -81,7 +90,7 @@ def train_and_test(config: Config, model: Model, dataset: Dataset) -> list[Train
     size, trained = recipe.batch_size, []
     total = count_steps(len(dataset.train.labels), epochs=recipe.epochs, batch_size=size)
     optimizer = adamw(lr=partial(one_cycle_schedule, lr=recipe.lr, total_steps=total))
-    step = classifier_step(model, optimizer)
+    step = check_finite(classifier_step(model, optimizer))
 
     def epoch_of(ts: TrainState, seed: int, epoch: int, history: list) -> TrainState:
         for x, y in batches(dataset.train, size, seed=seed, epoch=epoch, augment=recipe.augment):
