@@ -110,7 +110,8 @@ def exact(out: Path, *_: str) -> None:
     With batch norm over all processes for those that have it: ssd's loss is a mean over anchors, not over images.
     """
     join_if_many()
-    gaps, (_, processes) = {}, place()
+    gaps: dict[str, float] = {}
+    _, processes = place()
     for family in ("mlp", "cnn", "resnet", "transformer"):
         options: dict[str, Any] = {"dropout_p": 0.0} if family != "resnet" else {}
         model, rng, rule = FAMILIES[family](SHAPES[family], 3, **options), generator(1), sgd(lr=0.1, momentum=0.9)
