@@ -82,18 +82,20 @@ def test_a_shared_step_is_that_of_one_process_to_the_bit(parts_step, family):
         assert [name for name in alone if not torch.equal(shared[name], alone[name])] == []
 
 
-def test_a_step_in_parts_is_that_of_the_whole_batch(parts_step):
-    """Parts of 4 and 3 examples; without dropout and batch norm, in float64."""
-    model, optimizer = mlp((1, 4, 4), 3, hidden=(5,)), sgd(lr=0.5)
-    params = tree.to(model.init(generator(0))[0], torch.float64)
-    ts = TrainState(params, {}, optimizer.init(params))
+@pytest.mark.parametrize(("make", "parts"), [(partial(mlp, hidden=(5,)), 2), (partial(cnn, widths=(3, 4)), 1)])
+def test_a_step_in_parts_is_that_of_the_whole_batch(parts_step, make, parts):
+    """In float64: of an MLP in parts of 4 and 3 examples; of a CNN, whose batch norm sees a part, in one part."""
+    model, optimizer = make((1, 4, 4), 3), sgd(lr=0.5)
+    params, state = (tree.to(part, torch.float64) for part in model.init(generator(0)))
+    ts = TrainState(params, state, optimizer.init(params))
     x, y = torch.randn(7, 1, 4, 4, generator=generator(2), dtype=torch.float64), torch.arange(7) % 3
     gradient = partial(part_gradient, objective=partial(classification_loss, apply=model.apply))
-    ours, metrics = parts_step(ts, x, y, key=rng_key(0), gradient=gradient, optimizer=optimizer, parts=2)
+    ours, metrics = parts_step(ts, x, y, key=rng_key(0), gradient=gradient, optimizer=optimizer, parts=parts)
     whole, expected = classifier_step(model, optimizer)(ts, x, y, key=rng_key(0))
-    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-12)
-    close(tree.flatten(ours.params), tree.flatten(whole.params), rtol=1e-12)
-    close(metrics, expected)
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+    close(tree.flatten(ours.params), tree.flatten(whole.params))
+    close(tree.flatten(ours.state), tree.flatten(whole.state))
+    close(metrics, expected, rtol=1e-6)
 
 
 def test_each_part_of_each_step_has_a_key_of_its_own(parts_step):

@@ -28,16 +28,16 @@ def parts_step(ts, x, y, *, key, gradient, optimizer, parts):
 
 WRONG = {
     "every part weighs alike": ("vector * weights[i] if", "vector / parts if", "result"),
-    "a key of the process": ("key=fold_in(key, i))", "key=fold_in(key, place()[0]))", "one process"),
+    "a key of the process": ("key=fold_in(key, i))", "key=fold_in(key, place()[0]))", "a key of its own"),
     "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "a key of its own"),
     "its own parts alone": (
         "sum_over_processes(pairwise_sum(torch.stack(weighed)))",
         "pairwise_sum(torch.stack(weighed))",
         "one process",
     ),
-    "in another order": (
+    "from left to right": (
         "sum_over_processes(pairwise_sum(torch.stack(weighed)))",
-        "sum_over_processes(pairwise_sum(torch.stack(weighed[::-1])))",
+        "sum_over_processes(sum(weighed))",
         "one process",
     ),
     "the state stays": ("old + moved", "old", "state"),
@@ -46,9 +46,11 @@ WRONG = {
         "TrainState(params, state, ts.opt_state)",
         "opt_state",
     ),
-    "an empty part is taken as it is": (
+    "an empty part is no number": (
         "of_part = pieces[i] if len(pieces[i][1]) else pieces[0]",
         "of_part = pieces[i]",
-        "empty part",
+        "vector * weights[i] if weights[i] > 0 else torch.zeros_like(vector)",
+        "vector * weights[i]",
+        "NaN",
     ),
 }
