@@ -18,6 +18,7 @@ from experiments.bench.timing import worker as begin_worker
 from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.bench.worker import VARIANTS, tasks
 from experiments.bench.workloads import WORKLOADS
+from experiments.shared import cli
 from experiments.shared.memory import peak_bytes
 from experiments.shared.registry import resolve
 from fn import tree
@@ -236,13 +237,65 @@ def test_the_name_of_a_variant_says_its_options():
 def test_picture_and_json(tmp_path):
     results, op_timings = [result(), result()], {("loader", "by batch"): timing(0.1, 0.2)}
     report.draw_steps(results, tmp_path / "steps.png")
-    report.save(bench.Config(out=tmp_path), results, op_timings, load=0.0)
+    report.save(tmp_path / "bench.json", bench.Config(out=tmp_path), results, op_timings, load=0.0)
     with Image.open(tmp_path / "steps.png") as picture:
         assert len(picture.convert("L").getcolors(256) or []) > 2
     numbers = json.loads((tmp_path / "bench.json").read_text())
     assert numbers["workloads"]["mlp"]["ways"]["nn.Module"]["over_jit"] == 2
     assert numbers["workloads"]["mlp"]["fastest_module"] == "nn.Module"
     assert numbers["machine"]["cpu"]
+
+
+@pytest.fixture
+def run_bench(monkeypatch, capsys):
+    """Run the bench in this process: run_bench(*flags) -> (exit status, stdout, stderr)"""
+
+    def run_bench(*flags: str) -> tuple[object, str, str]:
+        monkeypatch.setattr("sys.argv", ["bench", *flags])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(bench.Config, bench.main, bench.parse)
+        return stop.value.code, *capsys.readouterr()
+
+    return run_bench
+
+
+def test_two_files_are_set_side_by_side(tmp_path, monkeypatch, run_bench):
+    """What a run keeps by --json; the other one is twice as slow, and its nn.Module within the quartiles."""
+    runs = [result(), result(jit=timing(2, 2.1, 2.2), **{"nn.Module": timing(2, 2.1, 1.9)})]
+    monkeypatch.setattr(bench, "time_ops", lambda *_: ({}, []))
+    for name, one in zip("ab", runs, strict=True):
+        monkeypatch.setattr(bench, "time_steps", lambda *_, one=one: one)
+        file = tmp_path / "new" / name
+        status, out, _ = run_bench("--workloads", "mlp", "--json", str(file), "--out", str(tmp_path / name))
+        assert status in (0, 1), out
+        assert json.loads(file.read_text()) == json.loads((tmp_path / name / "bench.json").read_text())
+    status, out, _ = run_bench("--compare", *(str(tmp_path / "new" / name) for name in "ab"))
+    assert status == 0
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip().startswith(("jit", "nn.Module"))}
+    assert rows["jit"][1:5] == ["1e+03", "2.1e+03", "2.10×", "slower"]
+    assert "slower" not in rows["nn.Module"]
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"machine": {}, "workloads": {"mlp": {"ways": {"jit": 3}}}}']
+)
+def test_a_file_without_figures_is_refused_in_a_line(tmp_path, run_bench, content):
+    file = tmp_path / "figures.json"
+    if content is not None:
+        file.write_text(content)
+    status, _, err = run_bench("--compare", str(file), str(file), "--out", str(tmp_path))
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "figures.json" in err
+
+
+def test_json_that_cannot_be_written_is_refused_before_the_work(tmp_path, run_bench):
+    (tmp_path / "file").touch()
+    for where, said in ((tmp_path, "is a folder"), (tmp_path / "file" / "figures.json", "cannot be written to")):
+        status, _, err = run_bench("--json", str(where), "--out", str(tmp_path))
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"--json {where} {said}" in err
 
 
 def test_growth_leaves_out_a_lost_worker(monkeypatch, tmp_path):

@@ -5,12 +5,16 @@ jax_steps.py hold the ways to write the step.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import tyro
 
 from experiments.bench import report
+from experiments.bench.compare import compare, require_writable
 from experiments.bench.timing import Growth, Result, Timing, Timings, measure
 from experiments.bench.workloads import PEAK, WORKLOADS, TaskName
 from experiments.shared import cli, show
@@ -46,6 +50,21 @@ class Config(cli.Config):
     """turns of every way"""
     growth: bool = False
     """draw growth.png too: time against batch and width, which compiles for minutes"""
+    json: cli.MaybePath = None
+    """a file to keep the figures in, besides bench.json"""
+    compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="FILE FILE", help_behavior_hint="")] = None
+    """two files of --json, before and after, to set side by side; nothing is timed"""
+
+
+def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
+    """Return the config from the flags; compare two files and exit, where that is asked for."""
+    config = cli.parse(config_type, argv)
+    if config.compare:
+        compare(*config.compare)
+        sys.exit(0)
+    if config.json:
+        require_writable(config.json)
+    return config
 
 
 def main(config: Config, device: "torch.device") -> list[cli.Check]:
@@ -56,7 +75,8 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     results = [time_steps(name, config.rounds, flags) for name in config.workloads]
     ops, checks = time_ops(config.rounds, flags)
     report.draw_steps(results, config.out / "steps.png")
-    report.save(config, results, ops, load)
+    for file in [config.out / "bench.json", *([config.json] if config.json else [])]:
+        report.save(file, config, results, ops, load)
     if config.growth:
         report.draw_growth(results, [grow(result, flags) for result in results], config.out / "growth.png")
     return [check for result in results for check in evaluate(result)] + checks
@@ -153,4 +173,4 @@ def grow(result: Result, flags: Sequence[str]) -> Growth:
 
 
 if __name__ == "__main__":
-    cli.run(Config, main)
+    cli.run(Config, main, parse)

@@ -76,8 +76,8 @@ def draw_growth(results: Sequence[Result], grown: Sequence[Growth], path: Path) 
     show.save(figure, path)
 
 
-def save(config: cli.Config, results: Sequence[Result], ops: Timings, load: float) -> None:
-    """Write every number and the machine to bench.json."""
+def save(file: Path, config: cli.Config, results: Sequence[Result], ops: Timings, load: float) -> None:
+    """Write every number and the machine to a file."""
     from fn.files import write_atomic
 
     versions = [timing.versions for result in results for timing in result.ways.values()]
@@ -91,9 +91,9 @@ def save(config: cli.Config, results: Sequence[Result], ops: Timings, load: floa
         | {library: number for found in versions for library, number in found.items()},
         "workloads": {result.name: _as_json(result) for result in results},
         "ops": {": ".join(task): _times(timing) for task, timing in ops.items()},
-        "config": cli.as_json(config),
+        "config": {name: value for name, value in cli.as_json(config).items() if name not in ("json", "compare")},
     }
-    write_atomic(config.out / "bench.json", strict_json.dumps(numbers, indent=2) + "\n")
+    write_atomic(file, strict_json.dumps(numbers, indent=2) + "\n")
 
 
 def _times(timing: Timing) -> dict[str, Any]:

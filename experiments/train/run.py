@@ -178,7 +178,8 @@ def evaluate(parts: Parts, ts: TrainState, split: str, device: torch.device) -> 
     """Return loss and metrics on a split; none on an empty one."""
     if not len(parts.data[split].labels):
         return {}
-    moved = ((x.to(device), y.to(device)) for x, y in batches(parts.data[split], 1000))
+    size = 1000 if isinstance(parts.data[split].images, Tensor) else 100  # what stays on the disk is to spare memory
+    moved = ((x.to(device), y.to(device)) for x, y in batches(parts.data[split], size))
     return eval_one_epoch(ts.params, ts.state, moved, apply=parts.model.apply, metrics=parts.metrics)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fn.data.transforms import normalize
 
-CHUNK = 4096
+CHUNK = 512
 
 
 @dataclass(frozen=True)

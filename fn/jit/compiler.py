@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
+from fn.jit.pooling import is_relu, move_relus_behind_pools
+
 HOLE = object()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OPTIONS = {"cpp.fallback_scatter_reduce_sum": False}
@@ -187,6 +189,7 @@ def _trace(
         _stop_at_fault(flat_step, leaves, str(error))
         raise
     _mask_gradient_by_result(graph)
+    move_relus_behind_pools(graph)
     if donated:
         _write_back(graph, donated)
     return graph, output, donated
@@ -262,8 +265,8 @@ def _mask_gradient_by_result(graph: torch.fx.GraphModule) -> None:
     """
     where, at_most = torch.ops.aten.where.self, torch.ops.aten.le.Scalar
     for y in graph.graph.find_nodes(op="call_function", target=where):
-        closed, zero, x = y.args
-        if closed.target is at_most and closed.args == (x, 0) and _is_zero(zero):
+        if is_relu(y):
+            closed = y.args[0]
             with graph.graph.inserting_after(y):
                 also_closed = graph.graph.call_function(at_most, (y, 0))
                 also_closed.meta |= closed.meta
@@ -271,11 +274,6 @@ def _mask_gradient_by_result(graph: torch.fx.GraphModule) -> None:
                 also_closed, delete_user_cb=lambda user, y=y, new=also_closed: user not in (y, new)
             )
     graph.recompile()
-
-
-def _is_zero(node: torch.fx.Node) -> bool:
-    constants = (torch.ops.aten.scalar_tensor.default, torch.ops.aten.full.default)
-    return node.target in constants and bool(node.args[-1] == 0)
 
 
 def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:
