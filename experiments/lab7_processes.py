@@ -39,7 +39,7 @@ BATCH = 64
 class Config(cli.Lab):
     out: Path = Path("runs/lab7")
     """the folder for the pictures and summary.json"""
-    epochs: cli.Count = 8
+    epochs: cli.Count = 6
     """of each training"""
 
 

@@ -15,7 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import lab0_mlp, lab1_cnn, lab2_training, lab3_transformer, lab5_detection, lab6_data, overfit
+from experiments import (
+    lab0_mlp,
+    lab1_cnn,
+    lab2_training,
+    lab3_transformer,
+    lab5_detection,
+    lab6_data,
+    lab7_processes,
+    overfit,
+)
 from experiments.lab import LABS
 from experiments.shared import cli, detection_task
 from experiments.shared.lab0_tables import tagged_lines
@@ -33,6 +42,7 @@ MODULES = {
     "lab3": lab3_transformer,
     "lab5": lab5_detection,
     "lab6": lab6_data,
+    "lab7": lab7_processes,
     "overfit": overfit,
 }
 
