@@ -43,6 +43,6 @@ def unwrap(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*whole"]:
     >>> torch.vmap(lambda x: unwrap(x).sum() + 0 * x)(torch.tensor([1.0, 2.0]))  # the whole batch
     tensor([3., 3.])
     """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
+        x = torch._C._functorch.get_unwrapped(x)  # pyright: ignore[reportAttributeAccessIssue]
     return x

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -22,8 +22,8 @@ HUGE = 2**62
 
 
 class Numbers(NamedTuple):
-    inside: Collection[Any]
-    outside: Collection[Any]
+    inside: Sequence[Any]
+    outside: Sequence[Any]
 
 
 NOT_NUMBERS = ("3", None, [], 1j)

@@ -259,7 +259,8 @@ def test_what_was_found_is_refused_by_name(name):
 
 def test_a_target_that_is_ignored_may_be_no_class():
     for ignored in (-100, 7):
-        target, options = torch.tensor([0, ignored]), {"ignore_index": ignored}
+        target = torch.tensor([0, ignored])
+        options: dict[str, Any] = {"ignore_index": ignored}
         assert cross_entropy(LOGITS, target, **options) == torch.nn.functional.cross_entropy(LOGITS, target, **options)
         assert top_k_accuracy(LOGITS, target, 1, **options) == exact_match(LOGITS, target, **options) == 1
         assert confusion_matrix(LOGITS, target, **options).sum() == 1

@@ -67,10 +67,15 @@ def test_a_split_of_its_own_stays_on_the_disk_too(photographs):
     assert_same(*(folder(photographs, image_size=SIZE, stats=STATS, most_bytes=most) for most in (None, 0)))
 
 
-def test_the_statistics_are_exact(photographs, monkeypatch):
-    monkeypatch.setattr("fn.data.stored.CHUNK", 7)
+def stored(photographs: Path) -> Stored:
     images = folder(photographs, image_size=SIZE, most_bytes=0).train.images
     assert isinstance(images, Stored)
+    return images
+
+
+def test_the_statistics_are_exact(photographs, monkeypatch):
+    monkeypatch.setattr("fn.data.stored.CHUNK", 7)
+    images = stored(photographs)
     std, mean = torch.std_mean(images.bytes().double(), dim=(0, 2, 3), correction=0)
     for found, expected in zip(exact_stats(images), (mean, std), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=6e-8, atol=0)
@@ -78,15 +83,15 @@ def test_the_statistics_are_exact(photographs, monkeypatch):
 
 
 def test_squares_are_decoded_once_and_a_damaged_file_again(photographs, own_cache, monkeypatch):
-    first = folder(photographs, image_size=SIZE, most_bytes=0).train.images.bytes()
+    first = stored(photographs).bytes()
     [file] = own_cache.glob("*.rows")
     monkeypatch.setattr(datasets, "map_ahead", pytest.fail)
-    assert torch.equal(folder(photographs, image_size=SIZE, most_bytes=0).train.images.bytes(), first)
+    assert torch.equal(stored(photographs).bytes(), first)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache.parents[1]))
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert torch.equal(folder(photographs, image_size=SIZE, most_bytes=0).train.images.bytes(), first)
+    assert torch.equal(stored(photographs).bytes(), first)
     assert file.read_bytes() == content
     assert [path.name for path in own_cache.iterdir()] == [file.name]
 

@@ -133,8 +133,7 @@ def _folded(line: str) -> list[str]:
     if len(line) <= console.width:
         return [line]
     inset = " " * (len(line) - len(line.lstrip()))
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(line, console.width, subsequent_indent=inset, **options)
+    return textwrap.wrap(line, console.width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
 
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -4,6 +4,10 @@ The gradient is the same too: where the largest of a window is at most 0, no ent
 before, because no entry that the ReLU sets to 0 exceeds one that it keeps.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalIterable=false, reportUnhashable=false, reportOperatorIssue=false
+# the arguments of a node may be anything; those of these operations are nodes
+
 from operator import getitem
 from typing import NamedTuple
 
@@ -36,7 +40,7 @@ def move_relus_behind_pools(module: GraphModule) -> None:
 def is_relu(y: Node) -> bool:
     """Return whether the node is y = where(x <= 0, 0, x)."""
     closed, zero, x = y.args
-    return _is(closed, aten.le.Scalar) and closed.args == (x, 0) and _is_zero(zero)  # pyright: ignore
+    return _is(closed, aten.le.Scalar) and closed.args == (x, 0) and _is_zero(zero)
 
 
 def _is(node: object, target: object) -> bool:
@@ -64,14 +68,14 @@ def _find_pool(y: Node) -> Pool | None:
     gradients = {user for mask in masks for user in readers[mask]}
     if not readers[y] and not gradients:
         return Pool(inside, output, None, None)
-    last = readers[output.args[0]]  # pyright: ignore
+    last = readers[output.args[0]]
     of_output = {arg for user in last for arg in user.args[1:] if not _is_zero(arg)}
     if [n.target for n in readers[y]] != [aten.le.Scalar] or len(readers[y][0].users) != 1 or len(of_output) != 1:
         return None
     [masked], [g] = readers[y][0].users, of_output
     if masked.target is not aten.where.self or not _is_zero(masked.args[1]) or masked.args[0] is not readers[y][0]:
         return None
-    return Pool(inside, output, g, masked) if _made_of(masked.args[2], g, inside) == gradients else None  # pyright: ignore
+    return Pool(inside, output, g, masked) if _made_of(masked.args[2], g, inside) == gradients else None
 
 
 def _is_of_a_pool(node: Node) -> bool:
@@ -81,7 +85,7 @@ def _is_of_a_pool(node: Node) -> bool:
     mask, later, x = node.args
     if not _is(mask, aten.bitwise_or.Tensor):
         return False
-    larger, odd = mask.args  # pyright: ignore
+    larger, odd = mask.args
     larger_is_later = _is(larger, aten.gt.Tensor) and larger.args == (later, x)
     return larger_is_later and _is(odd, aten.ne.Tensor) and odd.args == (later, later)
 
@@ -95,7 +99,7 @@ def _made_of(node: Node, g: Node, inside: set[Node]) -> set[Node] | None:
             continue
         if node.target is aten.where.self and node.args[0] in inside:
             wheres.add(node)
-            waiting += node.args[1:]  # pyright: ignore
+            waiting += node.args[1:]
         elif node.target in JOINS:
             waiting += node.all_input_nodes
         else:
@@ -112,12 +116,12 @@ def _move(graph: Graph, y: Node, pool: Pool) -> None:
         result = graph.call_function(aten.where.self, (closed, zero, output))
     output.replace_all_uses_with(result, delete_user_cb=lambda user: user not in (closed, result))
     if g and masked:
-        first = next(user for user in output.args[0].users if user not in inside)  # pyright: ignore
+        first = next(user for user in output.args[0].users if user not in inside)
         with graph.inserting_before(first):
             also_closed = graph.call_function(aten.le.Scalar, (result, 0))
             masked_g = graph.call_function(aten.where.self, (also_closed, zero, g))
-        for user in [user for user in output.args[0].users if user not in inside]:  # pyright: ignore
+        for user in [user for user in output.args[0].users if user not in inside]:
             user.replace_input_with(g, masked_g)
-        masked.replace_all_uses_with(masked.args[2])  # pyright: ignore
+        masked.replace_all_uses_with(masked.args[2])
     for user in [user for user in y.users if user in inside]:
-        user.replace_input_with(y, x)  # pyright: ignore
+        user.replace_input_with(y, x)

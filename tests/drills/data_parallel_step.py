@@ -13,7 +13,7 @@ from fn.train import TrainState
 def parts_step(ts, x, y, *, key, gradient, optimizer, parts):
     key = fold_in(key, ts.opt_state["step"])
     dtype = torch.promote_types(common_dtype(tree.leaves(ts.params)), torch.float32)
-    weights, weighed = part_shares(y, parts, dtype), []
+    weights, weighed, given = part_shares(y, parts, dtype), [], {}
     pieces = list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
     for i in own_parts(parts, *place()):
         of_part = pieces[i] if len(pieces[i][1]) else pieces[0]

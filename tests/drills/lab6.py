@@ -33,7 +33,7 @@ def batches(split, batch_size, *, seed=None, epoch=0, start=0, augment=None, mov
             yield gather[part]
         return
     options = {"num_workers": workers, "multiprocessing_context": START_METHOD, "generator": generator(0)}
-    yield from DataLoader(gather, None, sampler=parts, **options)
+    yield from DataLoader(gather, None, sampler=parts, **options)  # pyright: ignore[reportArgumentType]
 
 
 class Examples(Dataset):
