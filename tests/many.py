@@ -112,7 +112,7 @@ def exact(out: Path, *_: str) -> None:
     """
     join_if_many()
     gaps: dict[str, float] = {}
-    _, processes = place()
+    processes = place()[1]
     for family in ("mlp", "cnn", "resnet", "transformer"):
         options: dict[str, Any] = {"dropout_p": 0.0} if family != "resnet" else {}
         model, rng, rule = FAMILIES[family](SHAPES[family], 3, **options), generator(1), sgd(lr=0.1, momentum=0.9)
