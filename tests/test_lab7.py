@@ -221,10 +221,12 @@ def of_lab(session: int) -> list[str]:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_lab_in_one_line_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "experiments.lab", "7", "--out", str(tmp_path), "--epochs", "1000"]
+    """The processes that it starts are two, a server, and what keeps account of them."""
+    code = "from experiments import lab7_processes as lab; lab.COUNTS = (2, 4); lab.cli.run(lab.Config, lab.main)"
+    command = [sys.executable, "-c", code, "--out", str(tmp_path), "--epochs", "1000"]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     lab = subprocess.Popen(command, start_new_session=True, **options)
-    while len(of_lab(lab.pid)) < 2 and lab.poll() is None:
+    while len(of_lab(lab.pid)) < 5 and lab.poll() is None:
         time.sleep(0.2)
     os.killpg(lab.pid, signal.SIGINT)
     out, err = lab.communicate(timeout=100)
@@ -242,6 +244,5 @@ def test_the_lab_runs_as_a_command(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == ""
     checks = json.loads((tmp_path / "summary.json").read_text())["checks"]
-    missed = {check["name"] for check in checks if not check["ok"]}
-    assert missed <= {"held-out accuracy, the least", "collectives: time of 4 MB / 4 KB, the least"}
+    assert {check["name"] for check in checks if not check["ok"]} <= {"held-out accuracy, the least"}
     assert (tmp_path / "costs.png").stat().st_size > 10_000

@@ -21,7 +21,7 @@ def draw_costs(
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     alpha, beta = costs["all_reduce", 4]
     title = f"A collective takes α + β·bytes: all_reduce of 4 processes here {1e3 * alpha:.2g} ms and "
-    title += f"{1e-6 / beta:.3g} MB/s. Right: above its line, W processes are at least W/2 times as fast as one."
+    title += f"{1e-6 / beta:,.0f} MB/s. Right: above its line, W processes are at least W/2 times as fast as one."
     draw.set_title(figure, title)
     left, right = figure.subplots(1, 2)
     _draw_times(left, times, costs)
@@ -52,4 +52,4 @@ def _draw_where_it_pays(axes: Axes, costs: Costs, steps: Mapping[str, tuple[int,
         axes.plot(PARAMETERS, needed, color=hues[name], linewidth=1.5, label=name)
     for name, (parameters, seconds) in steps.items():
         axes.plot([parameters], [1e3 * seconds[0]], "*", color=hues[name], markersize=11, label=name)
-    axes.set(xlabel="parameters, in float32", ylabel="ms of compute that a step needs on one device")
+    axes.set(xlabel="parameters, in float32", ylabel="ms of compute in a step on one device")

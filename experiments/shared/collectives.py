@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -13,7 +12,8 @@ from experiments.shared import show
 
 SIZES = tuple(2**k for k in (12, 15, 18, 20, 22))
 """in bytes, of the tensor that each process gives"""
-REPEATS = 9
+REPEATS = 15
+"""of which the least time counts: the others waited for something else"""
 Times = Mapping[str, Mapping[int, float]]
 """collective -> bytes -> seconds"""
 Cost = tuple[float, float]
@@ -38,18 +38,18 @@ COLLECTIVES: dict[str, Callable[[Tensor], object]] = {
 
 
 def time_collectives() -> dict[str, dict[int, float]]:
-    """Return the median time of each collective for each size, in this process; every process calls this."""
-    return {name: {size: median_seconds(f, size) for size in SIZES} for name, f in COLLECTIVES.items()}
+    """Return the least time of each collective for each size, in this process; every process calls this."""
+    return {name: {size: least_seconds(f, size) for size in SIZES} for name, f in COLLECTIVES.items()}
 
 
-def median_seconds(f: Callable[[Tensor], object], size: int) -> float:
+def least_seconds(f: Callable[[Tensor], object], size: int) -> float:
     x, seconds = torch.zeros(size // 4), []
-    for _ in range(REPEATS + 1):
+    for _ in range(REPEATS):
         dist.barrier()
         began = time.perf_counter()
         f(x)
         seconds.append(time.perf_counter() - began)
-    return median(seconds[1:])  # the first one connects the processes
+    return min(seconds)
 
 
 def fit(seconds: Mapping[int, float]) -> Cost:
