@@ -179,6 +179,7 @@ HANDED |= {KIND.KEYWORD_ONLY: "{0}={0}", KIND.VAR_KEYWORD: "**{0}"}
 def one_line(ours: Any, known_as: str, written: CodeType) -> CodeType:
     """Return the code of `def f(x, weight, *, key): return yours(x, weight, key=key)`, with the parameters of ours.
 
+    Of a generator, `yield from yours(…)`: the code that is replaced was one too.
     Their names stay, as `fn.trace` reads them in the frame. The line says that it stands where yours begins: tracebacks
     and `inspect.getsource` go there.
     """
@@ -186,7 +187,8 @@ def one_line(ours: Any, known_as: str, written: CodeType) -> CodeType:
     bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
     head = signature.replace(parameters=bare, return_annotation=signature.empty)
     call = ", ".join(HANDED[p.kind].format(p.name) for p in bare)
-    line = f"def {ours.__name__}{head}: return {known_as}({call})"
+    result = f"(yield from {known_as}({call}))" if inspect.isgeneratorfunction(ours) else f"{known_as}({call})"
+    line = f"def {ours.__name__}{head}: return {result}"
     namespace: dict[str, Any] = {}
     exec(compile("\n" * (written.co_firstlineno - 1) + line, written.co_filename, "exec"), namespace)
     return namespace[ours.__name__].__code__
