@@ -1,6 +1,6 @@
 """Lab 7: many processes, one result: a network trained by one, two and four processes, equal to the bit.
 
-What makes them equal, what the usual all_reduce gives instead, five classic mistakes, and what a collective costs.
+Sum in a fixed order; compare the usual all_reduce; make five classic mistakes; measure the cost of a collective.
 """
 
 import time
@@ -88,7 +88,7 @@ WAYS = {
 
 
 class Trained(NamedTuple):
-    """What one process has at the end."""
+    """The end of a training in one process."""
 
     params: Tensor
     """end to end"""

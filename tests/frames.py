@@ -22,6 +22,7 @@ import fn.train
 from experiments import lab0_mlp, lab1_cnn, lab3_transformer, lab4_pretrained, lab5_detection, overfit
 from experiments.shared import cached_features
 from experiments.train import __main__ as trainer
+from experiments.train import build
 from fn.data.scenes import Scenes, SceneSet
 from fn.models import Detector, Model
 
@@ -93,7 +94,7 @@ LOOPS = {
     "overfit, ssd": Loop(
         "overfit_detectors", overfit, flags={"family": "ssd", "compile": False}, step=(overfit, "detector_step")
     ),
-    "train": Loop("train", trainer, flags={"model": "cnn"}, step=(fn.train, "classifier_step")),
+    "train": Loop("train", trainer, flags={"model": "cnn"}, step=(build, "build_step")),
 }
 
 
@@ -116,11 +117,15 @@ def stopping(make_step: Callable, earlier: int) -> Callable:
     """Return `make_step`, whose models stop the script when they are applied, from the model after `earlier` on."""
     counter = iter(range(earlier))
 
-    def make(model: Model | Detector, *args: Any, **options: Any) -> Callable:
+    def stopped(x: Any) -> Any:
+        if isinstance(x, Model):
+            return stop_at_apply(x)
+        return x._replace(model=stop_at_apply(x.model)) if isinstance(x, Detector) else x
+
+    def make(*args: Any, **options: Any) -> Callable:
         if next(counter, None) is None:
-            stops = isinstance(model, Model)
-            model = stop_at_apply(model) if stops else model._replace(model=stop_at_apply(model.model))
-        return make_step(model, *args, **options)
+            args = tuple(map(stopped, args))
+        return make_step(*args, **options)
 
     return make
 

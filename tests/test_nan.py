@@ -21,6 +21,7 @@ from experiments import (
     lab4_pretrained,
     lab5_detection,
     lab6_data,
+    lab7_processes,
     overfit,
 )
 from experiments.shared import attention_parity, cli
@@ -139,6 +140,11 @@ def seeds() -> list[overfit.Run]:
     return [overfit.Run([{"accuracy": 1.0, "loss": 1e-4}])] * 3
 
 
+def ended() -> list[lab7_processes.Trained]:
+    """Two processes that ended alike."""
+    return [lab7_processes.Trained(torch.ones(3), 6, accuracy=0.95, seconds=0.1)] * 2
+
+
 def few_photographs(root: Path, count: int) -> None:
     write_photographs(root, count // 50)
 
@@ -248,6 +254,13 @@ CASES = {
         {"cache: reads that differ"},
         spoil=lambda images: images * math.nan,
         given={f"{LAB6}.run_at_once": lambda *_: [0, 0], f"{LAB6}.write_photographs": few_photographs},
+    ),
+    "lab 7, held out": Case(
+        lambda out: lab7_processes.compare_results({"MLP, in order": [ended(), ended(), ended()]}),
+        f"{__name__}.ended",
+        {"held-out accuracy"},
+        first=1,
+        spoil=lambda group: [group[0]._replace(accuracy=math.nan), *group[1:]],
     ),
     "overfit, the worst seed": Case(
         lambda out: overfit.check_classifiers(overfit.Config(out=out), {"mlp": seeds()}),

@@ -39,7 +39,7 @@ class Yours:
 
 @dataclass
 class Stand:
-    """What stands in for ours in a run."""
+    """The functions of the reader that stand in for ours in a run."""
 
     yours: list[Yours] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)

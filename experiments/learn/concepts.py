@@ -118,7 +118,7 @@ OF_KIND = {
 
 
 def all_needs(name: str) -> set[str]:
-    """What a concept rests on, directly or not."""
+    """Return the concepts that a concept rests on, directly or not."""
     needs = CONCEPTS[name].needs
     return set(needs).union(*map(all_needs, needs))
 

@@ -87,7 +87,7 @@ def _ask(lines: list[str]) -> str:
 
 
 def answer_in(file: Path) -> str:
-    """What stands behind the last `answer =`."""
+    """Return the text behind the last `answer =`."""
     found = re.findall(r"^\s*answer\s*=[ \t]*(.*)$", file.read_text(errors="replace"), re.MULTILINE)
     return found[-1].split("#")[0].strip().strip("'\"") if found else ""
 

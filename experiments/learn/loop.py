@@ -23,7 +23,7 @@ KEYS = "h hint · s skip · d difference · q quit"
 
 
 class Desk(NamedTuple):
-    """What the loop sees of the world; a test has its own."""
+    """The clock, the keys and the screen of the loop; a test has its own."""
 
     key: KeyReader
     now: Callable[[], float]
@@ -86,7 +86,7 @@ def write(file: Path, text: str) -> None:
 
 
 def stamp(file: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is saved, in place or by another put in its place; None while there is none."""
+    """Return a mark that changes when a file is saved, in place or by a move; None while there is none."""
     try:
         status = file.stat()
     except OSError:

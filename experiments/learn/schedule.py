@@ -1,4 +1,4 @@
-"""What is due: FSRS spaces the concepts, and the last named mistake goes before all.
+"""Choose what is due: FSRS spaces the concepts, and the last named mistake goes before all.
 
 Everything is computed from the events that `experiments.drill.progress` keeps.
 """
@@ -148,7 +148,7 @@ def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
 
 
 def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
-    """What a concept can be practised with, drills first; the shape of a day is another each day."""
+    """Return the tasks that practise a concept, drills first; the shape of a day is another each day."""
     known, c = set(kinds), CONCEPTS[concept]
     tasks = [*c.drills, f"question:{c.question}"]
     for failure in failures_of(concept):
@@ -178,7 +178,7 @@ def under_way(events: list[Event]) -> str | None:
 
 
 def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | None:
-    """What comes next: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
+    """Return the next task: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
     kinds = list(kinds)
     last = {t.task: t.at for t in tries(events)}
     open_ = under_way(events)

@@ -1,4 +1,4 @@
-"""What a collective costs, and where many processes pay, drawn."""
+"""Draw the cost of a collective, and where many processes pay."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a collective costs: its time over sizes, the line t = α + β·bytes, and where processes pay by it."""
+"""Measure the cost of a collective: its time over sizes, the line t = α + β·bytes, and where processes pay by it."""
 
 import os
 import time

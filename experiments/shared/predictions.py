@@ -1,4 +1,4 @@
-"""What was predicted and what was measured: how far off one prediction is, and how far off they tend to be."""
+"""Compare predictions with what was measured: how far off one is, and how far off they tend to be."""
 
 import contextlib
 import math

@@ -12,7 +12,7 @@ ENDS = "FN_ENDS"
 
 
 class Told:
-    """What this process would say at its end."""
+    """The last line of this process, and its exit status."""
 
     message: str = ""
     lost: bool = False

@@ -1,4 +1,4 @@
-"""What can be asked for by name. Each row says where a function lives; `resolve` fetches it.
+"""The models, data sets and so on that a flag names. Each row says where a function lives; `resolve` fetches it.
 
 Rows are text, so that `--help` can list the names without importing fn and torch, which takes seconds. The contracts:
 

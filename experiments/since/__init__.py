@@ -1,1 +1,1 @@
-"""What changed in PyTorch since about 2018, as dated pairs that run."""
+"""Changes in PyTorch since about 2018, as dated pairs that run."""

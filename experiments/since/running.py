@@ -18,7 +18,7 @@ from experiments.since.pairs import Pair
 
 
 class Outcome(NamedTuple):
-    """What came of a call."""
+    """The result of a call."""
 
     result: Any = None
     error: Exception | None = None

@@ -55,7 +55,7 @@ YEARS = {
 
 
 class Today(NamedTuple):
-    """What the old way does on the installed torch."""
+    """The effect of the old way on the installed torch."""
 
     does: str
     """warns, raises, is wrong, or costs"""
