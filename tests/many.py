@@ -1,6 +1,6 @@
 """Run a job with several numbers of processes, or a training that is killed again and again:
 
-    python tests/many.py FOLDER steps 1,2,4 [families, compile, shard]
+    python tests/many.py FOLDER steps 1,2,4 [families, compile, shard, short]
     python tests/many.py FOLDER train 1,2,4 [flags of the trainer]
     python tests/many.py FOLDER kills 30 SEED [flags of the trainer]
 
@@ -86,16 +86,17 @@ def join_if_many() -> None:
 def steps(out: Path, *options: str) -> None:
     """Take a few steps with every family, or those named, in eight parts; write states and metrics into a file each."""
     join_if_many()
+    sizes = SIZES[1:] if "short" in options else SIZES
     for family in [option for option in options if option in FAMILIES] or list(FAMILIES):
         model, rng, history = FAMILIES[family](SHAPES[family], 3), generator(1), {}
-        rule = OPTIMIZERS[family](lr=partial(one_cycle_schedule, lr=0.01, total_steps=len(SIZES)))
+        rule = OPTIMIZERS[family](lr=partial(one_cycle_schedule, lr=0.01, total_steps=len(sizes)))
         rule = rule._replace(update=jit(rule.update)) if "compile" in options else rule
         rule = clip_by_global_norm(sharded(rule) if "shard" in options else rule, 1.0)
         compile_for = SIZES[0] if "compile" in options else 0
         accumulate = 1 if family == "ssd" else 2
         step = data_parallel_step(objective_of(model), rule, parts=8, accumulate=accumulate, compile_for=compile_for)
         ts = init_train_state(getattr(model, "model", model), rule, seed=0)
-        for i, size in enumerate(SIZES):
+        for i, size in enumerate(sizes):
             ts, history[str(i)] = step(ts, *examples(family, size, rng), key=run_key(0))
         if "shard" in options:
             ts = ts._replace(opt_state=unshard_state(ts.opt_state, ts.params))
@@ -110,7 +111,8 @@ def exact(out: Path, *_: str) -> None:
     With batch norm over all processes for those that have it: ssd's loss is a mean over anchors, not over images.
     """
     join_if_many()
-    gaps, (_, processes) = {}, place()
+    gaps: dict[str, float] = {}
+    processes = place()[1]
     for family in ("mlp", "cnn", "resnet", "transformer"):
         options: dict[str, Any] = {"dropout_p": 0.0} if family != "resnet" else {}
         model, rng, rule = FAMILIES[family](SHAPES[family], 3, **options), generator(1), sgd(lr=0.1, momentum=0.9)
