@@ -189,8 +189,9 @@ def test_a_process_that_fails_or_is_lost_is_told_in_one_line():
         several.in_processes(die_in_one, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forks")
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_mistake_shows_and_its_right_way_does_not(seed):
     for symptom in process_mistakes.symptoms(seed):
         assert cli.check(symptom.mistake, symptom.wrong, *symptom.made).ok, symptom
