@@ -49,7 +49,7 @@ def in_processes(f: Callable, count: int, *args: Any) -> list[Any]:
         started, ends = [], []
         for rank in range(count):
             end, theirs = context.Pipe(duplex=False)
-            given = (where, args, rank, count, Path(folder, "store").as_uri(), os.environ.get("FN_MINE"), theirs)
+            given = (where, args, rank, count, Path(folder, "store").as_uri(), _mine(), theirs)
             process = context.Process(target=_work, args=given, daemon=True)
             process.start()
             stack.callback(_end, process)
@@ -103,14 +103,22 @@ def _results(ends: Sequence[Connection]) -> list[Any]:
     return [found[rank] for rank in range(len(ends))]
 
 
-def _work(where: str, args: tuple, rank: int, count: int, store: str, mine: str | None, end: Connection) -> None:
+def _mine() -> tuple[str, str] | None:
+    """Return (the lab that runs, which of the reader's files stand in for ours there), if --mine says so."""
+    files, spec = os.environ.get("FN_MINE"), sys.modules["__main__"].__spec__
+    return (spec.name, files) if files and spec else None
+
+
+def _work(
+    where: str, args: tuple, rank: int, count: int, store: str, mine: tuple[str, str] | None, end: Connection
+) -> None:
     """Do the work of one process, and send what came of it: (True, result), or (False, (error, its calls))."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits; it ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=PATIENCE)
-        with _standing_in(where, mine):
+        with standing_in(mine):
             result = True, resolve_name(where)(*args)
         dist.barrier()  # nobody leaves while another still needs it
     except Exception as error:
@@ -127,11 +135,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _standing_in(where: str, mine: str | None) -> contextlib.AbstractContextManager:
-    """Return the context in which the reader's functions stand in for ours here too, see `--mine`."""
+def standing_in(mine: tuple[str, str] | None) -> contextlib.AbstractContextManager:
+    """Return the context in which the reader's functions stand in for ours in this process too."""
     if not mine:
         return contextlib.nullcontext()
     from experiments.drill.stand_in import from_environment
 
-    os.environ["FN_MINE"] = mine
-    return from_environment(resolve_name(f"{where.partition(':')[0]}:main"))
+    lab, os.environ["FN_MINE"] = mine
+    return from_environment(resolve_name(f"{lab}:main"))
