@@ -35,7 +35,7 @@ from tests import parts
 
 ANSWERS = cut.ROOT / "tests" / "drills"
 GRADED = launch.graded
-LONG = ("main", "compare_loops", "compare_convolutions", "compare_loaders", "compare_with_torch")
+LONG = ("main", "compare_loops", "compare_convolutions", "compare_loaders", "compare_with_torch", "compare_results")
 """parts of labs that take seconds"""
 TIMED = ("processor time", "times faster")
 """checks that hang on how fast the machine is"""

@@ -91,6 +91,7 @@ COMPUTED = {
     "2": {"90": 90, "100": 100},  # the 90 are counted where that change is tried
     "3": {"4.24": 6 / 2**0.5, "4.45": 6.3 / 2**0.5, "2.1": 2.1, "6.3": 3 * 2.1},
     "5": {"50": 5 * 10, "150": 10 * 10 + 10 * 10 - 5 * 10, "0.5": 0.5, "0.95": 0.95, "0.05": 0.05},
+    "7": {"32": 100 * (3 / 4) ** 4},
 }
 """numbers of an answer that no run has to find: by arithmetic, or as the question or the lab itself has them"""
 ROUNDING = {"0": ("1e-16", "1e-8")}

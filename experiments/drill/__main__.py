@@ -1,7 +1,7 @@
 """Write functions from memory: python -m experiments.drill [NAME], then --check.
 
 Without a name, list the drills. With one, write drills/NAME.py: imports, signature, docstring; the body is yours. The
-tests that hold our function grade it. `next` is a drill that is due, or one that you have not yet passed. lab0 … lab6
+tests that hold our function grade it. `next` is a drill that is due, or one that you have not yet passed. lab0 … lab7
 are several functions in one file, held by the checks of that lab.
 """
 

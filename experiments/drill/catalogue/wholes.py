@@ -37,5 +37,9 @@ WHOLES = {
         "fn.data.loader:batches",
         *(f"experiments.lab6_data:{name}" for name in ("Examples", "make_loaders", "photographs")),
     ),
+    "lab7": (
+        *(f"fn.distributed:{f}" for f in ("own_parts", "part_shares", "pairwise_sum")),
+        *(f"experiments.lab7_processes:{f}" for f in ("all_reduce_mean", "usual_step", "train")),
+    ),
 }
 """lab -> where its functions are, module:name, in the order in which they stand in the file"""
