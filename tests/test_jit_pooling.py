@@ -58,13 +58,17 @@ def test_values_and_gradients_stay(kernel_size, more, seed):
     assert shapes == [eager[0].shape]
 
 
+def larger(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(a > b, a, b)
+
+
 X = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 STAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "read twice": lambda x: max_pool2d(y := relu(x), 2) + y[..., ::2, ::2],
     "its condition is read": lambda x: max_pool2d(torch.where(c := x <= 0, 0.0, x), 2) * c[..., ::2, ::2],
     "another function between": lambda x: max_pool2d(relu(x) * 2, 2),
     "the smallest of two": lambda x: torch.minimum(*relu(x).unflatten(-1, (3, 2)).unbind(-1)),
-    "one of two": lambda x: (lambda a, b: torch.where(a > b, a, b))(*relu(x).unflatten(-1, (3, 2)).unbind(-1)),
+    "one of two": lambda x: larger(*relu(x).unflatten(-1, (3, 2)).unbind(-1)),
     "overlapping windows": lambda x: max_pool2d(relu(x), 3, 1),
 }
 
