@@ -74,6 +74,18 @@ def test_a_domain_is_what_its_name_says(name):
     assert [x for x in outside if is_bearable(x, NAMES[name], conf=TOWER)] == []
 
 
+ENDS = {"Count": (1, 2**31 - 1), "Natural": (0, 2**31 - 1), "Ordinal": (0, 2**63 - 1)}
+ENDS |= dict.fromkeys(("Integer", "NonZero"), (-(2**63), 2**63 - 1))
+ENDS |= {"Counts": ENDS["Count"], "Naturals": ENDS["Natural"], "Integers": ENDS["Integer"]}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_ends_of_a_range_are_inside_and_their_neighbours_are_not(name):
+    least, most = ENDS[name]
+    numbers = [[n] if name[-1] == "s" else n for n in (least - 1, least, most, most + 1)]
+    assert [is_bearable(n, NAMES[name], conf=TOWER) for n in numbers] == [False, True, True, False]
+
+
 def test_every_domain_has_examples():
     kinds = {name for name, x in vars(domains).items() if get_origin(x) in (Annotated, Union, UnionType)}
     assert kinds == set(EXAMPLES)
