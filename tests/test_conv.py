@@ -40,6 +40,13 @@ def test_convolution_is_torchs(under_test, op, case: Case):
     agree(partial(under_test(op), **case.options), partial(torchs_conv2d, **case.options), *case.tensors)
 
 
+@each_convolution
+@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 2), (2, 2)])
+def test_padding_same_of_even_and_odd_sides_is_torchs(op, kernel_size):
+    x, weight = torch.randn(2, 3, 5, 6), torch.randn(4, 3, *kernel_size)
+    torch.testing.assert_close(op(x, weight, padding="same"), torchs_conv2d(x, weight, padding="same"))
+
+
 class Convolutions(TorchDispatchMode):
     """Keeps the input and the stride of every convolution that torch is asked for."""
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from experiments.shared import cli, ranks
+from experiments.shared import cli, ranks, several
 from experiments.train import launch, together
 from experiments.train.config import Config, parse
-from fn import checkpoint, tree
+from fn import checkpoint, distributed, tree
 from fn.distributed import (
     data_parallel_step,
     from_vector,
@@ -39,7 +39,8 @@ from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import adamw, sgd
 from fn.rng import generator
-from fn.train import classification_loss, init_train_state, run_key
+from fn.train import TrainState, classification_loss, classifier_step, init_train_state, run_key
+from tests.two import in_two
 
 FAMILIES = ("mlp", "cnn", "resnet", "transformer", "ssd")
 
@@ -174,6 +175,29 @@ def test_the_pairwise_sum_of_aligned_blocks_is_that_of_all(blocks, doublings):
     assert torch.allclose(pairwise_sum(x.double()), x.double().sum(0), rtol=1e-12, atol=1e-12)
 
 
+def test_an_odd_last_one_waits_a_round():
+    """Where it is added decides the last bits of five and of seven."""
+    a, b, c, d, e, f, g = x = torch.randn(7, 1000, generator=generator(0))
+    assert torch.equal(pairwise_sum(x[:5]), ((a + b) + (c + d)) + e)
+    assert torch.equal(pairwise_sum(x), ((a + b) + (c + d)) + ((e + f) + g))
+
+
+def vector_of(rank: int) -> torch.Tensor:
+    return torch.randn(1001, generator=generator(rank)) * 10.0
+
+
+def sum_in_slices() -> torch.Tensor:
+    return distributed.sum_over_processes(vector_of(distributed.place()[0]))
+
+
+def test_a_large_vector_is_summed_in_slices_to_the_same_bits(monkeypatch):
+    """Four processes, and a number of numbers that they cannot share evenly."""
+    monkeypatch.setattr(several, "START_METHOD", "fork")  # so that the processes have the change too
+    monkeypatch.setattr(distributed, "SMALL", 0)
+    expected = pairwise_sum(torch.stack([vector_of(rank) for rank in range(4)]))
+    assert all(torch.equal(total, expected) for total in several.in_processes(sum_in_slices, 4))
+
+
 @given(st.integers(1, 64), st.integers(1, 16))
 def test_every_part_is_done_once_or_the_number_is_refused(parts, processes):
     each = parts // processes
@@ -212,6 +236,28 @@ def test_a_sharded_state_comes_back_whole_and_is_refused_for_several_dtypes():
         sharded(sgd(lr=0.1)).init({"w": torch.ones(2), "h": torch.ones(2).half()})
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (3, 3)], ids=["even", "ragged"])
+def test_two_slices_of_a_state_come_back_whole_in_both_processes(shape):
+    params = {"w": torch.randn(shape, generator=generator(0)), "b": torch.ones(2)}
+    state = adamw(lr=0.1).update(params, params, adamw(lr=0.1).init(params))[1]
+    for whole in in_two(lambda: unshard_state(shard_state(state), params)):
+        assert_same(whole, state)
+
+
+def test_batch_norm_over_two_processes_is_that_of_the_whole_batch():
+    """A step's parameters and statistics, in float64, of 4 images here and 3 there."""
+    model, rule = cnn((1, 8, 8), 3, widths=(4, 5)), sgd(lr=0.5)
+    params, state = (tree.to(part, torch.float64) for part in model.init(generator(0)))
+    ts, key = TrainState(params, state, rule.init(params)), run_key(0)
+    x, y = torch.randn(7, 1, 8, 8, generator=generator(1), dtype=torch.float64), torch.arange(7) % 3
+    normed = partial(classification_loss, apply=distributed.whole_batch_norm(model).apply)
+    step = data_parallel_step(normed, rule, parts=2, whole_norm=True)
+    whole, _ = classifier_step(model, rule)(ts, x, y, key=key)
+    for ours, _ in in_two(lambda: step(ts, x, y, key=key)):
+        for part, expected in ((ours.params, whole.params), (ours.state, whole.state)):
+            torch.testing.assert_close(tree.flatten(part), tree.flatten(expected), rtol=1e-12, atol=1e-12)
+
+
 def test_a_part_without_targets_adds_nothing_though_its_loss_is_nan():
     model = mlp((1, 4, 4), 3, hidden=(5,))
     ts = init_train_state(model, sgd(lr=0.1), seed=0)
@@ -220,6 +266,7 @@ def test_a_part_without_targets_adds_nothing_though_its_loss_is_nan():
     with_nan = data_parallel_step(objective, sgd(lr=0.1), parts=2)(ts, x, y, key=run_key(0))
     alone = data_parallel_step(objective, sgd(lr=0.1), parts=1)(ts, x[:2], y[:2], key=run_key(0))
     assert_same(with_nan[0]._asdict(), alone[0]._asdict())
+    assert_same(with_nan[1], alone[1])  # where it would be NaN: the gradient of no targets is 0
 
 
 def test_a_step_that_meets_at_every_norm_wants_a_process_per_part():

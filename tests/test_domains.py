@@ -58,7 +58,8 @@ EXAMPLES = {
     "Magnitudes": Numbers([(1.5, 0), ()], [(1, -1), (math.nan,), (1, math.inf), (10**400,), 1.5, None]),
     "Finites": Numbers([(1.5, -2), ()], [(1, math.nan), (math.inf,), (10**400,), 1.5, None]),
     "Levels": Numbers(
-        [[[(9, 9.5)]], []], [[[]], [[(9, 9)], [(0, 9)]], [[(9, math.nan)]], [[9]], [[(9, "9")]], 9, None]
+        [[[(9, 9.5)]], []],
+        [[[]], [[(9, 9)], [(0, 9)]], [[(9, math.nan)]], [[(9, math.inf)]], [[9]], [[(9, "9")]], 9, None],
     ),
     "Factors": Numbers([{"head": 0.1}, {}], [{"head": -0.1}, {"head": math.nan}, {"head": math.inf}, 0.1, None]),
     "Rectangles": Numbers([[(9, 9.5)]], [[], [(0, 9)], [(9, 9), (9, math.nan)], [(9, math.inf)], [9], 9, None]),
@@ -72,6 +73,18 @@ def test_a_domain_is_what_its_name_says(name):
     inside, outside = EXAMPLES[name]
     assert [is_bearable(x, NAMES[name], conf=TOWER) for x in inside] == [True] * len(inside)
     assert [x for x in outside if is_bearable(x, NAMES[name], conf=TOWER)] == []
+
+
+ENDS = {"Count": (1, 2**31 - 1), "Natural": (0, 2**31 - 1), "Ordinal": (0, 2**63 - 1)}
+ENDS |= dict.fromkeys(("Integer", "NonZero"), (-(2**63), 2**63 - 1))
+ENDS |= {"Counts": ENDS["Count"], "Naturals": ENDS["Natural"], "Integers": ENDS["Integer"]}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_ends_of_a_range_are_inside_and_their_neighbours_are_not(name):
+    least, most = ENDS[name]
+    numbers = [[n] if name[-1] == "s" else n for n in (least - 1, least, most, most + 1)]
+    assert [is_bearable(n, NAMES[name], conf=TOWER) for n in numbers] == [False, True, True, False]
 
 
 def test_every_domain_has_examples():

@@ -242,6 +242,15 @@ def test_what_does_not_fit_into_memory_is_a_line(error, said):
     assert cli.status_and_message(RuntimeError("mat1 and mat2"))[0] == 1
 
 
+def test_a_refusal_of_ours_is_followed_by_the_readers_line():
+    with pytest.raises(ValueError, match="takes no bias") as error:
+        linear(torch.ones(3), torch.ones(3), torch.ones(1))
+    said, line = explain(error.value).splitlines()
+    assert said == "linear: a weight that is a vector takes no bias"
+    assert OWN_LINE in line
+    assert line.endswith(": linear(torch.ones(3), torch.ones(3), torch.ones(1))")
+
+
 SCRIPTS = sorted(
     path.relative_to(Path(__file__).parents[1]).with_suffix("").as_posix().replace("/", ".")
     for path in (Path(__file__).parents[1] / "experiments").rglob("*.py")

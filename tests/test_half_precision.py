@@ -483,6 +483,13 @@ def test_gradients_of_any_size_move_halves_as_far_as_float64(dtype, size, name):
     assert ours <= torchs_gap + ulp
 
 
+@each_half
+def test_a_decay_below_the_last_digit_of_a_half_gradient_is_not_lost(dtype):
+    params, optimizer = {"w": torch.ones(3, dtype=dtype)}, adam(lr=0.1, weight_decay=1e-4)
+    _, state = optimizer.update(params, params, optimizer.init(params))
+    torch.testing.assert_close(state["mean"]["w"], torch.full((3,), 0.1 * (1 + 1e-4)), rtol=1e-6, atol=0)
+
+
 MODELS = {
     "mlp": mlp((1, 8, 8), 10, hidden=(12,), dropout_p=0.3),
     "cnn": cnn((1, 8, 8), 10, widths=(3, 5)),

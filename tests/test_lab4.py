@@ -186,12 +186,14 @@ def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
     recipe = lab4_pretrained.RECIPES["digits"]._replace(dropout_p=1.0)
     monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
     task, _ = setup(Config())
-    model, key = task.whole, run_key(0)
-    params, state = model.init(generator(0))
-    x = task.dataset.train.images[:8]
-    dropped, _ = model.apply(params, state, x, train=True, key=key)
-    torch.testing.assert_close(dropped, params["head"]["fc"]["bias"].expand_as(dropped))
-    assert model.apply(params, state, x, train=False)[0].std(dim=0).min() > 0
+    images, features = task.images, task.features
+    ways = {"scratch": (task.scratch, images), "head": (task.head, features), "fine": (task.whole, images)}
+    for way, (model, inputs) in ways.items():
+        params, state = model.init(generator(0))
+        dropped, _ = model.apply(params, state, inputs[:8], train=True, key=run_key(0))
+        bias = params.get("head", params)["fc"]["bias"]
+        torch.testing.assert_close(dropped, bias.expand_as(dropped), msg=way)
+        assert model.apply(params, state, inputs[:8], train=False)[0].std(dim=0).min() > 0, way
 
 
 def test_features_are_those_of_evaluation():

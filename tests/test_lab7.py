@@ -142,6 +142,19 @@ def test_an_update_in_slices_is_the_whole_one_to_the_bit(zero1_update, shape):
         assert all(torch.equal(new[name], whole[name]) for name in whole)
 
 
+def test_the_usual_step_is_that_of_the_whole_batch_though_the_shares_are_unequal():
+    """To a few last digits, of 4 examples here and 3 there, in float64."""
+    model, optimizer = mlp((1, 4, 4), 3, hidden=(5,)), sgd(lr=0.5)
+    params = tree.to(model.init(generator(0))[0], torch.float64)
+    ts, key = TrainState(params, {}, optimizer.init(params)), rng_key(0)
+    x, y = torch.randn(7, 1, 4, 4, generator=generator(2), dtype=torch.float64), torch.arange(7) % 3
+    whole, _ = classifier_step(model, optimizer)(ts, x, y, key=key)
+    objective = partial(classification_loss, apply=model.apply)
+    usual_step = partial(lab7_processes.usual_step, objective=objective, optimizer=optimizer)
+    for ours, _ in in_two(partial(usual_step, key=key), ts, x, y):
+        torch.testing.assert_close(tree.flatten(ours.params), tree.flatten(whole.params), rtol=1e-12, atol=1e-12)
+
+
 def test_slices_of_two_dtypes_are_refused(zero1_update):
     params = {"w": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
     state = {"step": torch.tensor(0), "velocity": {"slice": torch.zeros(4)}}
@@ -216,6 +229,21 @@ def test_the_line_through_exact_times_is_found_and_the_model_adds_up():
     seconds = collectives.pays_from(4, (alpha, beta), 1e6)
     step = collectives.step_seconds(seconds, 4, (alpha, beta), 1e6)
     assert seconds / step == pytest.approx(2)  # W / 2 times as fast
+
+
+def verdicts(way: str, *numbers: tuple[float, ...]) -> list[bool]:
+    """Return what the lab says of these parameters, a number for each of 1, 2 and 4 processes."""
+    runs = [[lab7_processes.Trained(torch.tensor([n]), 1, 0.95, 0.1) for n in of_count] for of_count in numbers]
+    return [check.ok for check in lab7_processes.compare_results({way: runs})]
+
+
+def test_a_process_that_differs_fails_and_so_do_results_that_should_be_one():
+    same = ((1.0,), (1.0,) * 2, (1.0,) * 4)
+    assert verdicts("MLP, in order", *same) == [True, True, True]
+    assert verdicts("MLP, in order", *same[:2], (1.0, 1.0, 1.0, 2.0)) == [False, False, True]
+    assert verdicts("MLP, in order", same[0], (2.0,) * 2, same[2]) == [True, False, True]
+    assert verdicts("MLP, all_reduce", same[0], (2.0,) * 2, (3.0,) * 4) == [True, True, True]
+    assert verdicts("MLP, all_reduce", *same) == [True, False, True]
 
 
 def test_another_device_is_refused():

@@ -277,7 +277,10 @@ def test_a_placement_ends_after_ten_minutes_and_goes_on_where_it_was_left(clock)
         (1, 0, 1000, "Good"),
         (2, 0, 30, "Good"),
         (3, 0, 30, "Hard"),
+        (5, 0, 30, "Hard"),
         (1, 1, 30, "Hard"),
+        (1, 2, 30, "Hard"),
+        (1, 3, 30, "Again"),
         (6, 0, 30, "Again"),
     ],
 )
@@ -309,6 +312,20 @@ def test_a_named_mistake_decides_what_is_next(clock):
         assert found == (task, "after a mistake: overflow")
         passed(task, clock)
     assert not next_task(clock[0]).why.startswith("after a mistake")
+
+
+def test_the_last_two_mistakes_are_remedied_the_later_first_for_two_weeks(clock):
+    for mistake in ("overflow", "a wrong slope", "another dtype"):
+        wrong = {"passed": False, "mistake": mistake}
+        record(("linear", "start", {}), ("linear", "check", wrong), ("linear", "skip", {}))
+        clock[0] += 10
+
+    def called_for(now: float) -> list[str]:
+        return list(dict.fromkeys(mistake for _, mistake in schedule.pending_remedies(list(progress.events()), now)))
+
+    assert called_for(clock[0]) == ["another dtype", "a wrong slope"]
+    assert called_for(clock[0] - 11 + 14 * DAY) == ["another dtype"]
+    assert called_for(clock[0] - 10 + 14 * DAY) == []
 
 
 def test_a_refusal_in_the_loop_is_remembered_by_its_mistake(clock):
