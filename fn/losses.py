@@ -32,7 +32,7 @@ def cross_entropy(
     A target equal to `ignore_index` counts neither in the sum nor in the mean; the mean over no targets is NaN.
     Label smoothing ε: Szegedy et al. 2016. With a `weight` w per class log p[c] counts w[c] times, and the mean divides
     by the sum of w[target]. A target may be a probability q per class instead: -Σ_c q[c] log p[c], over the examples.
-    ValueError for a target that is no class; in compiled code it is a RuntimeError.
+    A target that is neither a class nor `ignore_index` is refused.
 
     >>> cross_entropy(torch.zeros(4, 10), torch.tensor([3, 1, 4, 1]))  # log 10
     tensor(2.3026)

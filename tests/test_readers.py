@@ -244,7 +244,7 @@ ODD = {
     "a socket": (make_socket, "a socket, not a regular file"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "a device, not a regular file"),
     "a folder": (lambda path: path.mkdir(), "Is a directory"),
-    "vast": (make_vast, r"8,589,934,593 bytes are more than [\d,]+"),
+    "vast": (make_vast, rf"{max(MOST_BYTES.values()) + 1:,} bytes are more than [\d,]+"),
     "a link to itself": (make_circle, "Too many levels of symbolic links"),
     "nothing": (lambda path: None, "No such file"),
 }

@@ -340,7 +340,10 @@ ANY = (1, 1)
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
 STEPS = ("train._checked_step", "train.train_step", "distributed.part_gradient", "distributed.parts_step")
-BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {"fn.draw.heat.heat_maps": {"panels"}}
+BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {
+    "fn.draw.heat.heat_maps": {"panels"},
+    "fn.data.loader.batches": {"split"},
+}
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
     "fn.jit.compiler._count_donated",

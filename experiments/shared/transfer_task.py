@@ -1,14 +1,14 @@
-"""The recipes and flags of Lab 4, what the flags do to a recipe, and the images that they ask for."""
+"""The recipes of Lab 4, what its flags change in them, and the images that they ask for."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from experiments.shared import cli
+from experiments.shared.lab4_flags import Flags
 from fn import tree
 from fn.backbones import BACKBONES, BackboneSpec, expand_prefixes, transfer_model
 from fn.data.datasets import Dataset, Split
@@ -59,28 +59,6 @@ class Task(NamedTuple):
     """the pretrained backbone under the new head"""
     head: Model
     """the new head alone, which takes features"""
-
-
-@dataclass(frozen=True)
-class Flags(cli.Lab):
-    """The flags of Lab 4 but for --out."""
-
-    backbone: Literal["resnet8", "resnet18", "resnet34", "resnet50", "squeezenet1_1"] = "resnet8"
-    """the network that was pretrained"""
-    weights: str = ""
-    """imagenet, for torchvision's, or a .pth or .safetensors file; resnet8 has its own"""
-    train: cli.MaybeNames = None
-    """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2; of digits all, of
-    photographs the last stage unless given"""
-    rates: dict[str, float] = field(default_factory=dict)
-    """by dotted prefix, factors of the learning rate of that second stage: backbone 0.1, say; of photographs head 10
-    unless this or --train is given"""
-    dataset: Literal["digits", "folder"] = "digits"
-    """what it learns"""
-    root: cli.MaybePath = None
-    """the directory of photographs, a sub-directory per class, of --dataset folder"""
-    target_accuracy: cli.MaybeShare = None
-    """exit 1 if the head alone stays below"""
 
 
 def apply_flags(recipe: Recipe, flags: Flags) -> Recipe:
