@@ -68,6 +68,7 @@ def assert_same(params: tree.Params, expected: tree.Params) -> None:
     assert all(pairs)
 
 
+@pytest.mark.slow
 def test_1_2_and_4_processes_end_equal_to_the_bit(tmp_path):
     """States and metrics of every family, with dropout, clipping, a schedule, accumulation, ragged batches."""
     run_many(tmp_path, "steps", "1,2,4", "short")

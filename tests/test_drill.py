@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import pytest
@@ -251,6 +251,7 @@ BATCHES = {
     "staged": Batch([prove.Answer(name, "textbook", text, False) for name, (text, *_) in STAGED.items()], {}, 30.0),
     "never called": Batch([next(prove.answers(name)) for name in NEVER_CALLED], NEVER_CALLED, 30.0),
 }
+LONG = ("endless", "all of a drill")
 GRADE = """
 import json, sys
 from experiments.drill import prove
@@ -264,27 +265,33 @@ for answers, tests, seconds in json.load(sys.stdin):
 """
 
 
-@pytest.fixture(scope="module")
-def verdicts() -> dict[str, list[Verdict]]:
+@cache
+def graded(*names: str) -> dict[str, list[Verdict]]:
     """Of each batch; each answer in a fork of one process that has torch in memory."""
     done = subprocess.run(
         [sys.executable, "-c", GRADE],
-        input=json.dumps(list(BATCHES.values())),
+        input=json.dumps([BATCHES[name] for name in names]),
         capture_output=True,
         text=True,
         cwd=cut.ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    return {
-        name: [Verdict(*verdict) for verdict in json.loads(line)] for name, line in zip(BATCHES, lines, strict=True)
-    }
+    return {name: [Verdict(*verdict) for verdict in json.loads(line)] for name, line in zip(names, lines, strict=True)}
 
 
-@pytest.mark.parametrize("label", REFUSED)
-def test_a_file_that_is_no_answer_is_refused_in_words(verdicts, label):
+def verdicts(name: str) -> list[Verdict]:
+    """Return those of a batch; the ones that take long are graded apart."""
+    group = LONG if name in LONG else [quick for quick in BATCHES if quick not in LONG]
+    return graded(*group)[name]
+
+
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[pytest.mark.slow] if label in ENDLESS else []) for label in REFUSED]
+)
+def test_a_file_that_is_no_answer_is_refused_in_words(label):
     batch = "endless" if label in ENDLESS else "refused"
-    verdict = verdicts[batch][[answer.label for answer in BATCHES[batch].answers].index(label)]
+    verdict = verdicts(batch)[[answer.label for answer in BATCHES[batch].answers].index(label)]
     assert not verdict.passed
     assert REFUSED[label][1] in "\n".join(verdict.lines)
 
@@ -302,8 +309,8 @@ def test_a_rounding_error_is_no_mistake_and_the_right_part_of_a_result_is_named(
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_a_textbook_answer_is_right_on_ordinary_input_and_told_what_an_edge_wants(verdicts, name):
-    verdict, (_, right, rest) = verdicts["staged"][[*STAGED].index(name)], STAGED[name]
+def test_a_textbook_answer_is_right_on_ordinary_input_and_told_what_an_edge_wants(name):
+    verdict, (_, right, rest) = verdicts("staged")[[*STAGED].index(name)], STAGED[name]
     assert re.match(r"right on ordinary input \(\d+ cases\)", verdict.lines[0])
     said = "\n".join(verdict.lines)
     assert right in said
@@ -327,8 +334,8 @@ def test_a_cause_is_named_only_where_it_explains_every_call_that_went_wrong():
     assert "constant factor" not in said(x / 2, x / 2, x**2)
 
 
-def test_a_grader_whose_tests_never_call_the_answer_refuses(verdicts):
-    for name, verdict in zip(NEVER_CALLED, verdicts["never called"], strict=True):
+def test_a_grader_whose_tests_never_call_the_answer_refuses():
+    for name, verdict in zip(NEVER_CALLED, verdicts("never called"), strict=True):
         assert not verdict.passed
         assert f"no test went through your `{name}`" in "\n".join(verdict.lines)
 
@@ -368,8 +375,9 @@ def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
 # The proof.
 
 
-def test_every_answer_of_a_drill_is_graded_right(verdicts):
-    for outcome in map(prove.Outcome, BATCHES["all of a drill"].answers, verdicts["all of a drill"]):
+@pytest.mark.slow
+def test_every_answer_of_a_drill_is_graded_right():
+    for outcome in map(prove.Outcome, BATCHES["all of a drill"].answers, verdicts("all of a drill")):
         assert outcome.ok, outcome
 
 

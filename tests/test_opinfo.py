@@ -214,6 +214,7 @@ def run(name: str, row: Row, *slicing: int) -> tuple[Counter[str], list[str]]:
     return counts, failed
 
 
+@pytest.mark.slow
 def test_ours_answers_torchs_own_samples_as_torch_does():
     """97 in 100 at the least, and none wrongly."""
     total, all_failed = Counter(), []
