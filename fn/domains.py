@@ -92,8 +92,11 @@ Rectangles = Annotated[
 Levels = Annotated[
     Sequence[Sequence[tuple[float, float]]],
     _such(
-        lambda levels: all(len(sizes) and all(0 < side <= MOST for size in sizes for side in size) for sizes in levels),
-        "a list per level of one or more (width, height), each above 0, and finite",
+        lambda levels: (
+            len(levels) > 0
+            and all(len(sizes) and all(0 < side <= MOST for size in sizes for side in size) for sizes in levels)
+        ),
+        "a list per level, of one or more, of one or more (width, height), each above 0, and finite",
     ),
 ]
 Factors = Annotated[

@@ -107,8 +107,8 @@ def adam_init(params: Params) -> Params:
     >>> adam_init({"w": torch.ones(2)})
     {'step': tensor(0), 'mean': {'w': tensor([0., 0.])}, 'square': {'w': tensor([0., 0.])}}
     """
-    step, zeros = _step_zero(params), tree.map(lambda p: torch.zeros_like(upcast(p)), params)
-    return {"step": step, "mean": zeros, "square": zeros}
+    mean, square = (tree.map(lambda p: torch.zeros_like(upcast(p)), params) for _ in range(2))
+    return {"step": _step_zero(params), "mean": mean, "square": square}
 
 
 def adam_update(

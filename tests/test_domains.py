@@ -58,8 +58,8 @@ EXAMPLES = {
     "Magnitudes": Numbers([(1.5, 0), ()], [(1, -1), (math.nan,), (1, math.inf), (10**400,), 1.5, None]),
     "Finites": Numbers([(1.5, -2), ()], [(1, math.nan), (math.inf,), (10**400,), 1.5, None]),
     "Levels": Numbers(
-        [[[(9, 9.5)]], []],
-        [[[]], [[(9, 9)], [(0, 9)]], [[(9, math.nan)]], [[(9, math.inf)]], [[9]], [[(9, "9")]], 9, None],
+        [[[(9, 9.5)]]],
+        [[], [[]], [[(9, 9)], [(0, 9)]], [[(9, math.nan)]], [[(9, math.inf)]], [[9]], [[(9, "9")]], 9, None],
     ),
     "Factors": Numbers([{"head": 0.1}, {}], [{"head": -0.1}, {"head": math.nan}, {"head": math.inf}, 0.1, None]),
     "Rectangles": Numbers([[(9, 9.5)]], [[], [(0, 9)], [(9, 9), (9, math.nan)], [(9, math.inf)], [9], 9, None]),

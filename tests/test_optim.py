@@ -142,6 +142,14 @@ PAIRS = {
 }
 
 
+@each_optimizer
+def test_no_two_parts_of_a_state_share_memory(optimizer):
+    """A donated state is overwritten."""
+    state = optimizer.init({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float16)})
+    places = [leaf.data_ptr() for leaf in tree.leaves(state)]
+    assert len({*places}) == len(places)
+
+
 @pytest.mark.parametrize(("make", "update", "options"), PAIRS.values(), ids=PAIRS)
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_an_optimizer_is_its_equation_at_the_rate_of_the_schedule(make, update, options, max_norm):

@@ -23,7 +23,6 @@ WRONG = {
         "key = torch.tensor(0)",
         "refused",
     ),
-    "any p": ("if not 0 <= p <= 1:", "if False:", "refused"),
     "not rescaled": ("x * scale)", "x)", "factor"),
     "p is the share that is kept": (
         "uniform(key, x.shape) < p",
