@@ -23,13 +23,13 @@ os.environ["TERM"] = "xterm"  # on a dumb terminal no bar is drawn
 torch.set_num_threads(1)  # on tensors this small, waking a second thread costs 5 ms an op: 100 times the work
 
 
-LONGEST = ("every_wrong_answer", "labs_hold", "lab_holds", "fifty", "compiled_step", "every_variant")
+BEGUN_FIRST = ("every_wrong_answer", "labs_hold", "lab_holds", "fifty", "compiled_step", "every_variant")
 """parts of the names of the tests that take half a minute and more"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first: at the end, one would hold a single worker while the others wait."""
-    items.sort(key=lambda item: not any(part in item.name for part in LONGEST))
+    items.sort(key=lambda item: not any(part in item.name for part in BEGUN_FIRST))
 
 
 @pytest.fixture(scope="session")

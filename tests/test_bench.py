@@ -68,7 +68,7 @@ def parameters_after(variant: str, start: Start, calls: int) -> tuple[int, list[
 
 def slow_if_compiled(variant: str) -> list[pytest.MarkDecorator]:
     """The marks of a variant's test."""
-    return [pytest.mark.slow] if any(word in variant for word in COMPILES) else []
+    return [pytest.mark.slow, pytest.mark.longest] if any(word in variant for word in COMPILES) else []
 
 
 @pytest.mark.parametrize(

@@ -662,6 +662,7 @@ def test_predictions_come_as_one_table():
     assert table.labels.tolist() == [2, 0, 1]
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_a_compiled_step_is_the_step():
     """Of the flavor that sorts, scatters and matches; compiling the other takes as long again."""

@@ -76,6 +76,7 @@ def test_1_2_and_4_processes_end_equal_to_the_bit(tmp_path):
     assert_same_files(*(tmp_path / number for number in "124"))
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_a_sharded_optimizer_changes_no_bit(tmp_path):
     run_many(tmp_path / "whole", "steps", "1")
@@ -83,6 +84,7 @@ def test_a_sharded_optimizer_changes_no_bit(tmp_path):
     assert_same_files(tmp_path / "whole" / "1", *(tmp_path / "sharded" / number for number in "124"))
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path):
     """PYTHONPATH=. python tests/many.py DIR steps 1,2,4 compile does it for every family, which takes many minutes."""
@@ -132,6 +134,7 @@ def test_a_run_of_1_2_and_4_processes_is_the_same_to_the_byte(tmp_path, flags):
     assert_same_run(*(tmp_path / number / "run" for number in "124"))
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_kills_of_one_process_or_all_change_nothing_and_any_number_resumes(tmp_path):
     run_many(tmp_path, "kills", "12", "0", *MLP, "--epochs", "20", "--checkpoint-every", "2")

@@ -384,6 +384,7 @@ def test_every_answer_of_a_drill_is_graded_right():
 THE_REST = [name for name in DRILLS if name != "relu"]
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [THE_REST[i::4] for i in range(4)], ids=lambda names: f"{names[0]} …")
 def test_every_wrong_answer_is_refused_in_fitting_words_and_every_right_one_passes(names):

@@ -284,6 +284,7 @@ def test_ctrl_c_ends_the_lab_in_one_line_and_leaves_no_process(tmp_path):
     assert of_lab(lab.pid) == []
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_lab_runs_as_a_command(tmp_path):
     command = [sys.executable, "-m", "experiments.lab", "7", "--out", str(tmp_path), "--epochs", "2"]

@@ -355,6 +355,7 @@ def test_the_parts_of_a_whole_lab_hold_its_checks(monkeypatch, tmp_path):
     assert stand.calls()["mlp_loss"] > 1
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", WHOLES)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
