@@ -125,7 +125,7 @@ def test_clusters_fit_boxes_of_ten_to_a_hundred_pixels_better_than_fixed_anchors
         (partial(split_by_level, torch.zeros(0, 2), (8, 16)), "sizes holds no size"),
         *((partial(split_by_level, torch.ones(3, 2), bad), "strides") for bad in ((), (16, 8), (8, 8), (0, 8), (-8,))),
         (partial(anchor_recall, torch.ones(3, 4), torch.ones(3, 4), iou_threshold=1.5), "iou_threshold"),
-        (partial(ssd, (1, 32, 32), 3, anchor_sizes=()), "anchor_sizes has 0 levels; the backbone has 3"),
+        (partial(ssd, (1, 32, 32), 3, anchor_sizes=()), "parameter 'anchor_sizes'"),
         (partial(ssd, (1, 32, 32), 3, anchor_sizes=[[(9.0, 9.0)]] * 4), "anchor_sizes has 4 levels"),
         *(
             (partial(ssd, (1, 32, 32), 3, anchor_sizes=[[(9.0, 9.0)], bad]), "anchor_sizes")

@@ -353,6 +353,7 @@ def test_an_answer_saved_twice_in_one_second_is_read_anew(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["relu.py"]
 
 
+@pytest.mark.slow
 def test_a_grader_of_its_own_process_passes_and_ends(tmp_path):
     """As --check starts it; an answer that only waits is ended from outside."""
     file = tmp_path / "relu.py"
