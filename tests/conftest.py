@@ -27,9 +27,16 @@ BEGUN_FIRST = ("every_wrong_answer", "labs_hold", "lab_holds", "fifty", "compile
 """parts of the names of the tests that take half a minute and more"""
 
 
+FORKS = ("test_distributed.py", "test_lab7.py", "test_bugs.py", "lab7")
+"""parts of the names of the tests that go on in a fork of their process"""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first: at the end, one would hold a single worker while the others wait."""
-    items.sort(key=lambda item: not any(part in item.name for part in BEGUN_FIRST))
+    """Put those that fork first: once jit has traced a step, autograd refuses to work in a fork of the process.
+
+    Then the longest: at the end, one would hold a single worker while the others wait.
+    """
+    items.sort(key=lambda item: [not any(part in item.nodeid for part in parts) for parts in (FORKS, BEGUN_FIRST)])
 
 
 @pytest.fixture(scope="session")
