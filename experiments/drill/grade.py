@@ -27,7 +27,7 @@ from experiments.drill.answer import Wrong, first_line, line_of, load
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain, show
 from experiments.drill.launch import ROOT, Verdict, write_verdict
-from experiments.drill.limits import CPU_SECONDS, MEMORY, OutOfTime, limit_memory, timed
+from experiments.drill.limits import CPU_SECONDS, MEMORY, OutOfMemory, OutOfTime, limit_memory, memory_limited, timed
 from experiments.drill.recorder import RECORDER, Arguments, Recorder
 
 AS_OURS = (
@@ -58,7 +58,7 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     try:
         with timed(seconds):
             status = run.tests()
-    except (OutOfTime, MemoryError) as error:
+    except (OutOfTime, OutOfMemory) as error:
         run.error, status = error, 1
     verdict = _verdict(run, name, file, seconds, status)
     return verdict._replace(lines=[*verdict.lines, *_printed(run.printed)])
@@ -69,11 +69,11 @@ def _verdict(run: "Run", name: str, file: Path, seconds: float, status: int) -> 
         line = run.error.args[0]
         stopped = [f"  it was at line {line}: {file.read_text().splitlines()[line - 1].strip()}"] if line else []
         return Verdict(False, [f"not done after {seconds:g} s: is there a loop that does not end?", *stopped])
-    if isinstance(run.error, MemoryError):
-        return Verdict(False, _out_of_memory(run.error))
+    if isinstance(run.error, OutOfMemory):
+        return Verdict(False, [f"out of memory: more than {MEMORY >> 20} MiB were asked for", f"  {run.error}"[:200]])
     if run.failed is not None:
         lines = run.said
-        with contextlib.suppress(OutOfTime), timed(seconds):
+        with contextlib.suppress(OutOfTime, OutOfMemory), timed(seconds):
             lines = _explain(run, file)
         return _refused(run, lines)
     if not run.counted:
@@ -143,7 +143,8 @@ class Run:
         self.recorder.calls, self.recorder.error = 0, None
         self.stage = self._stage_of(item.nodeid)
         try:
-            result = yield
+            with memory_limited():
+                result = yield
         except BaseException as error:
             self.error, self.raised = error, self.recorder.error
             title = item.name.removeprefix("test_").replace("_", " ")
@@ -192,8 +193,6 @@ def _comes_from(error: BaseException, failure: BaseException | None) -> bool:
 
 def _say_raised(error: BaseException, arguments: Arguments, file: Path) -> list[str]:
     given = ["", "given", *(f"  {name} = {show(x)}" for name, x in arguments.items())]
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return _out_of_memory(error)
     if isinstance(error, TypeCheckError):
         return [*_type_error(error), *given]
     said = "nothing is written there yet" if isinstance(error, NotImplementedError) else first_line(error)
@@ -209,10 +208,6 @@ def _type_error(error: BaseException) -> list[str]:
     if "return value" in text and "  Actual value: None" in (f"  {line.strip()}" for line in kept):
         return ["nothing is returned: is a `return` missing?"]
     return ["the shape or dtype does not fit the annotation:", *(f"  {line}"[:300] for line in kept[:6])]
-
-
-def _out_of_memory(error: BaseException) -> list[str]:
-    return [f"out of memory: more than {MEMORY >> 20} MiB were asked for", f"  {first_line(error)[:200]}"]
 
 
 def _printed(text: str, most: int = 10) -> list[str]:

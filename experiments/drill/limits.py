@@ -18,6 +18,21 @@ class OutOfTime(BaseException):
     """OutOfTime(line of the answer, or 0). Past `except Exception`, so that an answer does not swallow it."""
 
 
+class OutOfMemory(BaseException):
+    """OutOfMemory(the words of Python or torch). Past `except Exception`: Hypothesis would call the function again."""
+
+
+@contextlib.contextmanager
+def memory_limited() -> Iterator[None]:
+    """Raise OutOfMemory where memory could not be had: Python's error is a MemoryError, torch's a RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise OutOfMemory(str(error).partition("\n")[0] or type(error).__name__) from None
+        raise
+
+
 @contextlib.contextmanager
 def timed(seconds: float) -> Iterator[None]:
     """Raise OutOfTime after so many seconds of computing; a process that only waits is ended by `launch`."""

@@ -12,6 +12,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 from torch import Tensor
 
+from experiments.drill.limits import memory_limited
 from experiments.drill.values import leaves
 
 Arguments = dict[str, Any]
@@ -53,7 +54,8 @@ class Recorder:
     @contextmanager
     def _recorded(self, args: Any, kwargs: Any) -> Iterator[None]:
         try:
-            yield
+            with memory_limited():
+                yield
         except (Exception, SystemExit) as error:
             self.error = error, self._bind(args, kwargs)
             raise
@@ -96,10 +98,11 @@ def checked(yours: Callable, ours: Callable) -> Callable:
 def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
     """f(*args, **kwargs), a generator or a data set as a list, an exception as a value."""
     try:
-        result = f(*_over(_as_iterator, args), **_over(_as_iterator, kwargs))
-        if isinstance(result, torch.utils.data.Dataset):
-            return [result[i] for i in range(len(result))]  # pyright: ignore
-        return list(result) if inspect.isgenerator(result) else result
+        with memory_limited():
+            result = f(*_over(_as_iterator, args), **_over(_as_iterator, kwargs))
+            if isinstance(result, torch.utils.data.Dataset):
+                return [result[i] for i in range(len(result))]  # pyright: ignore
+            return list(result) if inspect.isgenerator(result) else result
     except (Exception, SystemExit) as error:
         return error
 
