@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
+from experiments.lab_helpers.lab0.tables import show_gradient_norms, show_lines
 from experiments.shared import cli, show
-from experiments.shared.lab0_tables import show_gradient_norms, show_lines
 from experiments.shared.overfit_report import check_fit
 from experiments.shared.training_pictures import draw_losses
 from fn import tree

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from experiments.lab_helpers.lab1.tables import show_convolutions
 from experiments.shared import cli, show
-from experiments.shared.lab1_tables import show_convolutions
 from experiments.shared.overfit_report import check_fit
 from experiments.shared.shapes import quiz_shapes, show_shapes
 from experiments.shared.training_pictures import draw_metrics, draw_network

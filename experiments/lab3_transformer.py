@@ -15,15 +15,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from experiments.lab_helpers.lab3.attention_measures import causal_leaks, mirrored_share
+from experiments.lab_helpers.lab3.attention_parity import compare_with_torch, one_query
+from experiments.lab_helpers.lab3.attention_pictures import draw_positions, show_attention
+from experiments.lab_helpers.lab3.flags import Flags, Recipe, apply_flags
+from experiments.lab_helpers.lab3.language_tasks import Task, bigram_loss, require_sizes, text_task, toy_task
+from experiments.lab_helpers.lab3.written_text import question_length, show_answers, show_continuations
 from experiments.shared import cli, show
-from experiments.shared.attention_measures import causal_leaks, mirrored_share
-from experiments.shared.attention_parity import compare_with_torch, one_query
-from experiments.shared.attention_pictures import draw_positions, show_attention
-from experiments.shared.lab3_flags import Flags, Recipe, apply_flags
-from experiments.shared.language_tasks import Task, bigram_loss, require_sizes, text_task, toy_task
 from experiments.shared.shapes import trace_shapes
 from experiments.shared.training_pictures import draw_losses
-from experiments.shared.written_text import question_length, show_answers, show_continuations
 from fn import draw, tree
 from fn.data.loader import batches, endless
 from fn.data.sequences import TOYS, Sequences, decode

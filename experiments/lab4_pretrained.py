@@ -15,11 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.shared import cli, show, transfer_report
+from experiments.lab_helpers.lab4 import transfer_report
+from experiments.lab_helpers.lab4.cached_features import cache_features
+from experiments.lab_helpers.lab4.flags import Flags
+from experiments.lab_helpers.lab4.transfer_task import Recipe, Task, Way, apply_flags, load_images
+from experiments.shared import cli, show
 from experiments.shared.backbones import load
-from experiments.shared.cached_features import cache_features
-from experiments.shared.lab4_flags import Flags
-from experiments.shared.transfer_task import Recipe, Task, Way, apply_flags, load_images
 from fn import tree
 from fn.backbones import BACKBONES, expand_prefixes, extract_features, head_model, transfer_model
 from fn.data.datasets import Split

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from experiments.shared import cli, detection_pictures, detection_report, show
+from experiments.lab_helpers.lab5 import detection_pictures
+from experiments.lab_helpers.lab5.detection_task import Recipe, build_detector, load_scenes, thirds
+from experiments.shared import cli, detection_report, show
 from experiments.shared.detection_report import FLAVORS
-from experiments.shared.detection_task import Recipe, build_detector, load_scenes, thirds
 from fn.data.loader import batches
 from fn.data.scene_transforms import compose, random_flip, random_zoom
 from fn.data.scenes import SceneSet, require_valid, take_scenes

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from experiments.shared import cli, mistakes, show
-from experiments.shared.photographs import Pictures, decode_photographs, write_photographs
+from experiments.lab_helpers.lab6 import mistakes
+from experiments.lab_helpers.lab6.photographs import Pictures, decode_photographs, write_photographs
+from experiments.lab_helpers.lab6.timing import Loader, show_loaders, time_loaders, timed
+from experiments.shared import cli, show
 from experiments.shared.processes import run_at_once
 from experiments.shared.registry import RootlessName
-from experiments.shared.timing import Loader, show_loaders, time_loaders, timed
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take

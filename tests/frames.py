@@ -20,7 +20,7 @@ import experiments
 import fn
 import fn.train
 from experiments import lab0_mlp, lab1_cnn, lab3_transformer, lab4_pretrained, lab5_detection, overfit
-from experiments.shared import cached_features
+from experiments.lab_helpers.lab4 import cached_features
 from experiments.train import __main__ as trainer
 from experiments.train import build
 from fn.data.scenes import Scenes, SceneSet

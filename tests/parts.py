@@ -17,7 +17,10 @@ from experiments import (
     lab6_data,
     lab7_processes,
 )
-from experiments.shared import cached_features, cli, language_tasks, several
+from experiments.lab_helpers.lab3 import language_tasks
+from experiments.lab_helpers.lab4 import cached_features
+from experiments.lab_helpers.lab7 import local_processes
+from experiments.shared import cli
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
 from fn.data import scenes
@@ -99,7 +102,7 @@ def lab7(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config, way = lab7_processes.Config(out=out), "MLP, in order"
     if part == "make_mistakes":
         return lambda: lab7_processes.make_mistakes(config)
-    trained = lambda n: several.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
+    trained = lambda n: local_processes.in_processes(lab7_processes.train, n, way, 0, 1)  # noqa: E731
     return lambda: lab7_processes.compare_results({way: [trained(n) for n in (1, 2, 4)]})
 
 
@@ -121,8 +124,8 @@ def make_small(monkeypatch) -> None:
 
 def inherit_changes(monkeypatch) -> None:
     """Let the processes of Lab 7 be forks, which have whatever was changed here."""
-    monkeypatch.setattr(several, "START_METHOD", "fork")
-    monkeypatch.setattr(several, "_mine", lambda: None)
+    monkeypatch.setattr(local_processes, "START_METHOD", "fork")
+    monkeypatch.setattr(local_processes, "_mine", lambda: None)
 
 
 def whole(lab: str, monkeypatch, out: Path) -> list[cli.Check]:
@@ -141,7 +144,7 @@ def whole(lab: str, monkeypatch, out: Path) -> list[cli.Check]:
     if lab == "lab7":
         inherit_changes(monkeypatch)
         ways = ("MLP, in order", "MLP, all_reduce")
-        trained = {w: [several.in_processes(lab7_processes.train, n, w, 0, 1) for n in (1, 2, 4)] for w in ways}
+        trained = {w: [local_processes.in_processes(lab7_processes.train, n, w, 0, 1) for n in (1, 2, 4)] for w in ways}
         return [check for check in lab7_processes.compare_results(trained) if "accuracy" not in check.name]
     module = {"lab0": lab0_mlp, "lab1": lab1_cnn, "lab3": lab3_transformer, "lab4": lab4_pretrained}[lab]
     return module.main(module.Config(out=out), CPU)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision import ops
 
 from experiments import lab5_detection
-from experiments.shared import detection_pictures, detection_report, detection_task
+from experiments.lab_helpers.lab5 import detection_pictures, detection_task
+from experiments.shared import detection_report
 from fn.data.scenes import Scenes, SceneSet
 from fn.detection import anchor_clusters
 from fn.detection.anchor_clusters import anchor_recall, cluster_sizes, size_iou, split_by_level

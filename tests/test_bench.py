@@ -13,13 +13,13 @@ from torch.func import grad_and_value
 
 from experiments.bench import __main__ as bench
 from experiments.bench import gpt, jax_steps, ops, report, worker
+from experiments.bench.memory import peak_bytes
 from experiments.bench.timing import Lost, Result, Timing, measure
 from experiments.bench.timing import worker as begin_worker
 from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.bench.worker import VARIANTS, tasks
 from experiments.bench.workloads import WORKLOADS
 from experiments.shared import cli
-from experiments.shared.memory import peak_bytes
 from experiments.shared.registry import resolve
 from fn import tree
 from fn.detection.train import detection_loss

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from experiments.shared import cli, ranks, several
+from experiments.lab_helpers.lab7 import local_processes
+from experiments.shared import cli, ranks
 from experiments.train import launch, together
 from experiments.train.config import Config, parse
 from fn import checkpoint, distributed, tree
@@ -196,10 +197,10 @@ def sum_in_slices() -> torch.Tensor:
 
 def test_a_large_vector_is_summed_in_slices_to_the_same_bits(monkeypatch):
     """Four processes, and a number of numbers that they cannot share evenly."""
-    monkeypatch.setattr(several, "START_METHOD", "fork")  # so that the processes have the change too
+    monkeypatch.setattr(local_processes, "START_METHOD", "fork")  # so that the processes have the change too
     monkeypatch.setattr(distributed, "SMALL", 0)
     expected = pairwise_sum(torch.stack([vector_of(rank) for rank in range(4)]))
-    assert all(torch.equal(total, expected) for total in several.in_processes(sum_in_slices, 4))
+    assert all(torch.equal(total, expected) for total in local_processes.in_processes(sum_in_slices, 4))
 
 
 @given(st.integers(1, 64), st.integers(1, 16))

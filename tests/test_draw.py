@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import CSS4_COLORS, TABLEAU_COLORS, to_hex
 
 from experiments.report import record, write
-from experiments.shared.told import course, told
+from experiments.shared.titles import course, told
 from fn import draw
 from fn.draw.figures import DPI, SHOWN
 from fn.draw.labels import place_labels

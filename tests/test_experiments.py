@@ -26,8 +26,9 @@ from experiments import (
     overfit,
 )
 from experiments.lab import LABS
-from experiments.shared import cli, detection_task
-from experiments.shared.lab0_tables import tagged_lines
+from experiments.lab_helpers.lab0.tables import tagged_lines
+from experiments.lab_helpers.lab5 import detection_task
+from experiments.shared import cli
 from experiments.shared.registry import MODELS
 from experiments.train import config as train
 from fn.data import scenes

@@ -110,6 +110,7 @@ def test_a_family_is_a_file_with_its_factory_of_the_same_name(family):
 
 LABS = sorted((ROOT / "experiments").glob("lab[0-9]*.py"))
 TOOLS = sorted(path.parent for path in (ROOT / "experiments").glob("*/__main__.py"))
+FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/README.md"))
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
@@ -123,6 +124,13 @@ def test_a_lab_is_a_page_with_its_training_loop_in_sight(lab):
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
 def test_a_tool_is_a_package_with_a_readme(tool):
     assert len((tool / "README.md").read_text().splitlines()) > 15
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_readme_names_each_file_of_its_folder(folder):
+    readme = (folder / "README.md").read_text()
+    names = {path.stem for path in folder.rglob("*.py") if path.parent.name != "catalogue"} - {"__init__", "__main__"}
+    assert not {name for name in names if not re.search(rf"\b{name}(\.py)?\b", readme)}
 
 
 def test_experiments_holds_what_one_runs_alone():

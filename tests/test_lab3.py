@@ -12,11 +12,11 @@ from torch import Tensor
 
 from experiments import lab3_transformer as lab3
 from experiments.lab3_transformer import RECIPES, Config
-from experiments.shared import language_tasks
-from experiments.shared.attention_measures import mirrored_share
-from experiments.shared.attention_pictures import print_attention
-from experiments.shared.lab3_flags import apply_flags, text_prompt
-from experiments.shared.language_tasks import Task, bigram_loss, text_task, toy_task
+from experiments.lab_helpers.lab3 import language_tasks
+from experiments.lab_helpers.lab3.attention_measures import mirrored_share
+from experiments.lab_helpers.lab3.attention_pictures import print_attention
+from experiments.lab_helpers.lab3.flags import apply_flags, text_prompt
+from experiments.lab_helpers.lab3.language_tasks import Task, bigram_loss, text_task, toy_task
 from fn.data.sequences import TOY_VOCABULARY, TOYS, next_characters
 from fn.models import Model
 from fn.optim import Optimizer, adam

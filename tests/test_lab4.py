@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 from experiments import lab4_pretrained
 from experiments.lab4_pretrained import Config, Trained, accuracies_of, compare_ways, load_task
-from experiments.shared import cached_features, cli
+from experiments.lab_helpers.lab4 import cached_features
+from experiments.lab_helpers.lab4.transfer_report import misread_first
+from experiments.lab_helpers.lab4.transfer_task import Recipe, Task, apply_flags
+from experiments.shared import cli
 from experiments.shared.backbones import SHIPPED, load
-from experiments.shared.transfer_report import misread_first
-from experiments.shared.transfer_task import Recipe, Task, apply_flags
 from fn import pretrained, tree
 from fn.backbones import BACKBONES, expand_prefixes, transfer_model
 from fn.models.squeezenet import FIRES, POOLED

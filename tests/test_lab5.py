@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from experiments import lab5_detection, overfit
-from experiments.shared import cli, detection_pictures, detection_report, detection_task, show
+from experiments.lab_helpers.lab5 import detection_pictures, detection_task
+from experiments.shared import cli, detection_report, show
 from fn import tree
 from fn.data.scenes import Scenes, SceneSet
 from fn.detection.average_precision import THRESHOLDS

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiments import lab7_processes
-from experiments.shared import cli, collectives, process_mistakes, several
+from experiments.lab_helpers.lab7 import collectives, local_processes, process_mistakes
+from experiments.shared import cli
 from fn import tree
 from fn.distributed import part_gradient, place
 from fn.models.cnn import cnn
@@ -168,7 +169,7 @@ def test_slices_of_two_dtypes_are_refused(zero1_update):
 @pytest.fixture
 def _forks(monkeypatch):
     """Processes that need not import torch anew."""
-    monkeypatch.setattr(several, "START_METHOD", "fork")
+    monkeypatch.setattr(local_processes, "START_METHOD", "fork")
 
 
 def rank_and_sum() -> tuple[int, float]:
@@ -191,16 +192,16 @@ def die_in_one() -> None:
 
 @pytest.mark.usefixtures("_forks")
 def test_processes_meet_and_answer_by_rank():
-    assert several.in_processes(rank_and_sum, 3) == [(0, 3.0), (1, 3.0), (2, 3.0)]
-    assert several.in_processes(place, 1) == [(0, 1)]
+    assert local_processes.in_processes(rank_and_sum, 3) == [(0, 3.0), (1, 3.0), (2, 3.0)]
+    assert local_processes.in_processes(place, 1) == [(0, 1)]
 
 
 @pytest.mark.usefixtures("_forks")
 def test_a_process_that_fails_or_is_lost_is_told_in_one_line():
     with pytest.raises(cli.RunError, match=r"^process 1 of 2: KeyError: 'of the second'"):
-        several.in_processes(fail_in_one, 2)
+        local_processes.in_processes(fail_in_one, 2)
     with pytest.raises(cli.RunError, match=r"^process 1 of 2 was lost: the others cannot go on$"):
-        several.in_processes(die_in_one, 2)
+        local_processes.in_processes(die_in_one, 2)
 
 
 @pytest.mark.slow
@@ -216,10 +217,10 @@ def test_the_readers_functions_stand_in_in_the_processes_too(monkeypatch, tmp_pa
     file = tmp_path / "all_reduce_mean.py"
     file.write_text("def all_reduce_mean(x, count):\n    return x * 0\n")
     monkeypatch.setenv("FN_MINE", "")
-    with several.standing_in(("experiments.lab7_processes", json.dumps({"all_reduce_mean": str(file)}))):
+    with local_processes.standing_in(("experiments.lab7_processes", json.dumps({"all_reduce_mean": str(file)}))):
         assert lab7_processes.all_reduce_mean(torch.ones(2), 1).tolist() == [0, 0]
     assert lab7_processes.all_reduce_mean(torch.ones(2), 1).tolist() == [1, 1]
-    with several.standing_in(None):
+    with local_processes.standing_in(None):
         assert lab7_processes.all_reduce_mean(torch.ones(2), 1).tolist() == [1, 1]
 
 

@@ -23,8 +23,8 @@ from experiments.drill import cut, launch, mine, stand_in, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.lab import LABS
+from experiments.lab_helpers.lab0.tables import tagged_lines
 from experiments.shared import cli, show
-from experiments.shared.lab0_tables import tagged_lines
 from fn import layers
 from fn.data.datasets import Split, digits, take
 from fn.models.mlp import mlp_apply, mlp_init

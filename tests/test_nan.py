@@ -24,10 +24,11 @@ from experiments import (
     lab7_processes,
     overfit,
 )
-from experiments.shared import attention_parity, cli
-from experiments.shared.detection_task import build_detector
-from experiments.shared.language_tasks import toy_task
-from experiments.shared.photographs import write_photographs
+from experiments.lab_helpers.lab3 import attention_parity
+from experiments.lab_helpers.lab3.language_tasks import toy_task
+from experiments.lab_helpers.lab5.detection_task import build_detector
+from experiments.lab_helpers.lab6.photographs import write_photographs
+from experiments.shared import cli
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
 from fn import tree
@@ -220,7 +221,7 @@ CASES = {
     ),
     "lab 3, beside torch": Case(
         lambda out: attention_parity.compare_with_torch(lab3_transformer.Config(out=out), CPU),
-        "experiments.shared.attention_parity.tiled_attention",
+        "experiments.lab_helpers.lab3.attention_parity.tiled_attention",
         {"beside torch: largest relative gap of outputs", "beside torch: largest relative gap of gradients"},
     ),
     "lab 3, the worst seed": Case(evaluate_toy, f"{LAB3}.evaluate", {"unseen problems solved"}, first=1, given=SOLVED),

@@ -20,10 +20,10 @@ import torch
 import tyro
 
 from experiments.bench.jax_steps import equinox_optax, plain_jax
+from experiments.bench.memory import peak_bytes
 from experiments.bench.ops import OPS
 from experiments.bench.torch_steps import Start, Task, Variant, begin, module, ours
 from experiments.bench.workloads import WORKLOADS
-from experiments.shared.memory import peak_bytes
 from fn.jit import jit
 
 FOUR_STEPS = "jit, four steps a call"

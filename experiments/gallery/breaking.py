@@ -17,7 +17,7 @@ from experiments.shared import cli
 from experiments.shared.show import console, is_wide, wrapped
 from experiments.shared.source import show_code, wait
 from experiments.shared.source import source as shared_source
-from experiments.shared.told import told
+from experiments.shared.titles import told
 from fn import draw
 
 

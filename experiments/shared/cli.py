@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     import torch
 
     from experiments.drill.stand_in import Stand
-    from experiments.shared.asking import Questions
+    from experiments.shared.predict import Questions
     from fn.data.datasets import Dataset
 
 
@@ -185,7 +185,7 @@ def asking(config: Config) -> "contextlib.AbstractContextManager[Questions | Non
     """
     if not (isinstance(config, Lab) and config.predict):
         return contextlib.nullcontext()
-    from experiments.shared.asking import questions, require_terminal
+    from experiments.shared.predict import questions, require_terminal
 
     require_terminal()
     return questions(type(config).out.name)

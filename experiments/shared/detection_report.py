@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.shared import show
-from experiments.shared.told import told
+from experiments.shared.titles import told
 from fn import draw
 from fn.data.scenes import SceneSet
 from fn.detection.average_precision import summarize

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.shared import show
-from experiments.shared.told import told
+from experiments.shared.titles import told
 from fn import draw
 from fn.data.datasets import Dataset
 from fn.draw import Seeds

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 from experiments.shared import show
-from experiments.shared.told import course
+from experiments.shared.titles import course
 from experiments.sweep.config import Config
 from fn import draw, tree
 from fn.curvature import gradient_noise_scale, per_sample_grads, sharpness

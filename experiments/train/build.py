@@ -10,8 +10,8 @@ from torch import Tensor
 
 from experiments.shared import cli
 from experiments.shared.registry import AUGMENTS, MODELS, OPTIMIZERS, SCHEDULES, resolve
-from experiments.shared.trial import try_model
 from experiments.train.config import Config
+from experiments.train.first_batch import try_model
 from fn import train
 from fn.data.datasets import Dataset, Split
 from fn.data.loader import epoch_order

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.shared import cli, show
-from experiments.shared.told import told
+from experiments.shared.titles import told
 from experiments.train.config import Config
 from fn import draw
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from experiments.lab3_transformer import Config, Recipe
+from experiments.lab_helpers.lab3.language_tasks import Task
 from experiments.shared import cli
-from experiments.shared.language_tasks import Task
 from experiments.shared.training_pictures import draw_losses
 from fn import draw
 from fn.attention import scaled_dot_product_attention

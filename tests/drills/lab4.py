@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from experiments.lab4_pretrained import Config, Trained
+from experiments.lab_helpers.lab4.transfer_task import Recipe, Task, Way, load_images
 from experiments.shared.backbones import load
-from experiments.shared.transfer_task import Recipe, Task, Way, load_images
 from fn import tree
 from fn.backbones import BACKBONES, extract_features, head_model, transfer_model
 from fn.conv import adaptive_avg_pool2d

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from experiments.lab6_data import BATCH, EXAMPLES, OURS, SAME, USUAL, Config
-from experiments.shared.photographs import Pictures, decode_photographs
-from experiments.shared.timing import Loader
+from experiments.lab_helpers.lab6.photographs import Pictures, decode_photographs
+from experiments.lab_helpers.lab6.timing import Loader
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split
 from fn.data.loader import START_METHOD, Gather

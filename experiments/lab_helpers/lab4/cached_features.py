@@ -3,8 +3,9 @@
 import time
 from functools import partial
 
-from experiments.shared import cli, show, transfer_report
-from experiments.shared.transfer_task import Recipe, Task
+from experiments.lab_helpers.lab4 import transfer_report
+from experiments.lab_helpers.lab4.transfer_task import Recipe, Task
+from experiments.shared import cli, show
 from fn import tree
 from fn.backbones import extract_features
 from fn.data.datasets import Split

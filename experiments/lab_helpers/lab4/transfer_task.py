@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.lab_helpers.lab4.flags import Flags
 from experiments.shared import cli
-from experiments.shared.lab4_flags import Flags
 from fn import tree
 from fn.backbones import BACKBONES, BackboneSpec, expand_prefixes, transfer_model
 from fn.data.datasets import Dataset, Split

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from experiments.lab_helpers.lab3.flags import Flags, text_prompt
 from experiments.shared import cli
-from experiments.shared.lab3_flags import Flags, text_prompt
 from fn.data.sequences import (
     TOY_VOCABULARY,
     TOYS,

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from experiments.lab_helpers.lab3.flags import Flags, text_prompt
+from experiments.lab_helpers.lab3.language_tasks import Task
 from experiments.shared import show
-from experiments.shared.lab3_flags import Flags, text_prompt
-from experiments.shared.language_tasks import Task
 from fn.data.sequences import IGNORED, decode, encode
 from fn.generation import generate
 from fn.models import Model
