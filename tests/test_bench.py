@@ -4,6 +4,7 @@ import json
 import subprocess
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from itertools import product
 from typing import cast
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.func import grad_and_value
 
 from experiments.bench import __main__ as bench
-from experiments.bench import gpt, jax_steps, ops, report, worker
+from experiments.bench import gpt, grid, grid_report, jax_steps, ops, report, worker
 from experiments.bench.memory import peak_bytes
 from experiments.bench.timing import Lost, Result, Timing, measure
 from experiments.bench.timing import worker as begin_worker
@@ -337,3 +338,54 @@ def test_a_worker_that_was_killed_is_lost():
         process.process.wait()
         with pytest.raises(Lost):
             process.ask("time 0.1")
+
+
+NETWORKS = [grid.draw(0, index) for index in range(400)]
+
+
+def test_the_grid_draws_every_kind_of_network():
+    convs = [conv for network in NETWORKS for conv in network.convs]
+    assert {conv.kernel for conv in convs} == set(range(1, 8))
+    assert {conv.stride for conv in convs} == {1, 2}
+    assert {conv.groups for conv in convs} == {1, 2, 4}
+    assert {(conv.norm, conv.pool, conv.padding > 0) for conv in convs} == set(product((False, True), repeat=3))
+    assert any(conv.channels % 8 for conv in convs)
+    assert any(network.d_model for network in NETWORKS)
+    assert any(network.hidden for network in NETWORKS)
+    assert min(network.batch for network in NETWORKS) == 1
+    assert max(network.batch for network in NETWORKS) > 400
+
+
+def test_a_network_of_the_grid_is_a_function_of_seed_and_index():
+    assert grid.draw(0, 7) == grid.draw(0, 7)
+    assert len({grid.draw(seed, 0) for seed in range(50)}) == 50
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_the_module_of_a_network_of_the_grid_takes_our_step(index):
+    start = begin(Task(f"grid 0 {index}", "", batch=4))
+    ts = TrainState(*(tree.map(to_double, part) for part in start.ts))
+    start = start._replace(ts=ts, x=to_double(start.x))
+    (_, mine), (_, theirs) = (parameters_after(variant, start, 2) for variant in ("eager", "nn.Module, fused"))
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch):
+    seconds = {"jit, donated": [2.0, 2.0], "nn.Module, fused": [3.0, 1.0], "nn.Module, compiled": [4.0, 4.0]}
+
+    def measured(tasks, rounds, *flags):
+        return {
+            task: Timing([seconds[task[1]][int(task[0][-1])]] * rounds, None, 0.0, {})
+            for task in tasks
+            if task[1] in seconds
+        }
+
+    monkeypatch.setattr(grid_report, "measure", measured)
+    share, least, middle = grid_report.race(2, 3, 0, tmp_path, ())
+    assert (share.value, least.value, middle.value) == (0.5, 0.5, 1.0)
+    assert [share.ok, least.ok, middle.ok] == [False, False, False]
+    found = json.loads((tmp_path / "grid.json").read_text())
+    assert [network["fastest_module"] for network in found["networks"]] == ["nn.Module, fused"] * 2
+    with Image.open(tmp_path / "grid.png") as image:
+        image.verify()

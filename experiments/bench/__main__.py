@@ -15,6 +15,7 @@ import tyro
 
 from experiments.bench import report
 from experiments.bench.compare import compare, require_writable
+from experiments.bench.grid_report import race
 from experiments.bench.timing import Growth, Result, Timing, Timings, measure
 from experiments.bench.workloads import PEAK, WORKLOADS, TaskName
 from experiments.shared import cli, show
@@ -50,6 +51,8 @@ class Config(cli.Config):
     """turns of every way"""
     growth: bool = False
     """draw growth.png too: time against batch and width, which compiles for minutes"""
+    grid: cli.MaybeCount = None
+    """time so many networks drawn at random by --seed instead, ours beside the fastest nn.Module: two minutes each"""
     json: cli.MaybePath = None
     """a file to keep the figures in, besides bench.json"""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="FILE FILE", help_behavior_hint="")] = None
@@ -72,6 +75,8 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     if load > 0.5:
         show.log.print(f"others keep this machine busy (load {load:.1f}): a short step on several threads suffers most")
     flags = ("--device", device.type, "--seed", str(config.seed))
+    if config.grid:
+        return race(config.grid, config.rounds, config.seed, config.out, flags)
     results = [time_steps(name, config.rounds, flags) for name in config.workloads]
     ops, checks = time_ops(config.rounds, flags)
     report.draw_steps(results, config.out / "steps.png")

@@ -57,9 +57,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, seq: int = SEQ) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(CLASSES, d_model), nn.Embedding(SEQ, d_model)
+        self.embedding, self.positions = nn.Embedding(CLASSES, d_model), nn.Embedding(seq, d_model)
         layers = nn.ModuleList(Block(d_model) for _ in range(LAYERS))
         self.encoder = nn.ModuleDict({"layers": layers, "norm": nn.LayerNorm(d_model)})
 

@@ -82,18 +82,18 @@ def save(file: Path, config: cli.Config, results: Sequence[Result], ops: Timings
 
     versions = [timing.versions for result in results for timing in result.ways.values()]
     numbers = {
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "load_before": load,
-            "python": platform.python_version(),
-        }
-        | {library: number for found in versions for library, number in found.items()},
+        "machine": machine(versions, load),
         "workloads": {result.name: _as_json(result) for result in results},
         "ops": {": ".join(task): _times(timing) for task, timing in ops.items()},
         "config": {name: value for name, value in cli.as_json(config).items() if name not in ("json", "compare")},
     }
     write_atomic(file, strict_json.dumps(numbers, indent=2) + "\n")
+
+
+def machine(versions: Sequence[dict[str, str]], load: float) -> dict[str, Any]:
+    """Return the processor, the versions of Python and of the libraries, and how busy others kept the machine."""
+    found = {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": load, "python": platform.python_version()}
+    return found | {library: number for each in versions for library, number in each.items()}
 
 
 def _times(timing: Timing) -> dict[str, Any]:

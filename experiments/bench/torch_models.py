@@ -14,7 +14,7 @@ def mlp_module(params: Params) -> nn.Module:
     for i, (d_in, d_out) in enumerate(pairwise(sizes), start=1):
         layers |= {f"fc{i}": nn.Linear(d_in, d_out), f"relu{i}": nn.ReLU()}
     layers.popitem()
-    return _sequential(layers)
+    return sequential(layers)
 
 
 def cnn_module(params: Params) -> nn.Module:
@@ -27,7 +27,7 @@ def cnn_module(params: Params) -> nn.Module:
             layers[f"pool{i}"] = nn.MaxPool2d(2)
         layers |= {f"bn{i}": nn.BatchNorm2d(out_channels), f"relu{i}": nn.ReLU()}
     classes, d_in = params["fc"]["weight"].shape
-    return _sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)})
+    return sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)})
 
 
 class Residual(nn.Module):
@@ -57,12 +57,12 @@ def resnet_module(params: Params) -> nn.Module:
         blocks = [params[stage][str(i)]["conv1"]["weight"].shape[:2] for i in range(len(params[stage]))]
         layers[stage] = nn.Sequential(*[Residual(channels, out_channels) for out_channels, channels in blocks])
     classes, d_in = params["fc"]["weight"].shape
-    return _sequential(
+    return sequential(
         layers | {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(d_in, classes)}
     )
 
 
-def _sequential(layers: dict[str, nn.Module]) -> nn.Module:
+def sequential(layers: dict[str, nn.Module]) -> nn.Module:
     module = nn.Sequential()
     for name, layer in layers.items():
         module.add_module(name, layer)

@@ -10,7 +10,8 @@ import tyro
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from experiments.bench.workloads import WORKLOADS, Workload
+from experiments.bench import grid
+from experiments.bench.workloads import GRID, WORKLOADS, Workload
 from experiments.shared.registry import resolve
 from fn import tree
 from fn.data.datasets import digits
@@ -61,12 +62,22 @@ class Variant(NamedTuple):
     """training steps of one `advance`"""
 
 
+def find(name: str) -> Workload:
+    """Return a row of WORKLOADS, or a network of the grid."""
+    return grid.workload(name) if name.startswith(GRID) else WORKLOADS[name]
+
+
+def part(place: str | Callable) -> Callable:
+    """Return a function of a workload, which its row names or holds."""
+    return place if callable(place) else resolve(place)
+
+
 def begin(task: Task) -> Start:
     """Load a batch and initialise the network."""
-    workload = WORKLOADS[task.workload]
+    workload = find(task.workload)
     sizes = [round(size * task.scale) for size in workload.sizes]
-    x, y = resolve(workload.data)(task.batch or workload.batch, task.seed)
-    network = resolve(workload.model)(x.shape[1:], workload.classes, **{workload.option: sizes})
+    x, y = part(workload.data)(task.batch or workload.batch, task.seed)
+    network = part(workload.model)(x.shape[1:], workload.classes, **({workload.option: sizes} if sizes else {}))
     start = Start(workload, network, TrainState({}, {}, {}), x.to(task.device), y.to(task.device))
     ts = init_train_state(start.model, adamw(lr=LR), seed=task.seed, device=task.device)
     return start._replace(ts=ts)
@@ -126,7 +137,7 @@ def module(
     """The usual step of nn.Module. `compile`: "model", or the whole "step"."""
     workload, _, ts, x, y = start
     x = x.to(memory_format=memory_format)
-    network = resolve(workload.module)(ts.params).to(x.device, tree.leaves(ts.params)[0].dtype)
+    network = part(workload.module)(ts.params).to(x.device, tree.leaves(ts.params)[0].dtype)
     network.load_state_dict(tree.flatten(ts.params), strict=False)
     network.to(memory_format=memory_format)
     optimizer = torch.optim.AdamW(

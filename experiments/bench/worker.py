@@ -22,8 +22,7 @@ import tyro
 from experiments.bench.jax_steps import equinox_optax, plain_jax
 from experiments.bench.memory import peak_bytes
 from experiments.bench.ops import OPS
-from experiments.bench.torch_steps import Start, Task, Variant, begin, module, ours
-from experiments.bench.workloads import WORKLOADS
+from experiments.bench.torch_steps import Start, Task, Variant, begin, find, module, ours
 from fn.jit import jit
 
 FOUR_STEPS = "jit, four steps a call"
@@ -54,7 +53,7 @@ def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
     missing = [library for library in ("jax", "equinox", "optax") if not find_spec(library)]
     absent = {"jax.jit"} if "jax" in missing else set()
     absent |= {"Equinox, optax"} if missing else set()
-    row = WORKLOADS[workload]
+    row = find(workload)
     absent |= set() if row.equinox else {"Equinox, optax"}
     absent |= set() if row.short else {FOUR_STEPS}
     absent |= set() if row.images else {name for name in VARIANTS if "NHWC" in name}

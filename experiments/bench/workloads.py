@@ -1,20 +1,24 @@
 """The workloads of `just bench`: a row each, which names where its parts live. This file needs no torch."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+GRID = "grid "
+"""how the names of networks drawn at random begin: see grid.py"""
 
 
 class Workload(NamedTuple):
     """A model and its data. Text says where a function lives, as in experiments.shared.registry."""
 
-    model: str
+    model: str | Callable[..., Any]
     """f(shape, classes, *, option=sizes) -> Model"""
-    module: str
+    module: str | Callable[..., Any]
     """f(params) -> an nn.Module of the same sizes and parameter names"""
     jax: str
     """f(params, state, x) -> (the input of jax_loss, state)"""
     equinox: str
     """f(params) -> the layers of an equinox.nn.Sequential; empty for a workload without"""
-    data: str
+    data: str | Callable[..., Any]
     """f(batch, seed) -> (x, y)"""
     batch: int
     option: str
