@@ -14,10 +14,10 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from experiments.shared import cli, show
-from experiments.shared.processes import Stop, train_and_stop
 from experiments.shared.registry import MODELS, RootlessName
 from experiments.train import folder
 from experiments.train.config import Config as TrainerConfig
+from experiments.train.processes import Stop, train_and_stop
 from experiments.train.run import Run, train
 from fn import checkpoint, tree
 from fn.checkpoint import CheckpointError

@@ -19,8 +19,8 @@ from experiments.lab_helpers.lab6 import mistakes
 from experiments.lab_helpers.lab6.photographs import Pictures, decode_photographs, write_photographs
 from experiments.lab_helpers.lab6.timing import Loader, show_loaders, time_loaders, timed
 from experiments.shared import cli, show
-from experiments.shared.processes import run_at_once
 from experiments.shared.registry import RootlessName
+from experiments.train.processes import run_at_once
 from fn import checkpoint
 from fn.data.cache import cached, fingerprint
 from fn.data.datasets import Split, take

@@ -5,7 +5,6 @@ JAX and Equinox are imported where they are used, as they may be missing.
 
 from typing import Any
 
-from experiments.bench.jax_steps import filled
 from fn.tree import Params
 
 
@@ -78,3 +77,10 @@ def equinox_resnet(params: Params) -> list[Any]:
     classes, d_in = params["fc"]["weight"].shape
     mean = nn.Lambda(lambda x: x.mean((1, 2)))
     return [*layers, mean, filled(nn.Linear(d_in, classes, key=key), params["fc"])]
+
+
+def filled(layer: Any, tensors: dict[str, Any]) -> Any:
+    """Return the layer with its parameters replaced by these tensors."""
+    import equinox as eqx
+
+    return eqx.tree_at(lambda layer: [getattr(layer, name) for name in tensors], layer, list(tensors.values()))

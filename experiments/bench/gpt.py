@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.bench.jax_steps import filled
+from experiments.bench.equinox_models import filled
 from fn.attention import native_attention
 from fn.models import Model
 from fn.models.transformer import transformer

@@ -109,10 +109,3 @@ def equinox_optax(start: Start) -> Variant:
         lambda carry: jax.tree.leaves(eqx.filter(carry[0], eqx.is_inexact_array)),
         lambda carry: jax.block_until_ready(carry[2][0].count),
     )
-
-
-def filled(layer: Any, tensors: dict[str, Any]) -> Any:
-    """The layer with its parameters replaced by these tensors."""
-    import equinox as eqx
-
-    return eqx.tree_at(lambda layer: [getattr(layer, name) for name in tensors], layer, list(tensors.values()))

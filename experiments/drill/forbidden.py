@@ -1,4 +1,8 @@
-"""Names in an answer's file of functions that do what the reader is to write: torch's own, or ours. Read, never run."""
+"""Find the names, in an answer's file, of functions that do what the reader is to write: torch's own, or ours.
+
+torch's own function passes every test that compares with torch; only its name tells it from an answer. The file is
+read, never run.
+"""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -8,7 +12,7 @@ from experiments.drill.catalogue import DRILLS
 
 
 def find_forbidden(tree: ast.Module, name: str, *, allow_torch: bool = False) -> tuple[int, str] | None:
-    """(line, function) of the first forbidden function that the file imports or calls."""
+    """Return (line, function) of the first forbidden function that the file imports or calls; None without one."""
     module, _, defined = DRILLS[name].of.partition(":")
     ours = {f"{module}.{function}" for function in (defined, *cut.helpers(name))}
     for line, dotted in sorted(dotted_names(tree)):
@@ -20,7 +24,7 @@ def find_forbidden(tree: ast.Module, name: str, *, allow_torch: bool = False) ->
 
 
 def find_forbidden_in_part(tree: ast.Module, name: str, beside: Iterable[str]) -> tuple[int, str] | None:
-    """(line, function) of the first forbidden function that one of several functions in a file leaves its work to.
+    """Return (line, function) of the first forbidden function that one of several in a file leaves its work to.
 
     `beside` are the places of the others, module:name. To leave the work to one of those is as forbidden.
     """
@@ -63,7 +67,10 @@ def _first_match(dotted: str, forbidden: Iterable[str]) -> str | None:
 
 
 def _match(dotted: str, forbidden: str) -> str | None:
-    """A dotted `forbidden` is that function or module; a bare one is part of a name in torch, or of a method's."""
+    """Return the forbidden function that a name stands for.
+
+    A dotted `forbidden` is that function or module; a bare one is part of a name in torch, or of a method's.
+    """
     if "." in forbidden:
         return f"`{dotted}`" if f"{dotted}.".startswith(f"{forbidden}.") else None
     root, last = dotted.partition(".")[0], dotted.rpartition(".")[2]
@@ -73,12 +80,12 @@ def _match(dotted: str, forbidden: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """torch.nn.LayerNorm is layer_norm too."""
+    """Return a name without case and underscores: torch.nn.LayerNorm is layer_norm too."""
     return name.replace("_", "").lower()
 
 
 def dotted_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, full name) of all that is imported or an attribute; ".name" is an attribute of an unknown object."""
+    """Yield (line, full name) of all that is imported or an attribute; ".name" is one of an unknown object."""
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,8 +1,9 @@
 """Let functions of the reader's stand in for ours, in everything that calls ours.
 
 A function is an object, and its body, `__code__`, is a part of it that can be exchanged. Modules that import ours by
-name, tables, partials and defaults all hold that one object. So ours gets a new body, a single line that calls yours:
-whoever calls ours, calls yours. The shape checks of `fn` stay, as they are wrapped around the body.
+name, tables, partials and defaults all hold that one object: a new value for each module's name would miss the last
+three. So ours gets a new body, a single line that calls yours: whoever calls ours, calls yours. The shape checks of
+`fn` stay, as they are wrapped around the body.
 """
 
 import contextlib

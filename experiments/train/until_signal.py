@@ -1,4 +1,4 @@
-"""Train until a signal stops the run: python -m experiments.shared.train_until_signal SIGNAL LINES [trainer flags]
+"""Train until a signal stops the run: python -m experiments.train.until_signal SIGNAL LINES [trainer flags]
 
 The process sends itself the signal after it has logged so many lines. No clock decides where the run stops.
 """

@@ -31,7 +31,7 @@ def train_and_stop(flags: Sequence[str], stops: Sequence[Stop]) -> list[tuple[in
     """Train once per stop; return (exit status, lines logged) of each run; -9 is the status after SIGKILL."""
     commands = []
     for stop in stops:
-        stopped = ["-m", "experiments.shared.train_until_signal", stop.signal.name, str(stop.lines)]
+        stopped = ["-m", "experiments.train.until_signal", stop.signal.name, str(stop.lines)]
         commands.append([*stopped, *flags, "--out", str(stop.out), "--overwrite"])
     return [(status, count_lines(stop.out)) for status, stop in zip(run_at_once(*commands), stops, strict=True)]
 
