@@ -157,6 +157,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
+    "fn.conv.max_pool2d_naive": lambda n: {"kernel_size": 2},
     "fn.conv.patches": lambda n: {"patch_size": 1},
     "fn.conv.axis_entries": lambda n: {"dim": -1, "kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
@@ -245,6 +246,10 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.transformer.encoder": lambda n: (
         encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"num_layers": 1, "heads": 2}
     ),
+    "fn.models.transformer.feed_forward": lambda n: {
+        "linear1": linear_init(generator(0), n["d_model"], 5),
+        "linear2": linear_init(generator(0), 5, n["d_model"]),
+    },
     "fn.models.transformer.encoder_layer": lambda n: (
         encoder_init(generator(0), n["d_model"], **TRANSFORMER)["layers"]["0"] | {"heads": 2}
     ),
