@@ -1,4 +1,4 @@
-"""Convolution in three ways, and pooling, in the names and order of torch.nn.functional.
+"""Convolution in three ways, max pooling in two, and averages, in the names and order of torch.nn.functional.
 
 All of them slide a window: with size k, stride s, dilation d and padding p on both sides, an axis of n gives
 
@@ -287,6 +287,26 @@ def pool_padding(
 
 
 @half_in_float32("x")
+def max_pool2d_naive(
+    x: Float[Tensor, "*batch channels height width"],
+    kernel_size: Window,
+    stride: Window | None = None,
+    padding: Border = 0,
+    dilation: Window = 1,
+    ceil_mode: bool = False,
+) -> Float[Tensor, "*batch channels out_height out_width"]:
+    """Return the largest value of each window, from a copy of all windows; padding counts as -∞.
+
+    >>> max_pool2d_naive(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
+    tensor([[[[ 5.,  7.],
+              [13., 15.]]]])
+    """
+    stride = kernel_size if stride is None else stride
+    pads = pool_padding(x.shape[-2:], kernel_size, stride, padding, dilation, ceil_mode)
+    return windows(_pad(x, pads, -math.inf), kernel_size, stride, dilation).max(dim=-3).values
+
+
+@half_in_float32("x")
 def max_pool2d(
     x: Float[Tensor, "*batch channels height width"],
     kernel_size: Window,
@@ -295,9 +315,10 @@ def max_pool2d(
     dilation: Window = 1,
     ceil_mode: bool = False,
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
-    """Return the largest value of each window; padding counts as -∞. The stride is the kernel size unless given.
+    """Return `max_pool2d_naive` without a copy of the windows: the largest entry of each row, then of those.
 
-    Of equal values the first, in reading order, receives the gradient; of several NaNs the last.
+    Padding counts as -∞. The stride is the kernel size unless given. Of equal values the first, in reading order,
+    receives the gradient; of several NaNs the last.
 
     >>> max_pool2d(torch.arange(16.0).reshape(1, 1, 4, 4), kernel_size=2)
     tensor([[[[ 5.,  7.],

@@ -31,7 +31,8 @@ from fn.models import Model
 from fn.optim import Optimizer, global_norm
 from fn.precision import common_dtype
 from fn.rng import fold_in
-from fn.train import Metrics, TrainState, gradient_function
+from fn.train import Metrics, TrainState
+from fn.train_variants import gradient_function
 from fn.tree import Params
 
 SMALL = 2**16
@@ -231,7 +232,7 @@ def data_parallel_step(
     """Return step(ts, x, y, *, key) -> (ts, metrics), `train_step` shared by all processes.
 
     Every process calls it with the same arguments, the whole batch among them, and gets the same result, which is that
-    of one process to the bit. `objective` and `accumulate` are those of `train_step`; a part is accumulated by itself.
+    of one process to the bit. `objective` is that of `train_step`; a part is accumulated by itself, in so many parts.
     Batch norm takes the statistics of a part, and its running ones move by the mean over the parts.
 
     With `compile_for`, the size of a whole batch, the gradient of a part of one runs compiled, by itself: a graph of

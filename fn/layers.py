@@ -2,6 +2,9 @@
 
 Names and argument order are those of torch.nn.functional. A layer's parameters are splatted in,
 `linear(x, **params["fc1"])`, so that they are shape-checked with the input.
+
+A decorator above an op is about fp16 and bf16 alone (fn.precision): with @halves_by(kernel) torch's own kernel computes
+the op for such tensors; with @half_in_float32 ours computes it in float32 and rounds the result.
 """
 
 import math

@@ -20,7 +20,7 @@ from torch.func import vmap
 import fn.detection.average_precision
 from fn.detection import boxes as ours
 from fn.detection.anchors import anchor_grid, hard_negatives, sizes_by_ratio
-from fn.detection.average_precision import SIZES, summarize
+from fn.detection.average_precision import AT_50, AT_75, SIZES, THRESHOLDS, average_precision_naive, summarize
 from fn.detection.boxes import box_convert, clip_boxes_to_image, nms_naive, remove_small_boxes
 from fn.detection.heatmaps import center_heatmap, gaussian_radius, peaks
 from fn.rng import generator
@@ -381,6 +381,22 @@ def test_average_precision_is_pycocotools_on_300_cases(average_precision, seeds)
         torch.testing.assert_close(ap, pycocotools_ap(case), rtol=0, atol=1e-6, equal_nan=True, msg=f"seed {seed}")
         judged += int(((ap > 0) & (ap < 1)).sum())
     assert judged > 12 * len(seeds)
+
+
+def test_average_precision_is_the_naive_one_of_each_class_and_threshold():
+    compared = 0
+    for seed in range(30):
+        case = random_case(seed) | {"crowd": None, "max_detections": 1000}
+        ap = fn.detection.average_precision.average_precision(**case)[:, 0]
+        for c in range(case["classes"]):
+            own, objects = case["labels"] == c, case["object_labels"] == c
+            rows = case["boxes"][own], case["scores"][own], case["images"][own]
+            rows += case["object_boxes"][objects], case["object_images"][objects]
+            for t in (AT_50, AT_75):
+                naive = average_precision_naive(*rows, threshold=THRESHOLDS[t])
+                assert naive == pytest.approx(float(ap[t, c]), abs=1e-12, nan_ok=True), (seed, c, t)
+                compared += 0 < naive < 1
+    assert compared > 60
 
 
 def test_of_equal_overlaps_the_later_object_is_found(average_precision):

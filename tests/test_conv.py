@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fn.conv import adaptive_avg_pool2d, avg_pool2d, conv2d, conv2d_naive, conv2d_unfold, max_pool2d, pair
+from fn.conv import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    conv2d,
+    conv2d_naive,
+    conv2d_unfold,
+    max_pool2d,
+    max_pool2d_naive,
+    pair,
+)
 from tests.strategies import Case, agree, convolutions, lifts, made_by, poolings, sizes, tensor, torchs_conv2d
 
 # torch says once in a process that an uneven "same" may copy its input
@@ -80,6 +89,13 @@ def test_max_pool2d_is_torchs(max_pool2d, case: Case):
 @given(poolings(dilated=True, ties=True))
 def test_of_equal_maxima_the_first_gets_the_gradient(max_pool2d, case: Case):
     agree(partial(max_pool2d, **case.options), partial(F.max_pool2d, **case.options), *case.tensors)
+
+
+@settings(max_examples=25)
+@given(poolings(dilated=True, ties=True))
+def test_the_naive_max_pool2d_is_torchs_and_ours(case: Case):
+    for pool in (F.max_pool2d, max_pool2d):
+        agree(partial(max_pool2d_naive, **case.options), partial(pool, **case.options), *case.tensors)
 
 
 ODD = torch.tensor([-math.inf, -1.0, -0.0, 0.0, 1.0, math.inf, math.nan])

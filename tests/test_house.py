@@ -64,7 +64,16 @@ def test_there_is_no_circle_of_imports(folder):
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("fn.models.")))
 def test_models_import_neither_data_nor_training(name):
-    beyond = {"fn.data", "fn.train", "fn.draw", "fn.jit", "fn.transfer", "fn.ensemble", "fn.checkpoint"}
+    beyond = {
+        "fn.data",
+        "fn.train",
+        "fn.train_variants",
+        "fn.draw",
+        "fn.jit",
+        "fn.transfer",
+        "fn.ensemble",
+        "fn.checkpoint",
+    }
     assert not {other for other in reached(name) if any(f"{other}.".startswith(f"{b}.") for b in beyond)}
 
 
@@ -136,6 +145,13 @@ def test_a_readme_names_each_file_of_its_folder(folder):
 def test_experiments_holds_what_one_runs_alone():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert files == {"__init__", "lab", "labs", "overfit", *(lab.stem for lab in LABS)}
+
+
+def test_the_map_of_the_readme_names_each_file_of_fn():
+    fn_map = re.search(r"^fn/ .*?^experiments/", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert fn_map
+    files = {path.stem for path in (ROOT / "fn").glob("*.py")} - {"__init__"}
+    assert not {name for name in files if not re.search(rf"\b{name}\b", fn_map[0])}
 
 
 README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -30,6 +30,8 @@ from fn.optim import adamw, clip_by_global_norm, cosine_schedule
 from fn.rng import generator, uniform
 from fn.rng import key as rng_key
 from fn.train import TrainState, classification_loss, classifier_step, run_key
+from fn.train_variants import accumulated_step, mixed_precision
+from fn.train_variants import compiled as compile_for_batches
 
 MODELS = {
     "mlp": mlp((1, 8, 8), 10, hidden=(12,), dropout_p=0.3),
@@ -75,14 +77,16 @@ def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumu
     """Dropout, clipping and a schedule included; every batch another."""
     model = MODELS[name]
     objective, step = watched_step(model)
-    compiled = jit(partial(step, accumulate=accumulate))
     eager = classifier_step(model, OPTIMIZER)
+    if accumulate > 1:
+        step, eager = (partial(accumulated_step, **f.keywords, parts=accumulate) for f in (step, eager))
+    compiled = jit(step)
     a = b = start(model)
     traced = 0
     for i in range(50):
         x, y = examples(12, seed=i)
         a, metrics = compiled(a, x, y, key=run_key(0))
-        b, metrics_ = eager(b, x, y, key=run_key(0), accumulate=accumulate)
+        b, metrics_ = eager(b, x, y, key=run_key(0))
         torch.testing.assert_close(metrics, metrics_, rtol=1e-4, atol=1e-5)
         traced = traced or objective.runs
     assert largest_gap(a, b) <= 1e-5
@@ -93,7 +97,7 @@ def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumu
 @pytest.mark.slow
 def test_mixed_precision_compiles():
     model, (x, y) = MODELS["cnn"], examples(12)
-    step = classifier_step(model._replace(apply=train.mixed_precision(model.apply, torch.bfloat16)), OPTIMIZER)
+    step = classifier_step(model._replace(apply=mixed_precision(model.apply, torch.bfloat16)), OPTIMIZER)
     results = [f(start(model), x, y, key=run_key(0))[1] for f in (step, jit(step))]
     torch.testing.assert_close(*results, rtol=0.02, atol=0.02)
     whole = classifier_step(model, OPTIMIZER)(start(model), x, y, key=run_key(0))[1]
@@ -420,7 +424,7 @@ def test_nan_does_not_compile_anew_at_every_call(compilations):
 
 def test_a_shorter_last_batch_does_not_compile_anew(compilations):
     model, ts = MODELS["mlp"], start(MODELS["mlp"])
-    step = train.compiled(classifier_step(model, OPTIMIZER), 8)
+    step = compile_for_batches(classifier_step(model, OPTIMIZER), 8)
     for epoch in range(3):
         ts, _ = train.train_one_epoch(ts, batches(examples(20), 8, seed=0, epoch=epoch), step=step, seed=0)
     assert len(compilations) == 1
@@ -431,7 +435,7 @@ def test_a_compiled_run_that_diverges_stops_with_the_same_words():
     model, (x, y) = MODELS["mlp"], examples(12)
     x[0] = torch.nan
     said = []
-    for step in (eager := classifier_step(model, OPTIMIZER), train.compiled(eager, 12)):
+    for step in (eager := classifier_step(model, OPTIMIZER), compile_for_batches(eager, 12)):
         with pytest.raises(FloatingPointError, match=r"first non-finite update in fc1\.weight") as caught:
             train.check_finite(step)(start(model), x, y, key=run_key(0))
         said.append(str(caught.value))

@@ -230,7 +230,7 @@ def test_overfit_trains_detectors_at_the_rate_it_is_given(monkeypatch, tmp_path,
     monkeypatch.setattr(overfit, "check_finite", lambda _: step)
     monkeypatch.setattr(overfit, "predict", lambda *_: None)
     monkeypatch.setattr(overfit, "evaluate_detections", lambda *_: torch.ones(10, 4, 10).double())
-    monkeypatch.setattr("fn.train.compiled", lambda step, n: compiled_for.append(n) or step)
+    monkeypatch.setattr("fn.train_variants.compiled", lambda step, n: compiled_for.append(n) or step)
     config = overfit.Config(out=tmp_path, family=family, lr=lr, steps=7, compile=lr is not None)
     checks = overfit.main(config, CPU)
     assert (rates, seeds, steps) == ([expected], list(range(5)), [(8, 8)] * 7 * 5)

@@ -157,6 +157,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.conv.adaptive_avg_pool2d": lambda n: {"output_size": 3},
     "fn.conv.avg_pool2d": lambda n: {"kernel_size": 2},
     "fn.conv.max_pool2d": lambda n: {"kernel_size": 2},
+    "fn.conv.max_pool2d_naive": lambda n: {"kernel_size": 2},
     "fn.conv.patches": lambda n: {"patch_size": 1},
     "fn.conv.axis_entries": lambda n: {"dim": -1, "kernel_size": 2},
     "fn.conv.windows": lambda n: {"kernel_size": 2},
@@ -245,6 +246,10 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.transformer.encoder": lambda n: (
         encoder_init(generator(0), n["d_model"], **TRANSFORMER) | {"num_layers": 1, "heads": 2}
     ),
+    "fn.models.transformer.feed_forward": lambda n: {
+        "linear1": linear_init(generator(0), n["d_model"], 5),
+        "linear2": linear_init(generator(0), 5, n["d_model"]),
+    },
     "fn.models.transformer.encoder_layer": lambda n: (
         encoder_init(generator(0), n["d_model"], **TRANSFORMER)["layers"]["0"] | {"heads": 2}
     ),
@@ -289,7 +294,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.positions.add_positions": lambda n: {"positions": "learned"},
     "fn.rng.randint": lambda n: {"low": 0, "high": 5, "shape": (2, 3)},
     "fn.rng.uniform": lambda n: {"shape": (2, 3)},
-    "fn.train.accumulated": lambda n: {
+    "fn.train_variants.accumulated": lambda n: {
         "objective": lambda params, state, x, y, key: (params["w"].sum(), ({"loss": x.mean()}, state)),
         "params": WEIGHTS,
         "state": {},
@@ -301,10 +306,13 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         "apply": partial(mlp_apply, layers=2),
     },
     "fn.train._checked_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, step=PERCEPTRON_STEP),
-    "fn.train.several_steps": lambda n: {
+    "fn.train_variants.several_steps": lambda n: {
         "step": lambda ts, x, y, key: (ts, {"loss": x.sum()}),
         "ts": PERCEPTRON_AT_REST,
     },
+    "fn.train_variants.accumulated_step": lambda n: batch_given(
+        ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords, parts=1
+    ),
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
     "fn.distributed.from_vector": lambda n: {"like": {"w": torch.ones(n["numbers"])}},
     "fn.distributed.part_gradient": lambda n: batch_given(
@@ -339,7 +347,8 @@ ANY = (1, 1)
 """what an annotation leaves open"""
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
-STEPS = ("train._checked_step", "train.train_step", "distributed.part_gradient", "distributed.parts_step")
+STEPS = ("train._checked_step", "train.train_step", "train_variants.accumulated_step")
+STEPS += ("distributed.part_gradient", "distributed.parts_step")
 BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {
     "fn.draw.heat.heat_maps": {"panels"},
     "fn.data.loader.batches": {"split"},
@@ -411,7 +420,7 @@ TIES = {
     "fn.models.ssd.ssd_detect": {"batch", "anchors"},
     "fn.models.ssd.ssd_loss": {"batch", "anchors"},
     "fn.rng.fold_in": {"keys"},
-    "fn.train.accumulated": {"batch"},
+    "fn.train_variants.accumulated": {"batch"},
     "fn.train.classification_loss": {"batch"},
 }
 

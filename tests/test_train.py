@@ -22,10 +22,9 @@ from fn.rng import fold_in, generator, key
 from fn.train import (
     TrainState,
     classification_loss,
-    mixed_precision,
     run_key,
-    several_steps,
 )
+from fn.train_variants import accumulated_step, mixed_precision, several_steps
 
 SHAPE, CLASSES = (2, 8, 8), 5
 MODELS = {"mlp": mlp(SHAPE, CLASSES, hidden=(7,)), "cnn": cnn(SHAPE, CLASSES, widths=(3, 4))}
@@ -216,20 +215,21 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
 
 
 @pytest.fixture
-def accumulating(monkeypatch, train_step, accumulated):
-    """`train_step`, whose gradients of parts come from the function under test."""
-    monkeypatch.setattr("fn.train.accumulated", accumulated)
-    return train_step
+def accumulating(monkeypatch, accumulated):
+    """`accumulated_step` over the function under test."""
+    monkeypatch.setattr("fn.train_variants.accumulated", accumulated)
+    return accumulated_step
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 11])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_accumulated_gradients_are_those_of_the_large_batch(accumulating, parts, label_smoothing):
+def test_accumulated_gradients_are_those_of_the_large_batch(train_step, accumulating, parts, label_smoothing):
     """In parts of unequal sizes: gradients, loss, accuracy, gradient norm and the updated parameters."""
     ts, (x, y) = start("mlp"), examples(11)
     objective = partial(classification_loss, apply=MODELS["mlp"].apply, label_smoothing=label_smoothing)
-    step = partial(accumulating, objective=objective, optimizer=adamw(lr=1e-2), key=key(0))
-    (whole, metrics), (in_parts, metrics_) = step(ts, x, y), step(ts, x, y, accumulate=parts)
+    options: dict[str, Any] = {"objective": objective, "optimizer": adamw(lr=1e-2), "key": key(0)}
+    whole, metrics = train_step(ts, x, y, **options)
+    in_parts, metrics_ = accumulating(ts, x, y, **options, parts=parts)
     assert_close(in_parts._asdict(), whole._asdict())
     torch.testing.assert_close(metrics_, metrics, rtol=1e-6, atol=0.0)  # the accuracy is a float32
 
@@ -261,7 +261,7 @@ def test_parts_weigh_the_targets_that_count(accumulating, mask, parts, label_smo
     """Gradient, loss and accuracy are those of the whole batch under torch's loss, NaN if nothing counts."""
     ts, apply, x, y = ignoring(mask)
     objective = partial(classification_loss, apply=apply, label_smoothing=label_smoothing)
-    after, metrics = accumulating(ts, x, y, objective=objective, optimizer=sgd(lr=1.0), key=key(0), accumulate=parts)
+    after, metrics = accumulating(ts, x, y, objective=objective, optimizer=sgd(lr=1.0), key=key(0), parts=parts)
     weight = ts.params["weight"].clone().requires_grad_()
     logits = apply({"weight": weight}, {}, x)[0]
     loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
@@ -320,12 +320,12 @@ def test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part(accum
         return classification_loss(params, state, x, y, apply=MODELS["cnn"].apply, key=key)
 
     ts = start("cnn")
-    after, _ = accumulating(ts, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
+    after, _ = accumulating(ts, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), parts=2)
     state = ts.state
     for half in x.chunk(2):
         _, state = MODELS["cnn"].apply(ts.params, state, half, train=True)
     assert_close(after.state, state)
-    accumulating(after, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), accumulate=2)
+    accumulating(after, x, y, objective=objective, optimizer=adamw(lr=0.0), key=key(3), parts=2)
     assert keys == [int(fold_in(fold_in(key(3), step), part)) for step in (0, 1) for part in (0, 1)]
 
 

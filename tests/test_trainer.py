@@ -160,7 +160,7 @@ def test_each_setting_is_obeyed(run_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "called"),
     [
-        (["--accumulate", "4"], "fn.train.accumulated"),
+        (["--accumulate", "4"], "fn.train_variants.accumulated"),
         (["--workers", "1"], "fn.data.loader.DataLoader"),
         (["--deterministic"], "torch.use_deterministic_algorithms"),
         (["--checkpoint-every", "2"], "fn.checkpoint.write_digested"),

@@ -11,7 +11,7 @@ import torch
 from experiments.bench.jax_models import jax_conv, jax_norm, jax_pool
 from fn.detection.anchors import VARIANCES, anchor_grid
 from fn.models.centernet import SIZE_WEIGHT
-from fn.models.pyramid import BLOCKS, LEVELS
+from fn.models.pyramid import BLOCKS
 from fn.models.ssd import ANCHOR_SIZES
 
 SIDE, CELL = 64, 4  # pixels of an image, and of a cell of the finest map
@@ -23,12 +23,12 @@ def _maps(params: dict, state: dict, x: Any, levels: int) -> tuple[list[Any], di
     import jax.numpy as jnp
 
     maps, new_state = [], {"backbone": {}}
-    for i, halved in BLOCKS.items():
+    for i, block in enumerate(BLOCKS, start=1):
         x = jax_conv(x, params["backbone"][f"conv{i}"])
-        x = jax_pool(x) if halved else x
+        x = jax_pool(x) if block.pooled else x
         x, new_state["backbone"][f"bn{i}"] = jax_norm(x, params["backbone"][f"bn{i}"], state["backbone"][f"bn{i}"])
         x = jax.nn.relu(x)
-        maps += [x] if i in LEVELS else []
+        maps += [x] if block.returned else []
     merged = jax_conv(maps[2], params["lateral2"])
     finest = []
     for i in (1, 0):

@@ -19,7 +19,8 @@ from fn.data.loader import batches
 from fn.models import Detector, Model
 from fn.optim import adamw
 from fn.rng import generator
-from fn.train import TrainState, init_train_state, run_key, several_steps
+from fn.train import TrainState, init_train_state, run_key
+from fn.train_variants import several_steps
 
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-3, (0.9, 0.999), 1e-8, 1e-2
 

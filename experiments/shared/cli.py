@@ -269,9 +269,9 @@ def by_name(rows: dict[str, str], name: str, **options: Any) -> Callable[..., An
 
 def compiled(config: Compiled, step: Callable, batch_size: int) -> Callable:
     """Return `step`, compiled if the config says so."""
-    from fn import train
+    from fn import train_variants
 
-    return train.compiled(step, batch_size) if config.compile else step
+    return train_variants.compiled(step, batch_size) if config.compile else step
 
 
 def seeds(config: Config, n: int) -> range:

@@ -23,6 +23,7 @@ from fn.metrics import top_k_accuracy
 from fn.models import Model
 from fn.optim import Optimizer, clip_by_global_norm, warmup_schedule
 from fn.train import ACCURACY, MetricFunctions, classification_loss
+from fn.train_variants import accumulated_step, mixed_precision
 
 IN_MEMORY = 2**30
 """the bytes of photographs that are held in memory; of more, a batch at a time is read"""
@@ -126,7 +127,7 @@ def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
         seed=config.seed,
     )
     if config.precision == "bf16":
-        model = model._replace(apply=train.mixed_precision(model.apply, torch.bfloat16))
+        model = model._replace(apply=mixed_precision(model.apply, torch.bfloat16))
     return model
 
 
@@ -155,8 +156,8 @@ def build_step(config: Config, model: Model, schedule: Callable) -> Callable:
     shard, accumulate, batch_size = config.shard == "optimizer", config.accumulate, config.batch_size
     if config.parts in (None, 1) and place()[1] == 1:
         optimizer = build_optimizer(config, schedule, shard=shard)
-        step = partial(train.train_step, objective=objective, optimizer=optimizer, accumulate=accumulate)
-        return cli.compiled(config, step, batch_size)
+        run = train.train_step if accumulate == 1 else partial(accumulated_step, parts=accumulate)
+        return cli.compiled(config, partial(run, objective=objective, optimizer=optimizer), batch_size)
     optimizer = build_optimizer(config, schedule, shard=shard, compiled=config.compile)
     compile_for = batch_size if config.compile else 0
     return data_parallel_step(

@@ -3,15 +3,18 @@
 For one class, from the best score down: a detection is right if it matches an object of its image that no better
 detection has matched. Precision is the fraction right so far, recall the fraction of objects matched. AP is the mean,
 over 101 recalls from 0 to 1, of the best precision at that recall or beyond; it counts 0 where a recall is not reached.
+`average_precision_naive` is that, word for word; `average_precision` does it for all classes, thresholds and sizes.
 """
+
+import math
 
 import numpy
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-from fn.detection.boxes import box_area, box_intersection
-from fn.domains import Bands, Count
+from fn.detection.boxes import box_area, box_intersection, box_iou
+from fn.domains import Bands, Count, Share
 
 # numpy's, to the last bit: torch's linspace differs there, and a recall or an overlap may be exactly that
 THRESHOLDS = tuple(numpy.linspace(0.5, 0.95, 10).tolist())
@@ -20,6 +23,39 @@ AT_50, AT_75 = THRESHOLDS.index(0.5), THRESHOLDS.index(0.75)
 RECALLS = torch.from_numpy(numpy.linspace(0, 1, 101))
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """the least and the largest area, both included; objects of other sizes are ignored, and so is what matches them"""
+
+
+def average_precision_naive(
+    boxes: Float[Tensor, "detections 4"],
+    scores: Float[Tensor, " detections"],
+    images: Int[Tensor, " detections"],
+    object_boxes: Float[Tensor, "objects 4"],
+    object_images: Int[Tensor, " objects"],
+    *,
+    threshold: Share = 0.5,
+) -> float:
+    """Return the AP of one class at one threshold, detection by detection; NaN where there is no object.
+
+    >>> boxes, objects = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 10]])
+    >>> average_precision_naive(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), objects, torch.tensor([0]))
+    1.0
+    >>> average_precision_naive(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 0]), objects, torch.tensor([0]))
+    0.5
+    """
+    if not len(object_boxes):
+        return math.nan
+    overlap, taken, hits = box_iou(boxes.double(), object_boxes.double()), set(), 0
+    curve = []
+    best_first = sorted(range(len(scores)), key=lambda i: (-scores[i], images[i], i))
+    for rank, i in enumerate(best_first, start=1):
+        free = [j for j in range(len(object_boxes)) if object_images[j] == images[i] and j not in taken]
+        fitting = [j for j in free if overlap[i, j] >= threshold]
+        if fitting:
+            taken.add(max(fitting, key=lambda j: (overlap[i, j], j)))
+            hits += 1
+        curve.append((hits / len(object_boxes), hits / rank))
+    at_recalls = [max((p for recall, p in curve if recall >= r), default=0.0) for r in RECALLS.tolist()]
+    return sum(at_recalls) / len(at_recalls)
 
 
 def average_precision(
@@ -123,8 +159,8 @@ def _assign(
 ) -> tuple[Bool[Tensor, "thresholds sizes detections"], Bool[Tensor, "thresholds sizes detections"]]:
     """Return (which detections match an object, which of those match an ignored one), per threshold and size.
 
-    Greedy, best first: each takes the object that it overlaps most among those not taken, an ignored one only if no
-    other fits; one that is `open_to_many` is never taken.
+    The greedy loop of `average_precision_naive`: best first, each takes the object that it overlaps most among those
+    not taken, an ignored one only if no other fits; one that is `open_to_many` is never taken.
     """
     least = torch.tensor(THRESHOLDS, dtype=torch.float64).clamp(max=1 - 1e-10).view(-1, 1, 1)
     matched = torch.zeros(len(THRESHOLDS), len(ignored), len(overlap), dtype=torch.bool)

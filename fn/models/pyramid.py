@@ -29,12 +29,26 @@ class Backbone(NamedTuple):
     """of each map"""
 
 
-BLOCKS = {"1": True, "2": True, "3": False, "4": True, "5": False, "6": True}
-"""the convolutions of the small backbone, and whether max pooling follows"""
-LEVELS = ("3", "5", "6")
-"""the blocks whose maps are returned: a quarter, an eighth and a sixteenth of the image's side"""
-WIDTHS = (16, 32, 64, 64, 96, 96)
-"""channels of the small backbone's convolutions"""
+class Block(NamedTuple):
+    """A 3×3 convolution of the small backbone, max pooling if `pooled`, batch norm and relu."""
+
+    width: Count
+    """its channels"""
+    pooled: bool
+    returned: bool
+    """whether its output is one of the maps"""
+
+
+BLOCKS = (
+    Block(width=16, pooled=True, returned=False),
+    Block(width=32, pooled=True, returned=False),
+    Block(width=64, pooled=False, returned=True),  # a quarter of the image's side
+    Block(width=64, pooled=True, returned=False),
+    Block(width=96, pooled=False, returned=True),  # an eighth
+    Block(width=96, pooled=True, returned=True),  # a sixteenth
+)
+"""the small backbone"""
+WIDTHS = tuple(block.width for block in BLOCKS)
 
 
 def backbone_init(rng: torch.Generator, channels: Count, widths: Counts) -> tuple[Params, Params]:
@@ -47,9 +61,9 @@ def backbone_init(rng: torch.Generator, channels: Count, widths: Counts) -> tupl
     _require_widths(widths)
     params: Params = {}
     state: Params = {}
-    for name, out_channels in zip(BLOCKS, widths, strict=True):
-        params[f"conv{name}"] = conv2d_init(rng, channels, out_channels, 3, bias=False)
-        params[f"bn{name}"], state[f"bn{name}"] = batch_norm_init(out_channels)
+    for i, out_channels in enumerate(widths, start=1):
+        params[f"conv{i}"] = conv2d_init(rng, channels, out_channels, 3, bias=False)
+        params[f"bn{i}"], state[f"bn{i}"] = batch_norm_init(out_channels)
         channels = out_channels
     return params, state
 
@@ -62,7 +76,7 @@ def _require_widths(widths: Counts) -> None:
 def backbone_apply(
     params: Params, state: Params, x: Float[Tensor, "batch channels height width"], *, train: bool
 ) -> tuple[list[Tensor], Params]:
-    """Return (the maps of LEVELS, new state): six blocks of convolution, pooling, batch norm and relu.
+    """Return (the maps of the blocks that are `returned`, new state): see BLOCKS.
 
     >>> params, state = backbone_init(torch.Generator().manual_seed(0), 1, WIDTHS)
     >>> maps, _ = backbone_apply(params, state, torch.ones(2, 1, 32, 32), train=False)
@@ -70,12 +84,12 @@ def backbone_apply(
     [(2, 64, 8, 8), (2, 96, 4, 4), (2, 96, 2, 2)]
     """
     maps, new_state = [], {}
-    for name, pooled in BLOCKS.items():
-        x = conv2d(x, **params[f"conv{name}"], padding="same")
-        x = max_pool2d(x, 2) if pooled else x
-        x, new_state[f"bn{name}"] = batch_norm(x, **params[f"bn{name}"], **state[f"bn{name}"], training=train)
+    for i, block in enumerate(BLOCKS, start=1):
+        x = conv2d(x, **params[f"conv{i}"], padding="same")
+        x = max_pool2d(x, 2) if block.pooled else x
+        x, new_state[f"bn{i}"] = batch_norm(x, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
         x = relu(x)
-        if name in LEVELS:
+        if block.returned:
             maps.append(x)
     return maps, new_state
 
@@ -141,16 +155,14 @@ def pyramid_apply(
     """
     maps, backbone_state = backbone_apply(params["backbone"], state["backbone"], x, train=train)
     new_state = state | {"backbone": backbone_state}
-    coarser, pyramid = None, []
-    for i, features in reversed(list(enumerate(maps))):
-        merged = conv2d(features, **params[f"lateral{i}"])
-        if coarser is not None:
-            merged = merged + F.interpolate(coarser, merged.shape[2:])
-        coarser = merged
-        if i < levels:
-            y = conv2d(merged, **params[f"conv{i}"], padding="same")
-            y, new_state[f"bn{i}"] = batch_norm(y, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
-            pyramid.insert(0, relu(y))
+    merged = [conv2d(features, **params[f"lateral{i}"]) for i, features in enumerate(maps)]
+    for i in reversed(range(len(merged) - 1)):  # each level takes in the next coarser one, enlarged
+        merged[i] = merged[i] + F.interpolate(merged[i + 1], merged[i].shape[2:])
+    pyramid = []
+    for i in range(levels):
+        y = conv2d(merged[i], **params[f"conv{i}"], padding="same")
+        y, new_state[f"bn{i}"] = batch_norm(y, **params[f"bn{i}"], **state[f"bn{i}"], training=train)
+        pyramid.append(relu(y))
     return pyramid, new_state
 
 
@@ -162,7 +174,8 @@ def small_backbone(channels: Count, *, widths: Counts = WIDTHS) -> Backbone:
     """
     _require_widths(widths)
     init = partial(backbone_init, channels=channels, widths=widths)
-    return Backbone(init, backbone_apply, (widths[2], widths[4], widths[5]))
+    channels_of_maps = tuple(width for width, block in zip(widths, BLOCKS, strict=True) if block.returned)
+    return Backbone(init, backbone_apply, channels_of_maps)
 
 
 def squeezenet_backbone(channels: Count, *, weights: Params | None = None) -> Backbone:

@@ -20,6 +20,27 @@ from fn.rng import fold_in
 from fn.tree import Params
 
 
+def feed_forward(
+    x: Float[Tensor, "*batch d_model"],
+    linear1: Params,
+    linear2: Params,
+    *,
+    activation: Callable = gelu,
+    dropout_p: Probability = 0.0,
+    key: Int64[Tensor, ""] | None = None,
+) -> Float[Tensor, "*batch d_model"]:
+    """Return linear₂(dropout(activation(linear₁(x)))), for each position by itself. The parameters: `encoder_layer`.
+
+    >>> layer = encoder_init(torch.Generator().manual_seed(0), 8, layers=1, heads=2, d_ff=32)["layers"]["0"]
+    >>> feed_forward(torch.randn(3, 5, 8), layer["linear1"], layer["linear2"]).shape
+    torch.Size([3, 5, 8])
+    """
+    h = linear(x, **linear1)  # batch, seq, d_ff
+    h = activation(h)
+    h = dropout(h, dropout_p, key=key)
+    return linear(h, **linear2)
+
+
 def encoder_layer(
     x: Float[Tensor, "*batch seq d_model"],
     self_attn: Params,
@@ -42,8 +63,8 @@ def encoder_layer(
 ) -> tuple[Float[Tensor, "*batch seq d_model"], Float[Tensor, "*batch heads seq seq"] | None]:
     """Return (x, attention weights if `need_weights`) after the two residual steps of a layer.
 
-    Pre-norm: x ← x + attention(norm₁(x)),  x ← x + linear₂(activation(linear₁(norm₂(x)))).
-    Post-norm, `norm_first=False`, as first published: x ← norm₁(x + attention(x)),  x ← norm₂(x + linear₂(…(x))).
+    Pre-norm: x ← x + attention(norm₁(x)),  x ← x + feed_forward(norm₂(x)).
+    Post-norm, `norm_first=False`, as first published: x ← norm₁(x + attention(x)),  x ← norm₂(x + feed_forward(x)).
     The parameters are those of nn.TransformerEncoderLayer, by name; masks, `rotary` and `attention` are arguments of
     `multi_head_attention`. Vaswani et al. 2017; Xiong et al. 2020, on where the norm belongs.
 
@@ -53,25 +74,24 @@ def encoder_layer(
     (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
     keys = [None if key is None else fold_in(key, i) for i in range(4)]
-    p = dropout_p if train else 0.0
-    width = [x.shape[-1]]
-    options: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": p, "dropout_key": keys[0], "is_causal": is_causal}
-    options |= {"rotary": rotary, "need_weights": need_weights, "attention": attention}
+    p, width = dropout_p if train else 0.0, [x.shape[-1]]
+    options = {"attn_mask": attn_mask, "is_causal": is_causal, "rotary": rotary, "need_weights": need_weights}
+    options |= {"attention": attention, "dropout_p": p, "dropout_key": keys[0]}
+    attend = partial(multi_head_attention, heads=heads, **self_attn, **options)
+    mlp = partial(feed_forward, linear1=linear1, linear2=linear2, activation=activation, dropout_p=p, key=keys[2])
 
-    h = layer_norm(x, width, **norm1) if norm_first else x
-    h, weights = multi_head_attention(h, h, h, heads, **self_attn, **options)
-    h = dropout(h, p, key=keys[1])
-    x = x + h
-    x = x if norm_first else layer_norm(x, width, **norm1)
-
-    h = layer_norm(x, width, **norm2) if norm_first else x
-    h = linear(h, **linear1)
-    h = activation(h)
-    h = dropout(h, p, key=keys[2])
-    h = linear(h, **linear2)
-    h = dropout(h, p, key=keys[3])
-    x = x + h
-    return x if norm_first else layer_norm(x, width, **norm2), weights
+    if norm_first:
+        h = layer_norm(x, width, **norm1)
+        h, weights = attend(h, h, h)
+        x = x + dropout(h, p, key=keys[1])
+        h = mlp(layer_norm(x, width, **norm2))
+        x = x + dropout(h, p, key=keys[3])
+    else:
+        h, weights = attend(x, x, x)
+        x = layer_norm(x + dropout(h, p, key=keys[1]), width, **norm1)
+        h = mlp(x)
+        x = layer_norm(x + dropout(h, p, key=keys[3]), width, **norm2)
+    return x, weights
 
 
 def encoder(
@@ -164,13 +184,16 @@ def language_model_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     layers: Count,
+    heads: Count,
     positions: Positions = "learned",
-    **options: Any,
+    dropout_p: Probability = 0.0,
+    attention: Callable = scaled_dot_product_attention,
+    need_weights: bool = False,
 ) -> tuple[Float[Tensor, "batch classes seq"] | tuple[Float[Tensor, "batch classes seq"], Tensor], Params]:
     """Return (logits of the token after each one, state): from that token and those before it, classes second.
 
     The last layer is the embedding again: a class scores by the product of its vector with the encoder's output. With
-    `need_weights`, the output is (logits, weights): (layers, batch, heads, seq, seq). `options`: see `encoder_layer`.
+    `need_weights`, the output is (logits, weights): (layers, batch, heads, seq, seq).
 
     >>> model = transformer((6,), 10, d_model=8)
     >>> params, state = model.init(torch.Generator().manual_seed(0))
@@ -179,8 +202,19 @@ def language_model_apply(
     """
     h = embedding(x, **params["embedding"])
     h = add_positions(h, positions, **(params["positions"] if positions == "learned" else {}))
-    options |= {"train": train, "key": key, "rotary": positions == "rotary", "is_causal": True}
-    h, weights = encoder(h, **params["encoder"], num_layers=layers, **options)
+    h, weights = encoder(
+        h,
+        **params["encoder"],
+        num_layers=layers,
+        heads=heads,
+        train=train,
+        key=key,
+        dropout_p=dropout_p,
+        is_causal=True,
+        rotary=positions == "rotary",
+        need_weights=need_weights,
+        attention=attention,
+    )
     logits = rearrange(linear(h, **params["embedding"]), "batch seq classes -> batch classes seq")
     return (logits if weights is None else (logits, weights)), state
 
@@ -219,9 +253,12 @@ def vision_transformer_apply(
     train: bool,
     key: Int64[Tensor, ""] | None = None,
     layers: Count,
+    heads: Count,
     patch_size: Count = 4,
     positions: Positions = "learned",
-    **options: Any,
+    dropout_p: Probability = 0.0,
+    attention: Callable = scaled_dot_product_attention,
+    need_weights: bool = False,
 ) -> tuple[Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], Tensor], Params]:
     """Return (logits, state), from the mean over the patches of the encoder's output. Dosovitskiy et al. 2021.
 
@@ -234,8 +271,18 @@ def vision_transformer_apply(
     """
     h = linear(patches(x, patch_size), **params["patches"])
     h = add_positions(h, positions, **(params["positions"] if positions == "learned" else {}))
-    options |= {"train": train, "key": key, "rotary": positions == "rotary"}
-    h, weights = encoder(h, **params["encoder"], num_layers=layers, **options)
+    h, weights = encoder(
+        h,
+        **params["encoder"],
+        num_layers=layers,
+        heads=heads,
+        train=train,
+        key=key,
+        dropout_p=dropout_p,
+        rotary=positions == "rotary",
+        need_weights=need_weights,
+        attention=attention,
+    )
     logits = linear(h.mean(dim=-2), **params["head"])
     return (logits if weights is None else (logits, weights)), state
 

@@ -27,12 +27,9 @@ def accumulated(objective, params, state, x, y, *, key, parts):
     return total["grads"], (total["loss"], (total["metrics"], state))
 
 
-def train_step(ts, x, y, *, objective, optimizer, key, accumulate=1):
+def train_step(ts, x, y, *, objective, optimizer, key):
     key = fold_in(key, ts.opt_state["step"])
-    if accumulate > 1:
-        grads, (_, aux) = accumulated(objective, ts.params, ts.state, x, y, key=key, parts=accumulate)
-    else:
-        grads, (_, aux) = grad_and_value(lambda p: objective(p, ts.state, x, y, key=key), has_aux=True)(ts.params)
+    grads, (_, aux) = grad_and_value(lambda p: objective(p, ts.state, x, y, key=key), has_aux=True)(ts.params)
     metrics, state = aux
     params, opt_state = optimizer.update(ts.params, grads, ts.opt_state)
     norm = sum((g * g).sum() for g in tree.leaves(grads)) ** 0.5

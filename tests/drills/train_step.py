@@ -4,15 +4,12 @@ from torch.func import grad_and_value
 
 from fn import tree
 from fn.rng import fold_in
-from fn.train import TrainState, accumulated
+from fn.train import TrainState
 
 
-def train_step(ts, x, y, *, objective, optimizer, key, accumulate=1):
+def train_step(ts, x, y, *, objective, optimizer, key):
     key = fold_in(key, ts.opt_state["step"])
-    if accumulate > 1:
-        grads, (_, aux) = accumulated(objective, ts.params, ts.state, x, y, key=key, parts=accumulate)
-    else:
-        grads, (_, aux) = grad_and_value(lambda p: objective(p, ts.state, x, y, key=key), has_aux=True)(ts.params)
+    grads, (_, aux) = grad_and_value(lambda p: objective(p, ts.state, x, y, key=key), has_aux=True)(ts.params)
     metrics, state = aux
     params, opt_state = optimizer.update(ts.params, grads, ts.opt_state)
     norm = sum((g * g).sum() for g in tree.leaves(grads)) ** 0.5
@@ -36,18 +33,10 @@ WRONG = {
         "result[0].params",
     ),
     "one key for all steps": ('    key = fold_in(key, ts.opt_state["step"])\n', "", "keys"),
-    "one key for all steps of parts": (
-        '    key = fold_in(key, ts.opt_state["step"])',
-        '    of_step = fold_in(key, ts.opt_state["step"])',
-        "objective(p, ts.state, x, y, key=key)",
-        "objective(p, ts.state, x, y, key=of_step)",
-        "draws anew",
-    ),
     "no root": ("** 0.5", "** 1", "grad_norm"),
     "up the hill": (
         "optimizer.update(ts.params, grads,",
         "optimizer.update(ts.params, tree.map(lambda g: -g, grads),",
         "result[0]",
     ),
-    "not accumulated": ("    if accumulate > 1:", "    if False:", "`accumulate=1`"),
 }

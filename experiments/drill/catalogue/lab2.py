@@ -69,17 +69,11 @@ DRILLS = {
         (
             "grad_and_value(objective, has_aux=True) gives (grads, (loss, (metrics, state))).",
             "The key of this step is fold_in(key, ts.opt_state['step']); the new state of the model goes on.",
-            "With accumulate > 1, `accumulated` gives the same from parts. grad_norm is global_norm(grads).",
-        ),
-        (),
-        ("accumulated",),
-        options=(
-            *cases(f"{TRAIN}test_accumulated_gradients_are_those_of_the_large_batch", "0.0-3"),
-            f"{TRAIN}test_accumulation_hands_the_statistics_on_and_draws_anew_for_each_part",
+            "The metrics are the objective's and grad_norm, which is global_norm(grads).",
         ),
     ),
     "accumulated": Drill(
-        "fn.train:accumulated",
+        "fn.train_variants:accumulated",
         "Lab 2 · the trainer",
         2,
         (

@@ -15,7 +15,8 @@ WHOLES = {
         "experiments.lab1_cnn:train_and_test",
     ),
     "lab2": (
-        *(f"fn.train:{f}" for f in ("accumulated", "train_step", "eval_one_epoch")),
+        "fn.train_variants:accumulated",
+        *(f"fn.train:{f}" for f in ("train_step", "eval_one_epoch")),
         "fn.metrics:top_k_accuracy",
         "experiments.lab2_training:largest_difference",
     ),

@@ -11,7 +11,7 @@ Find: Count the weights that a step does not change, (after == before).
 Loss that falls fast and then stands still at a small rate is the sign.
 
 Fix: Keep parameters and optimizer in float32; do only the products in
-bfloat16, as torch.autocast and fn.train.mixed_precision do.
+bfloat16, as torch.autocast and fn.train_variants.mixed_precision do.
 
 Checks: blind: bfloat16 is a Float, and rounding is no matter of shape.
 """
