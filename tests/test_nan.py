@@ -6,7 +6,6 @@ from functools import wraps
 from itertools import permutations
 from pathlib import Path
 from pkgutil import resolve_name
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,6 +25,7 @@ from experiments import (
 )
 from experiments.lab_helpers.lab3 import attention_parity
 from experiments.lab_helpers.lab3.language_tasks import toy_task
+from experiments.lab_helpers.lab4 import transfer_report
 from experiments.lab_helpers.lab5.detection_task import build_detector
 from experiments.lab_helpers.lab6.photographs import write_photographs
 from experiments.shared import cli
@@ -126,9 +126,7 @@ def accuracies() -> dict[str, list[float]]:
 
 
 def compare_ways(out: Path) -> list[cli.Check]:
-    data = digits()
-    task: Any = SimpleNamespace(dataset=data, labels=data.train.labels)
-    return lab4_pretrained.compare_ways(lab4_pretrained.Config(out=out), task, 10, accuracies())
+    return transfer_report.compare_ways(lab4_pretrained.Config(out=out), digits(), 10, accuracies())
 
 
 def overfit_detector(out: Path) -> list[cli.Check]:
