@@ -18,6 +18,7 @@ from experiments import (
     lab7_processes,
 )
 from experiments.lab_helpers.lab3 import language_tasks
+from experiments.lab_helpers.lab5.baselines import score_baselines
 from experiments.lab_helpers.lab7 import local_processes
 from experiments.shared import cli
 from experiments.train.config import Config as TrainerConfig
@@ -82,8 +83,9 @@ def lab4(part: str, out: Path) -> Callable[[], list[cli.Check]]:
 def lab5(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config, few = lab5_detection.Config(out=out, compile=False), small_digits()
     if part == "check_baselines":
-        return lambda: lab5_detection.check_baselines(config, few)
-    return lambda: getattr(lab5_detection, part)(config, "anchor", ssd(few.shape, 10), few)
+        return lambda: lab5_detection.check_baselines(config, score_baselines(few, 0))
+    baselines = ({},) if part == "train_and_test" else ()
+    return lambda: getattr(lab5_detection, part)(config, "anchor", ssd(few.shape, 10), few, *baselines)
 
 
 def lab6(part: str, out: Path) -> Callable[[], list[cli.Check]]:
