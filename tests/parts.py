@@ -18,7 +18,7 @@ from experiments import (
     lab7_processes,
 )
 from experiments.lab_helpers.lab3 import language_tasks
-from experiments.lab_helpers.lab4 import cached_features
+from experiments.lab_helpers.lab5.baselines import score_baselines
 from experiments.lab_helpers.lab7 import local_processes
 from experiments.shared import cli
 from experiments.train.config import Config as TrainerConfig
@@ -77,20 +77,15 @@ def lab3(part: str, out: Path) -> Callable[[], list[cli.Check]]:
 
 def lab4(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config = lab4_pretrained.Config(out=out)
-    if part == "main":
-        return lambda: lab4_pretrained.main(config, CPU)
-    recipe = lab4_pretrained.RECIPES["digits"]
-    task = lab4_pretrained.load_task(config, recipe, CPU)
-    few = task.dataset._replace(train=take(task.dataset.train, 96))
-    task, recipe = task._replace(dataset=few), recipe._replace(timed_epochs=1)
-    return lambda: cached_features.cache_features(task, recipe, 0)
+    return lambda: getattr(lab4_pretrained, part)(config, CPU)
 
 
 def lab5(part: str, out: Path) -> Callable[[], list[cli.Check]]:
     config, few = lab5_detection.Config(out=out, compile=False), small_digits()
     if part == "check_baselines":
-        return lambda: lab5_detection.check_baselines(config, few)
-    return lambda: getattr(lab5_detection, part)(config, "anchor", ssd(few.shape, 10), few)
+        return lambda: lab5_detection.check_baselines(config, score_baselines(few, 0))
+    baselines = ({},) if part == "train_and_test" else ()
+    return lambda: getattr(lab5_detection, part)(config, "anchor", ssd(few.shape, 10), few, *baselines)
 
 
 def lab6(part: str, out: Path) -> Callable[[], list[cli.Check]]:
@@ -118,6 +113,9 @@ def make_small(monkeypatch) -> None:
     monkeypatch.setattr(lab6_data, "write_photographs", lambda root, count: write(root, 4))
     monkeypatch.setattr(lab6_data, "run_at_once", lambda *arguments: [0] * len(arguments))
     monkeypatch.setattr(lab1_cnn, "range", lambda _: range(1), raising=False)
+    recipe = lab4_pretrained.RECIPES["digits"]
+    ways = {name: way._replace(epochs=1) for name, way in recipe.ways.items()}
+    monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe._replace(ways=ways, shots={3: 2}, timed_epochs=1))
     monkeypatch.setattr(lab7_processes, "BATCH", 360)
     inherit_changes(monkeypatch)
 

@@ -270,10 +270,9 @@ def test_the_target_of_other_peoples_photographs_is_theirs(
         (detection_pictures, "draw_flavor"),
     ):
         monkeypatch.setattr(module, shown, lambda *_: None)
-    monkeypatch.setattr(lab5_detection, "score_baselines", lambda *_: {"random boxes": 0.1})
     scenes = photographs(spread_sizes(30, 0), side=112)
     config = lab5_detection.Config(out=tmp_path, dataset=dataset, target_ap50=flag, compile=False)
     detector = detection_task.build_detector(flavor, scenes, Path(tmp_path) / "photographs", None)
-    checks = lab5_detection.train_and_test(config, flavor, detector, scenes)
+    checks = lab5_detection.train_and_test(config, flavor, detector, scenes, {"random boxes": 0.1})
     assert [(check.target, check.ok) for check in checks] == list(zip(targets, ok, strict=True))
     assert seen == [recipe.sizes or detection_task.thirds(scenes)]

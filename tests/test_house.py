@@ -130,6 +130,14 @@ def test_a_lab_is_a_page_with_its_training_loop_in_sight(lab):
         assert re.search(r"for x, y in .*:\n +ts, \w+ = step\(ts, x, y, key=key\)\n", text)
 
 
+def test_no_lab_has_a_second_training_loop_beside_its_page():
+    """But for Lab 7's mistakes, which show in ten steps of training each."""
+    files = (path for room in ("lab_helpers", "shared") for path in (ROOT / "experiments" / room).rglob("*.py"))
+    assert [path.stem for path in files if re.search(r"\bts, \w+ = \w+\(ts, ", path.read_text())] == [
+        "process_mistakes"
+    ]
+
+
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
 def test_a_tool_is_a_package_with_a_readme(tool):
     assert len((tool / "README.md").read_text().splitlines()) > 15
@@ -139,7 +147,7 @@ def test_a_tool_is_a_package_with_a_readme(tool):
 def test_a_readme_names_each_file_of_its_folder(folder):
     readme = (folder / "README.md").read_text()
     names = {path.stem for path in folder.rglob("*.py") if path.parent.name != "catalogue"} - {"__init__", "__main__"}
-    assert not {name for name in names if not re.search(rf"\b{name}(\.py)?\b", readme)}
+    assert not {name for name in names if not re.search(rf"`([\w/]+/)?{name}(\.py)?`", readme)}
 
 
 def test_experiments_holds_what_one_runs_alone():

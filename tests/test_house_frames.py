@@ -2,7 +2,10 @@
 
 import pytest
 
-from tests.frames import LOOPS, frames_to
+from tests.frames import COMPILED, LOOPS, frames_to
+
+TRACE = ("whole_or_rest", "jitted", "compile_step", "_trace", "flat_step")
+"""the functions through which a compiled step goes while it is traced, once; from then on none of ours runs"""
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -12,3 +15,13 @@ def test_a_script_reaches_its_model_in_six_frames(name):
     assert frames[:2] == ("main", loop.name)
     assert frames[-1] == "apply"
     assert len(frames) <= 6, " → ".join(frames)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_where_the_step_is_compiled_its_one_trace_adds_five_frames(name):
+    loop = COMPILED[name]
+    assert loop.script.Config(**loop.flags | loop.compiled_by).compile_pays()
+    frames, compiled = frames_to(loop), frames_to(loop, compile=True)
+    step = frames.index("train_step")
+    assert compiled == (*frames[:step], *TRACE, *frames[step:]), " → ".join(compiled)
+    assert len(compiled) <= 11

@@ -265,24 +265,50 @@ def of_lab(session: int) -> list[str]:
     return found
 
 
+INTERRUPTED = """
+import os, signal
+import torch.distributed as dist
+from experiments import lab7_processes as lab
+
+def train(way, seed, epochs):
+    dist.barrier()  # all processes are at work
+    if dist.get_rank() == 0:
+        os.killpg(os.getpgrp(), signal.SIGINT)  # as a terminal does for Ctrl-C
+    return ours(way, seed, 10**6)
+
+def main():
+    lab.train, lab.COUNTS = train, (2, 4)
+    lab.cli.run(lab.Config, lab.main)
+
+ours = lab.train
+"""
+LIMIT = 600
+"""seconds after which a process counts as hanging"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_ends_the_lab_in_one_line_and_leaves_no_process(tmp_path):
-    """The processes that it starts are two, a server, and what keeps account of them."""
-    code = "from experiments import lab7_processes as lab; lab.COUNTS = (2, 4); lab.cli.run(lab.Config, lab.main)"
-    command = [sys.executable, "-c", code, "--out", str(tmp_path), "--epochs", "1000"]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    lab = subprocess.Popen(command, start_new_session=True, **options)
-    while len(of_lab(lab.pid)) < 5 and lab.poll() is None:
-        time.sleep(0.2)
-    os.killpg(lab.pid, signal.SIGINT)
-    out, err = lab.communicate(timeout=100)
+    """One of the processes interrupts them all, as soon as all of them train."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    command = [sys.executable, "-c", "import interrupted; interrupted.main()", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    lab = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        out, err = lab.communicate(timeout=LIMIT)
+        deadline = time.monotonic() + LIMIT
+        while of_lab(lab.pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left = of_lab(lab.pid)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the lab had not ended {LIMIT} s after its start")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(lab.pid, signal.SIGKILL)
     assert (lab.returncode, err) == (130, "error: interrupted\n"), out
-    for _ in range(600):
-        if not of_lab(lab.pid):
-            break
-        time.sleep(0.2)
-    assert of_lab(lab.pid) == []
+    assert left == [], f"still there after {LIMIT} s"
 
 
 @pytest.mark.longest

@@ -6,7 +6,6 @@ from functools import wraps
 from itertools import permutations
 from pathlib import Path
 from pkgutil import resolve_name
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,6 +25,8 @@ from experiments import (
 )
 from experiments.lab_helpers.lab3 import attention_parity
 from experiments.lab_helpers.lab3.language_tasks import toy_task
+from experiments.lab_helpers.lab4 import transfer_report
+from experiments.lab_helpers.lab5.baselines import score_baselines
 from experiments.lab_helpers.lab5.detection_task import build_detector
 from experiments.lab_helpers.lab6.photographs import write_photographs
 from experiments.shared import cli
@@ -126,9 +127,11 @@ def accuracies() -> dict[str, list[float]]:
 
 
 def compare_ways(out: Path) -> list[cli.Check]:
-    data = digits()
-    task: Any = SimpleNamespace(dataset=data, labels=data.train.labels)
-    return lab4_pretrained.compare_ways(lab4_pretrained.Config(out=out), task, 10, accuracies())
+    return transfer_report.compare_ways(lab4_pretrained.Config(out=out), digits(), 10, accuracies())
+
+
+def check_baselines(out: Path) -> list[cli.Check]:
+    return lab5_detection.check_baselines(lab5_detection.Config(out=out), score_baselines(scenes.digits(8, 8), 0))
 
 
 def overfit_detector(out: Path) -> list[cli.Check]:
@@ -243,8 +246,8 @@ CASES = {
         given=FOUND,
     ),
     "lab 5, baselines": Case(
-        lambda out: lab5_detection.check_baselines(lab5_detection.Config(out=out), scenes.digits(8, 8)),
-        f"{LAB5}.evaluate_detections",
+        check_baselines,
+        "experiments.lab_helpers.lab5.baselines.evaluate_detections",
         {"random boxes: AP50"},
         first=1,
         spoil=lambda ap: ap * math.nan,

@@ -150,7 +150,7 @@ def _small(monkeypatch):
     make_small(monkeypatch)
 
 
-LONG = ("damage_checkpoints", "cache_features", "compare_loops", "compare_convolutions", "make_mistakes")
+LONG = ("damage_checkpoints", "main", "compare_loops", "compare_convolutions", "make_mistakes")
 """parts that take several seconds"""
 TRIED = [
     pytest.param(n, change, marks=[pytest.mark.slow] if change.part in LONG else [], id=f"lab{n}-{change.name}")

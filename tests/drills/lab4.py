@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.lab4_pretrained import Config, Trained
-from experiments.lab_helpers.lab4.transfer_task import Recipe, Task, Way, load_images
+from experiments.lab4_pretrained import Config, Task, Trained, Way
+from experiments.lab_helpers.lab4.transfer_task import Recipe, load_images
 from experiments.shared.backbones import load
 from fn import tree
 from fn.backbones import BACKBONES, extract_features, head_model, transfer_model

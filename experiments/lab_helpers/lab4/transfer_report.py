@@ -1,18 +1,22 @@
 """The tables, checks and pictures of Lab 4."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import torch
 from torch import Tensor
 
+from experiments.lab_helpers.lab4.flags import Flags
 from experiments.shared import cli, show
 from fn import draw, tree
 from fn.data.datasets import Dataset
+from fn.gradcheck import largest, relative_error
 from fn.layers import softmax
 from fn.models import Model
-from fn.transfer import branches, wrongly_moved
+from fn.optim import adamw
+from fn.transfer import branches, few_per_class, unfreeze, wrongly_moved
 from fn.tree import Params
 
 LABELS = {"scratch": "from scratch", "head": "head only", "fine": "fine-tuned"}
@@ -37,10 +41,64 @@ def show_branches(backbone: str, params: Params, prefixes: Sequence[str], names:
     )
 
 
-def show_run(images: int, seed: int, accuracies: Mapping[str, Sequence[float]]) -> None:
+def show_speed(epochs: int, images: int, seconds: Sequence[tuple[float, float]]) -> float:
+    """Print the median seconds of the head under the backbone and on features; return their ratio.
+
+    Both of a pair were measured one after the other, so that whatever else the machine does slows both.
+    """
+    under, alone = (median(of_way) for of_way in zip(*seconds, strict=True))
+    show.console.print(
+        f"The head, {epochs} epochs of {images:,} images: {under:.1f} s under the backbone, "
+        f"{alone:.1f} s on its features, computed once",
+        soft_wrap=True,
+    )
+    return under / alone
+
+
+def show_run(images: int, seed: int, accuracies: Mapping[str, float]) -> None:
     """Print how accurate each way is after training on so many images with that seed."""
-    said = ", ".join(f"{way} {mean(a):.2%}" for way, a in accuracies.items())
+    said = ", ".join(f"{way} {accuracy:.2%}" for way, accuracy in accuracies.items())
     show.log.print(f"{images} images, seed {seed}: {said}")
+
+
+def report(
+    config: Flags,
+    model: Model,
+    dataset: Dataset,
+    trained: tuple[Params, Params],
+    accuracies: Mapping[int | None, Mapping[str, Sequence[float]]],
+) -> list[cli.Check]:
+    """Show what was fine-tuned, and draw what it misreads; check the accuracies, by the images per class and by way.
+
+    The checks are about the first number of images.
+    """
+    show.parameters(trained[0], f"{config.backbone} and its new head, fine-tuned")
+    shots = next(iter(accuracies))
+    checks = compare_ways(config, dataset, shots, accuracies[shots])
+    if config.dataset == "digits":
+        draw_growth({n: of_ways for n, of_ways in accuracies.items() if n}, config.out / "growth.png")
+    draw_mistakes(model, *trained, dataset, config.out / "mistakes.png")
+    return checks
+
+
+def compare_ways(
+    config: Flags, dataset: Dataset, shots: int | None, accuracies: Mapping[str, Sequence[float]]
+) -> list[cli.Check]:
+    """Check that each way beats the one before on the same images, seed by seed, and of digits by how much."""
+    labels = dataset.train.labels
+    few = few_per_class(labels, len(dataset.classes), shots, seed=config.seed)
+    held_out = len(labels) + len(dataset.test.labels) - len(few)
+    show_accuracies(config.dataset, held_out, accuracies, cli.seeds(config, len(accuracies["head"])))
+    checks = []
+    if config.target_accuracy:
+        checks.append(cli.check_mean("head: accuracy", accuracies["head"], ">=", config.target_accuracy))
+    for (worse, below), (better, above) in pairwise(accuracies.items()):
+        gains = [b - a for a, b in zip(below, above, strict=True)]
+        checks.append(cli.check_mean(f"{better} − {worse}: accuracy", gains, ">", 0))
+        if config.dataset == "digits":
+            spread = largest([cli.deviation(gains), 1e-9])
+            checks.append(cli.check(f"{better} − {worse}: mean over spread", mean(gains) / spread, ">=", 2))
+    return checks
 
 
 def show_accuracies(
@@ -64,6 +122,23 @@ def check_moved(way: str, before: Sequence[Params], after: Sequence[Params], tra
     if wrong:
         show.log.print(f"{way}: should have stayed, or moved: {', '.join(wrong)}", soft_wrap=True)
     return cli.check(f"{way}: leaves that moved and should not, or the other way", len(wrong), "==", 0)
+
+
+def check_cached(
+    before: Sequence[Params], under: tuple[Params, Params], head: Params, faster: float
+) -> list[cli.Check]:
+    """Check that only the head was trained `under` the frozen backbone, and that it is the `head` trained on features.
+
+    `before` and `under` are (params, state); the frozen ones are in the state of `under`.
+    """
+    held, of_head = (tree.size(adamw(lr=1.0).init(params)) for params in (under[0], head))
+    gap = relative_error(under[0]["head"], head)
+    return [
+        check_moved("head only", before, unfreeze(*under), ["head"]),
+        cli.check("head only: numbers the optimizer holds for frozen leaves", held - of_head, "==", 0),
+        cli.check("cached features: relative gap of the head", gap, "<=", 1e-3),
+        cli.check("cached features: how many times faster", faster, ">=", 2),
+    ]
 
 
 @show.picture

@@ -1,8 +1,8 @@
-"""The recipes of Lab 4, what its flags change in them, and the images that they ask for."""
+"""What the flags of Lab 4 change in a recipe, and the images that they ask for."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,24 +12,12 @@ from experiments.shared import cli
 from fn import tree
 from fn.backbones import BACKBONES, BackboneSpec, expand_prefixes, transfer_model
 from fn.data.datasets import Dataset, Split
-from fn.models import Model
 from fn.rng import generator
-from fn.tree import Params
-
-
-class Way(NamedTuple):
-    """How one way of the comparison trains."""
-
-    epochs: int
-    lr: float
-    rates: Mapping[str, float] = {}
-    """factors of the learning rate by dotted prefix"""
-    augment: Callable | None = None
 
 
 class Recipe(NamedTuple):
-    ways: dict[str, Way]
-    """scratch, head and fine, in the order of training"""
+    ways: dict[str, Any]
+    """scratch, head and fine, in the order of training: a `Way` of the lab each"""
     shots: dict[int | None, int]
     """labelled images per class, None for all, and the number of seeds; the checks are about the first entry"""
     train: tuple[str, ...]
@@ -39,26 +27,6 @@ class Recipe(NamedTuple):
     timed_epochs: int
     """of the head, with and without cached features"""
     dropout_p: float = 0.5
-
-
-class Task(NamedTuple):
-    """The images of Lab 4, and the models that learn them."""
-
-    dataset: Dataset
-    images: Tensor
-    """all images, those of train first"""
-    labels: Tensor
-    features: Tensor
-    """of all images under the pretrained backbone, pooled"""
-    weights: tuple[Params, Params]
-    """(params, state) of the pretrained backbone"""
-    spec: BackboneSpec
-    scratch: Model
-    """the backbone and the new head, both drawn at random"""
-    whole: Model
-    """the pretrained backbone under the new head"""
-    head: Model
-    """the new head alone, which takes features"""
 
 
 def apply_flags(recipe: Recipe, flags: Flags) -> Recipe:
