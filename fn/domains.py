@@ -112,6 +112,24 @@ Bands = Annotated[
 ]
 
 
+def require_held(argument: str, said: Any, held: Any) -> None:
+    """Raise ValueError where an argument says another number of layers, or another size, than the parameters hold.
+
+    >>> require_held("mlp: layers", 2, count_entries({"fc1": {}, "fc2": {}}, "fc"))
+    """
+    if said != held:
+        raise ValueError(f"{argument} is {said}, but the parameters hold {held}")
+
+
+def count_entries(params: Mapping[str, Any], prefix: str = "") -> int:
+    """Return the number of entries that are called by this prefix and a number.
+
+    >>> count_entries({"conv1": {}, "conv2": {}, "fc": {}}, "conv")
+    2
+    """
+    return sum(name.startswith(prefix) and name[len(prefix) :].isdecimal() for name in params)
+
+
 def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> None:
     """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
 
