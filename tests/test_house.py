@@ -71,6 +71,7 @@ def test_models_import_neither_data_nor_training(name):
 OPS = [
     "tree",
     "domains",
+    "indices",
     "rng",
     "initializers",
     "layers",
