@@ -10,11 +10,6 @@ from math import inf
 from typing import Annotated, Any
 
 from beartype.vale import Is
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch._subclasses import FakeTensor
-
-from fn.workarounds import unwrap
 
 LARGEST = 2**31 - 1
 """the largest size, or number of things"""
@@ -112,34 +107,19 @@ Bands = Annotated[
 ]
 
 
-def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> None:
-    """Raise ValueError for an index outside 0 to rows - 1; while a step is traced there are none to look at.
+def require_held(argument: str, said: Any, held: Any) -> None:
+    """Raise ValueError where an argument says another number of layers, or another size, than the parameters hold.
 
-    >>> import torch
-    >>> require_indices(torch.tensor([0, 2]), 3)
+    >>> require_held("mlp: layers", 2, count_entries({"fc1": {}, "fc2": {}}, "fc"))
     """
-    x = unwrap(x)
-    if not isinstance(x, FakeTensor) and x.numel():
-        least, greatest = int(x.min()), int(x.max())
-        if least < 0 or greatest >= rows:
-            raise ValueError(f"{name}: index {least if least < 0 else greatest} is none of {rows} rows")
+    if said != held:
+        raise ValueError(f"{argument} is {said}, but the parameters hold {held}")
 
 
-def gather_classes(
-    input: Float[Tensor, "batch classes *positions"],
-    target: Int[Tensor, " batch *positions"],
-    name: str = "target",
-) -> Float[Tensor, " batch *positions"]:
-    """Return the entry of `input` at each target; ValueError for a target that is no class.
+def count_entries(params: Mapping[str, Any], prefix: str = "") -> int:
+    """Return the number of entries that are called by this prefix and a number.
 
-    In compiled code it is a RuntimeError.
-
-    >>> import torch
-    >>> gather_classes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
-    tensor([2., 3.])
+    >>> count_entries({"conv1": {}, "conv2": {}, "fc": {}}, "conv")
+    2
     """
-    try:
-        return input.gather(1, target.unsqueeze(1)).squeeze(1)
-    except RuntimeError:
-        require_indices(target, input.shape[1], name)
-        raise
+    return sum(name.startswith(prefix) and name[len(prefix) :].isdecimal() for name in params)

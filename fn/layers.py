@@ -17,7 +17,8 @@ from einops import rearrange
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, Finite, Integer, Magnitude, Naturals, NonNegative, Probability, require_indices
+from fn.domains import Count, Finite, Integer, Magnitude, Naturals, NonNegative, Probability
+from fn.indices import require_indices
 from fn.initializers import RELU_GAIN, kaiming_uniform
 from fn.precision import half_in_float32, halves_by, norm_in_float32
 from fn.rng import uniform
@@ -60,7 +61,7 @@ def embedding(
 ) -> Float[Tensor, "*batch d_model"]:
     """Look up a row of the table per index: y = W[x]. The row `padding_idx` gets no gradient; -1 is the last row.
 
-    ValueError for an index or a `padding_idx` that is no row. In compiled code an index out of range is a RuntimeError.
+    ValueError for an index or a `padding_idx` that is no row.
 
     >>> table = torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]])
     >>> embedding(torch.tensor([2, 1]), table)
@@ -68,18 +69,12 @@ def embedding(
             [ 1., 10.]])
     """
     rows = len(weight)
-    x = _row_numbers(x, rows)
+    x = require_indices(x, rows)
     if padding_idx is None:
         return weight[x]
     if not -rows <= padding_idx < rows:
         raise ValueError(f"embedding: padding_idx {padding_idx} is none of {rows} rows")
     return torch.where((x == padding_idx % rows).unsqueeze(-1), weight.detach()[x], weight[x])
-
-
-def _row_numbers(x: Int[Tensor, "*batch"], rows: int) -> Int[Tensor, "*batch"]:
-    """Return `x`; compiled code, which cannot raise here, gets a row out of range for -1, not the last one."""
-    require_indices(x, rows)
-    return torch.where(x < 0, rows, x)
 
 
 def embedding_init(rng: torch.Generator, num_embeddings: Count, d_model: Count, *, std: Magnitude = 1.0) -> Params:

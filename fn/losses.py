@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.domains import Integer, NonNegative, Probability, UpToOne, gather_classes
+from fn.domains import Integer, NonNegative, Probability, UpToOne
+from fn.indices import gather_classes
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -41,7 +42,8 @@ def cross_entropy(
     """
     log_p = log_softmax(input, dim=1)
     if weight is not None:
-        log_p = log_p * rearrange(weight, "classes -> classes" + " 1" * (input.ndim - 2))
+        weight = rearrange(weight, "classes -> classes" + " 1" * (input.ndim - 2)).expand_as(log_p)
+        log_p = log_p * weight
     if target.is_floating_point():
         target = (1 - label_smoothing) * target + label_smoothing / input.shape[1]
         loss = -(target * log_p).sum(dim=1)
@@ -51,7 +53,7 @@ def cross_entropy(
     loss = -gather_classes(log_p, index, "cross_entropy: target")
     if label_smoothing:  # else a class of probability 0 would give 0 · ∞
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
-    count = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
+    count = counted.sum() if weight is None else torch.where(counted, gather_classes(weight, index), 0.0).sum()
     return _reduce(torch.where(counted, loss, 0.0), reduction, count)
 
 

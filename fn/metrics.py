@@ -2,7 +2,7 @@
 
 Of equal scores the lower class ranks first, so that every metric agrees with argmax, which takes the first maximum.
 A NaN score never counts as right. A target of -100 (`ignore_index`) counts nowhere; the mean over no targets is NaN.
-ValueError for a target that is no class; in compiled code it is a RuntimeError.
+ValueError for a target that is no class.
 """
 
 import math
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from fn.domains import Count, Integer, Natural, gather_classes, require_indices
+from fn.domains import Count, Integer, Natural
+from fn.indices import gather_classes, require_indices
 
 
 def accuracy(

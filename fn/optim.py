@@ -53,6 +53,11 @@ def _require_like(params: Params, grads: Params) -> None:
             raise ValueError(f"{name}: gradient {tuple(g.shape)} {g.dtype} for parameter {tuple(p.shape)} {p.dtype}")
 
 
+def _require_momentum(nesterov: bool, momentum: NonNegative) -> None:
+    if nesterov and not momentum:
+        raise ValueError("sgd: nesterov needs a momentum")
+
+
 def _map(f: Callable, x: Params, *rest: Params) -> Params:
     """Map `f` over the leaves in float32 or better; each result has the dtype of the leaf of `x`.
 
@@ -89,8 +94,7 @@ def sgd_update(
     ({'w': tensor([0., 3.])}, {'step': tensor(1), 'velocity': {'w': tensor([ 10., -10.])}})
     """
     _require_like(params, grads)
-    if nesterov and not momentum:
-        raise ValueError("sgd: nesterov needs a momentum")
+    _require_momentum(nesterov, momentum)
     if weight_decay:
         grads = _map(lambda g, p: g + weight_decay * p, grads, params)
     velocity = _map(lambda v, g: momentum * v + g, state["velocity"], grads)
@@ -205,6 +209,7 @@ def sgd(
     >>> optimizer.update(params, params, optimizer.init(params))[0]
     {'w': tensor([0.9000, 0.9000])}
     """
+    _require_momentum(nesterov, momentum)
     update = partial(sgd_update, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     return Optimizer(sgd_init, partial(_update_at_step, update=update, lr=lr))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fn import tree
 from fn.conv import adaptive_avg_pool2d
 from fn.data.loader import epoch_order
-from fn.domains import Count, Integer, Natural, Probability
+from fn.domains import Count, Integer, Natural, Probability, require_held
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes
 from fn.models import Model
 from fn.tree import Params
@@ -55,6 +55,7 @@ def head_apply(
     """
     modes = norm_modes(state, train) if modes is None else modes
     x = flatten(adaptive_avg_pool2d(x, cells))
+    require_held(f"head: with cells {cells} the number of features", x.shape[1], len(params["norm"]["weight"]))
     x, statistics = batch_norm(x, **params["norm"], **state["norm"], training=modes["norm"])
     return linear(dropout(x, dropout_p, train, key=key), **params["fc"]), {"norm": statistics}
 

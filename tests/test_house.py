@@ -80,6 +80,7 @@ def test_models_import_neither_data_nor_training(name):
 OPS = [
     "tree",
     "domains",
+    "indices",
     "rng",
     "initializers",
     "layers",

@@ -24,6 +24,7 @@ from fn.data.loader import batches
 from fn.gradcheck import largest
 from fn.jit import JitError, compiler, jit
 from fn.layers import relu
+from fn.losses import cross_entropy
 from fn.models import Model
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
@@ -127,6 +128,32 @@ def test_a_donated_state_is_overwritten_with_the_same_steps(name):
         torch.testing.assert_close(metrics, metrics_, rtol=1e-5, atol=1e-6)
     assert largest_gap(a, b) <= 1e-6
     assert all(x is y for x, y in zip(tree.leaves(b._asdict()), given, strict=True))
+
+
+@pytest.mark.parametrize("donate", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_target_that_is_no_class_is_refused_in_the_steps_own_words(donate):
+    """In several threads too, where an error inside the compiled code would end the process."""
+    step = jit(lambda w, x, y: (w - grad(lambda w: cross_entropy(x @ w, y))(w),), donate=donate)
+    threads, y = torch.get_num_threads(), torch.arange(9).repeat(2000)
+    x = torch.randn(len(y), 5, generator=generator(0))
+    torch.set_num_threads(2)
+    try:
+        (w,) = step(torch.zeros(5, 9), x, y)
+        for target in (9, -1, 2**40):
+            with pytest.raises(ValueError, match=rf"cross_entropy: target: index {target} is none of 9 rows"):
+                step(w, x, torch.where(y == 3, target, y))
+        step(w, x, torch.where(y == 3, -100, y))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_an_index_of_each_member_of_an_ensemble_is_looked_at():
+    losses = jit(vmap(grad(cross_entropy)))
+    logits, targets = torch.zeros(2, 3, 4), torch.tensor([[0, 1, 2], [0, 3, 1]])
+    torch.testing.assert_close(losses(logits, targets), vmap(grad(cross_entropy))(logits, targets))
+    with pytest.raises(ValueError, match="target: index 4 is none of 4 rows"):
+        losses(logits, targets + 1)
 
 
 @pytest.mark.parametrize(

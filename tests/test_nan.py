@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from itertools import permutations
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -33,13 +34,17 @@ from experiments.shared import cli
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
 from fn import tree
+from fn.backbones import BACKBONES, cut, transfer_model
 from fn.data import scenes
 from fn.data.datasets import digits, take
+from fn.detection.boxes import object_table
+from fn.detection.train import Detections, predict
 from fn.gradcheck import largest, relative_error, smallest
 from fn.models.mlp import mlp_init
 from fn.optim import adamw
 from fn.rng import generator
 from fn.train import init_train_state
+from fn.transfer import freeze
 
 CPU = torch.device("cpu")
 NUMBERS = [math.nan, -math.inf, 2.0, 3.0]
@@ -92,12 +97,27 @@ def spoil_run(run: Any) -> Any:
     return run._replace(ts=run.ts._replace(params=spoil(run.ts.params)))
 
 
-def spoil_log(log: Any) -> Any:
-    """Return the log with the last epoch's training loss replaced by NaN."""
+def spoil_log(log: Any, split: str) -> Any:
+    """Return the log with the last epoch's loss on a split replaced by NaN."""
     lines, history = log
     *_, last = [i for i, entry in enumerate(history) if entry["event"] == "epoch"]
-    history = [entry | ({"train": {"loss": math.nan}} if i == last else {}) for i, entry in enumerate(history)]
+    history = [entry | ({split: {"loss": math.nan}} if i == last else {}) for i, entry in enumerate(history)]
     return lines, history
+
+
+def spoil_first(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    first, *rest = result
+    return spoil(first), *rest
+
+
+def scored_run(accuracy: float) -> Any:
+    """Return as much of a run as says how accurate it was on the test split."""
+    labels = SimpleNamespace(labels=torch.arange(10))
+    return SimpleNamespace(history=[{"test": {"accuracy": accuracy}}], parts=SimpleNamespace(data={"test": labels}))
+
+
+def train_every_model(out: Path) -> list[cli.Check]:
+    return lab2_training.train_every_model(lab2_training.Config(out=out), TrainerConfig(), CPU)
 
 
 def small_run(out: Path) -> Any:
@@ -134,6 +154,22 @@ def check_baselines(out: Path) -> list[cli.Check]:
     return lab5_detection.check_baselines(lab5_detection.Config(out=out), score_baselines(scenes.digits(8, 8), 0))
 
 
+def cache_few_features(out: Path) -> list[cli.Check]:
+    spec = BACKBONES["resnet8"]
+    params, state = (cut(spec, part) for part in spec.model(spec.shape, spec.classes).init(generator(0)))
+    whole = transfer_model(spec, 10, weights=(params, state))
+    head, frozen = freeze(whole, ["head"]).init(generator(0))
+    moved = tree.map(lambda p: p + 1, head)
+    frozen["state"]["head"] = tree.map(lambda p: p + 1, frozen["state"]["head"])
+    return transfer_report.check_cached(whole.init(generator(0)), (moved, frozen), moved["head"], 3.0)
+
+
+def find_all(objects: Tensor) -> Any:
+    """Return a `predict` that finds every object, each once, at its place."""
+    boxes, labels, images = object_table(objects)
+    return lambda *_: Detections(boxes, torch.ones(len(boxes)), labels, images)
+
+
 def overfit_detector(out: Path) -> list[cli.Check]:
     data = scenes.digits(8, 1)
     config = lab5_detection.Config(out=out)
@@ -156,9 +192,10 @@ def few_photographs(root: Path, count: int) -> None:
 FEW = take(digits().train, 32)
 TRUE = lambda *args, **options: 1.0  # noqa: E731
 STOPPED = {"experiments.lab2_training.train_and_stop": lambda *_: [(130, 3), (-9, 3)]}
+LAB4 = "experiments.lab_helpers.lab4.transfer_report"
 LAB3, LAB5, LAB6 = "experiments.lab3_transformer", "experiments.lab5_detection", "experiments.lab6_data"
 SOLVED = {f"{LAB3}.evaluate": lambda *_: {"exact": 1.0}, f"{LAB3}.mirrored_share": TRUE}
-FOUND = {f"{LAB5}.evaluate_detections": lambda *_, **__: torch.ones(10, 4, 10), f"{LAB5}.FEW_STEPS": 1}
+FOUND = {f"{LAB5}.predict": find_all(scenes.digits(8, 1).train.objects), f"{LAB5}.FEW_STEPS": 1}
 
 
 class Case(NamedTuple):
@@ -171,6 +208,8 @@ class Case(NamedTuple):
     first: int = 0
     """the call from which on it does"""
     spoil: Callable = spoil
+    of_input: bool = False
+    """whether the function's first argument gets it, not its result"""
     given: dict[str, Any] = {}  # noqa: RUF012
     """what is patched with and without the NaN"""
 
@@ -208,7 +247,27 @@ CASES = {
         lambda out: lab2_training.recompute_the_log(small_run(out / "whole"), CPU),
         "experiments.train.folder.read_log",
         {"log: epoch's loss"},
-        spoil=spoil_log,
+        spoil=partial(spoil_log, split="train"),
+    ),
+    "lab 2, the logged validation loss": Case(
+        lambda out: lab2_training.recompute_the_log(small_run(out / "whole"), CPU),
+        "experiments.train.folder.read_log",
+        {"log: last validation loss"},
+        spoil=partial(spoil_log, split="validation"),
+    ),
+    "lab 2, the saved weights": Case(
+        lambda out: lab2_training.recompute_the_log(small_run(out / "whole"), CPU),
+        "fn.checkpoint.load_newest",
+        {"log: last validation loss"},
+        spoil=lambda loaded: (loaded[0] | {"params": spoil(loaded[0]["params"])}, loaded[1]),
+    ),
+    "lab 2, an epoch of each": Case(
+        train_every_model,
+        f"{__name__}.scored_run",
+        {"swap: pairs"},
+        first=1,
+        spoil=lambda run: SimpleNamespace(history=[{"test": {"accuracy": math.nan}}], parts=run.parts),
+        given={"experiments.lab2_training.train": lambda *_: scored_run(0.9)},
     ),
     "lab 2, top-k": Case(
         lambda out: lab2_training.compare_top_k(lab2_training.Config(out=out)),
@@ -221,6 +280,7 @@ CASES = {
         "experiments.lab2_training.relative_error",
         {"accumulation"},
         first=1,
+        of_input=True,
     ),
     "lab 3, beside torch": Case(
         lambda out: attention_parity.compare_with_torch(lab3_transformer.Config(out=out), CPU),
@@ -237,6 +297,21 @@ CASES = {
     ),
     "lab 4, a seed": Case(
         compare_ways, f"{__name__}.accuracies", {"fine − head: accuracy", "fine − head: mean over spread"}
+    ),
+    "lab 4, a seed of the way between": Case(
+        compare_ways,
+        f"{__name__}.accuracies",
+        {"head − scratch: accuracy", "head − scratch: mean over spread", "fine − head: accuracy"},
+        spoil=lambda ways: ways | {"head": spoil(ways["head"])},
+    ),
+    "lab 4, cached features": Case(
+        cache_few_features, f"{LAB4}.relative_error", {"cached features: relative gap"}, of_input=True
+    ),
+    "lab 4, a frozen leaf": Case(
+        cache_few_features,
+        f"{LAB4}.unfreeze",
+        {"head only: leaves that moved"},
+        spoil=lambda after: (after[0] | {"backbone": spoil(after[0]["backbone"])}, after[1]),
     ),
     "lab 5, overfitted": Case(
         overfit_detector,
@@ -281,8 +356,9 @@ def spoiled(f: Callable, case: Case) -> Callable:
     @wraps(f)
     def with_nan(*args: Any, **options: Any) -> Any:
         calls.append(1)
-        result = f(*args, **options)
-        return case.spoil(result) if len(calls) > case.first else result
+        if len(calls) <= case.first:
+            return f(*args, **options)
+        return f(case.spoil(args[0]), *args[1:], **options) if case.of_input else case.spoil(f(*args, **options))
 
     return with_nan
 
@@ -299,3 +375,23 @@ def test_a_nan_among_what_a_lab_compares_fails_the_check(monkeypatch, tmp_path, 
     monkeypatch.setattr(case.spoiled, spoiled(original, case))
     bad = named(case.check(tmp_path))
     assert not any(check.ok for found in bad.values() for check in found), bad
+
+
+@pytest.mark.parametrize("column", ["boxes", "scores"])
+def test_a_detection_with_a_nan_is_refused_by_lab_5(monkeypatch, tmp_path, column):
+    """A class without objects has NaN for its average precision: that of a detection must not pass for one."""
+    for name, stand_in in FOUND.items():
+        monkeypatch.setattr(name, stand_in)
+    found = FOUND[f"{LAB5}.predict"]()
+    monkeypatch.setattr(f"{LAB5}.predict", lambda *_: found._replace(**{column: spoil(getattr(found, column))}))
+    with pytest.raises(ValueError, match=r"average_precision: a .* NaN"):
+        overfit_detector(tmp_path)
+
+
+@pytest.mark.parametrize("flavor", lab5_detection.FLAVORS)
+def test_a_detector_whose_weights_are_nan_is_refused_by_lab_5(flavor):
+    few = scenes.digits(8, 1).train
+    detector = build_detector(flavor, scenes.digits(8, 1), None, None)
+    params, state = detector.model.init(generator(0))
+    with pytest.raises(FloatingPointError, match="an output of the model is not finite"):
+        predict(detector, tree.map(lambda p: p * math.nan, params), state, few.images)

@@ -279,7 +279,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.optim.one_cycle_schedule": lambda n: {"total_steps": 5},
     "fn.optim.sgd_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": sgd_init(WEIGHTS)},
     "fn.optim.warmup_schedule": lambda n: {"warmup_steps": 5},
-    "fn.domains.require_indices": lambda n: {"rows": 1},
+    "fn.indices.require_indices": lambda n: {"rows": 1},
     "fn.draw.heat.attention_maps": lambda n: {"queries": ["a"] * n["queries"], "keys": ["b"] * n["keys"]},
     "fn.draw.outlines.boxes": lambda n: {"drawn": [[]] * n["images"], "columns": 4},
     "fn.draw.heat.heat_over": lambda n: {"titles": ["image"] + ["heat"] * n["maps"]},

@@ -27,7 +27,8 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
     Inputs are never written to, unless `donate` gives up the first argument, as donate_argnums=0 does for jax.jit: the
     first result, of the same tree and shapes, takes the memory of its tensors, so that old and new are never both held.
     The process keeps the memory that it then frees, where that is up to glibc. Modes such as autocast are those of the
-    first call.
+    first call. An index that is no row, such as a target that is no class, is the same ValueError as without `jit`, but
+    after the step: what was donated is lost then.
 
     JitError for a step that needs the value of a tensor while being traced (`.item()`, `if tensor:`), that writes to an
     argument, or that uses a tensor which is not among them, as that would be frozen at what it holds now. Without a C++
@@ -60,7 +61,11 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
         donated = laid[: program.donated]
         if donated:
             _require_apart(donated, laid)
-        return rebuild(program.output, iter([*donated, *program.run(*laid)]))
+        results = program.run(*laid)
+        if program.has_indices and results[-1]:
+            step(*args, **kwargs)  # it raises: an index is no row, and the step itself says which
+            raise ValueError("an index of the compiled step is no row")
+        return rebuild(program.output, iter([*donated, *results]))
 
     return jitted
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
+from fn.indices import collect_outside
 from fn.jit.pooling import is_relu, move_relus_behind_pools
 
 HOLE = object()
@@ -38,6 +39,8 @@ class Program(NamedTuple):
     """the tree that the step returned, with a `HOLE` in place of each tensor"""
     donated: int = 0
     """the number of inputs, from the first on, whose memory holds the first result afterwards"""
+    has_indices: bool = False
+    """whether the last result says that an index is no row, see fn.indices"""
 
 
 class JitError(TypeError):
@@ -120,10 +123,10 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     flatten_call((args, kwargs), leaves, [])
     try:
         laid: list[Any] = [lay(x, _contiguous(x.shape)) for x in leaves]
-        graph, output, donated = _trace(step, args, kwargs, laid, donate)
+        graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
             laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in laid]
-            graph, output, donated = _trace(step, args, kwargs, laid, donate)
+            graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
         shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in laid]
         run: Any = torch._inductor.compile(graph, shapes, options=OPTIONS)
@@ -136,7 +139,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
         _warn_of_no_compiler(str(reason).splitlines()[0])
         return Program(None, [], None)
     _keep_freed_memory()
-    return Program(run, [x.stride() for x in laid], output, donated)
+    return Program(run, [x.stride() for x in laid], output, donated, has_indices)
 
 
 @cache
@@ -159,19 +162,20 @@ def _keep_freed_memory() -> None:
 
 def _trace(
     step: Callable, args: tuple, kwargs: dict[str, Any], leaves: list[Tensor], donate: bool
-) -> tuple[torch.fx.GraphModule, Any, int]:
-    """Return (the graph of the step on shapes alone, the tree that it returns, the number of inputs it writes to)."""
+) -> tuple[torch.fx.GraphModule, Any, int, bool]:
+    """Return the graph of the step on shapes alone, and the last three fields of its Program."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs, traced = (args, kwargs), []
 
     def flat_step(*leaves: Tensor) -> list[Tensor]:
         args, kwargs = rebuild(inputs, iter(leaves))
-        result = step(*args, **kwargs)
+        with collect_outside() as outside:
+            result = step(*args, **kwargs)
         outputs: list[Tensor] = []
         flatten_call(result, outputs, [])
-        traced.append((hollow(result), _count_donated(args, result) if donate else 0))
-        return outputs
+        traced.append((hollow(result), _count_donated(args, result) if donate else 0, bool(outside)))
+        return [*outputs, torch.stack([x.any() for x in outside]).any()] if outside else outputs
 
     try:
         graph = make_fx(flat_step, tracing_mode="fake")(*leaves)
@@ -181,7 +185,7 @@ def _trace(
         raise JitError(
             "the step uses a tensor that is not among its arguments; it would be frozen at what it holds now"
         ) from error
-    output, donated = traced[-1]
+    output, donated, has_indices = traced[-1]
     try:
         _require_pure(graph)
         _require_known(graph)
@@ -192,7 +196,7 @@ def _trace(
     move_relus_behind_pools(graph)
     if donated:
         _write_back(graph, donated)
-    return graph, output, donated
+    return graph, output, donated, has_indices
 
 
 @no_type_check

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Counts, ImageShape, Natural, Probability
+from fn.domains import Count, Counts, ImageShape, Natural, Probability, count_entries, require_held
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
@@ -60,6 +60,7 @@ def cnn_apply(
     >>> logits.shape
     torch.Size([2, 10])
     """
+    require_held("cnn: blocks", blocks, count_entries(params, "conv"))
     modes = norm_modes(state, train) if modes is None else modes
     new_state: Params = {}
     for i in range(1, blocks + 1):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fn.domains import Count, Counts, Probability
+from fn.domains import Count, Counts, Probability, count_entries, require_held
 from fn.layers import dropout, flatten, linear, linear_init, relu, softmax
 from fn.models import Model
 from fn.rng import fold_in
@@ -46,6 +46,7 @@ def mlp_apply(
     >>> logits.shape
     torch.Size([2, 10])
     """
+    require_held("mlp: layers", layers, count_entries(params, "fc"))
     x = flatten(x)
     for i in range(1, layers):
         x = linear(x, **params[f"fc{i}"])

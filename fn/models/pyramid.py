@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fn.conv import conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Counts
+from fn.domains import Count, Counts, count_entries, require_held
 from fn.layers import batch_norm, batch_norm_init, relu
 from fn.models.squeezenet import FIRES, POOLED, fire, squeezenet_init
 from fn.tree import Params
@@ -153,6 +153,7 @@ def pyramid_apply(
     >>> features.shape
     torch.Size([2, 16, 8, 8])
     """
+    require_held("pyramid: levels (those of anchor_sizes)", levels, count_entries(params, "conv"))
     maps, backbone_state = backbone_apply(params["backbone"], state["backbone"], x, train=train)
     new_state = state | {"backbone": backbone_state}
     merged = [conv2d(features, **params[f"lateral{i}"]) for i, features in enumerate(maps)]

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fn.conv import adaptive_avg_pool2d, conv2d, conv2d_init, max_pool2d
-from fn.domains import Count, Counts, ImageShape, Naturals, Positive, Probability
+from fn.domains import Count, Counts, ImageShape, Naturals, Positive, Probability, count_entries, require_held
 from fn.layers import batch_norm, batch_norm_init, dropout, flatten, linear, linear_init, norm_modes, relu
 from fn.models import Model
 from fn.tree import Params
@@ -253,6 +253,8 @@ def resnet_features(
     >>> y.shape
     torch.Size([2, 8, 4, 4])
     """
+    held = [count_entries(params[f"layer{i}"]) for i in range(1, count_entries(params, "layer") + 1)]
+    require_held("resnet: blocks", list(blocks), held)
     modes = norm_modes(state, train) if modes is None else modes
     new_state: Params = {}
     x = conv2d(x, **params["conv1"], stride=stem.stride, padding=stem.kernel // 2)

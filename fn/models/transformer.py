@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fn.attention import multi_head_attention, multi_head_attention_init, scaled_dot_product_attention
 from fn.conv import patches
-from fn.domains import Count, Counts, ImageShape, Probability
+from fn.domains import Count, Counts, ImageShape, Probability, count_entries, require_held
 from fn.layers import dropout, embedding, embedding_init, gelu, layer_norm, layer_norm_init, linear, linear_init
 from fn.models import Model
 from fn.positions import Positions, add_positions
@@ -113,6 +113,7 @@ def encoder(
     >>> y.shape, weights.shape
     (torch.Size([4, 5, 8]), torch.Size([3, 4, 2, 5, 5]))
     """
+    require_held("encoder: num_layers (layers of a model)", num_layers, count_entries(layers))
     weights = []
     for i in range(num_layers):
         layer_key = None if key is None else fold_in(key, i)
@@ -269,7 +270,13 @@ def vision_transformer_apply(
     >>> vision_transformer_apply(params, state, torch.ones(2, 3, 8, 8), train=False, layers=2, heads=4)[0].shape
     torch.Size([2, 10])
     """
-    h = linear(patches(x, patch_size), **params["patches"])
+    h = patches(x, patch_size)
+    require_held(
+        f"transformer: with patch_size {patch_size} the width of a patch",
+        h.shape[-1],
+        params["patches"]["weight"].shape[1],
+    )
+    h = linear(h, **params["patches"])
     h = add_positions(h, positions, **(params["positions"] if positions == "learned" else {}))
     h, weights = encoder(
         h,
