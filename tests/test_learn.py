@@ -104,6 +104,7 @@ def test_the_right_choice_of_a_question_is_what_its_code_prints(name):
         exec(question.code, {"torch": torch, "F": F})
     assert printed.getvalue().strip() == question.answer
     assert len(set(question.choices)) == 4
+    assert max(map(len, question.code.splitlines())) <= 58  # folded, a line would no longer be code
 
 
 @pytest.mark.parametrize(
