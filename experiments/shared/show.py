@@ -93,20 +93,24 @@ def parameters(params: dict[str, Any], title: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded."""
+    """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded.
+
+    Where it is too wide, the columns stand closer, and a dotted name breaks at its dots.
+    """
     rows = list(rows)
     record.table(title, columns, rows)
+    too_wide = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True)) > console.width
     drawn = Table(
         title=title,
         title_justify="left",
         title_style="bold",
         header_style="",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0 if too_wide else 1, 0, 0),
         pad_edge=False,
     )
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(column.replace(".", ".\n") if too_wide else column, overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     console.print()
