@@ -38,7 +38,7 @@ def _week(of: list[Try]) -> Week:
 
 def show(events: list[Event], now: float, out: Path) -> None:
     """Print a row per concept, and draw the weeks into out/fluency.png."""
-    ended = tries(events)
+    ended = [t for t in tries(events) if concept_of(t.task)]
     if not ended:
         console.print("nothing has been passed or skipped yet: just learn begins", markup=False, soft_wrap=True)
         return

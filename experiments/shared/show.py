@@ -95,11 +95,15 @@ def parameters(params: dict[str, Any], title: str) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded.
 
-    Where it is too wide, the columns stand closer, and a dotted name breaks at its dots.
+    Where it is too wide, the columns stand closer, a dotted name breaks at its dots, and columns of single words give
+    way last.
     """
     rows = list(rows)
     record.table(title, columns, rows)
-    too_wide = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True)) > console.width
+    cells = list(zip(columns, *rows, strict=True))
+    too_wide = sum(max(map(len, column)) + 2 for column in cells) > console.width
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    roomy = too_wide and sum(words) + len(words) < console.width
     drawn = Table(
         title=title,
         title_justify="left",
@@ -109,8 +113,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         padding=(0, 0 if too_wide else 1, 0, 0),
         pad_edge=False,
     )
-    for column in columns:
-        drawn.add_column(column.replace(".", ".\n") if too_wide else column, overflow="fold")
+    for column, longest in zip(cells, words, strict=True):
+        head = column[0].replace(".", ".\n") if too_wide else column[0]
+        drawn.add_column(head, overflow="fold", no_wrap=roomy and max(map(len, column)) == longest)
     for row in rows:
         drawn.add_row(*row)
     console.print()
