@@ -364,7 +364,9 @@ def test_progress_is_a_row_per_concept_and_a_picture_at_any_width(clock, tmp_pat
     assert (tmp_path / "fluency.png").stat().st_size > 10_000
 
 
-def test_without_a_try_progress_says_how_to_begin(tmp_path, capsys):
+@pytest.mark.parametrize("events", [[], ["start", "check"]], ids=["nothing", "the whole of a lab, which is no concept"])
+def test_without_a_try_of_a_concept_progress_says_how_to_begin(clock, tmp_path, capsys, events):
+    record(*(("lab0", event, {"passed": True} if event == "check" else {}) for event in events))
     assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
     assert "just learn begins" in capsys.readouterr().out
 
