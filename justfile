@@ -11,8 +11,8 @@ lab n *flags:
 
 # Run every lab and print one table
 [no-exit-message]
-labs:
-    @uv run python -m experiments.labs
+labs *flags:
+    @uv run python -m experiments.labs "$@"
 
 # Train any model on any data set: just train --model cnn --dataset mnist
 [no-exit-message]

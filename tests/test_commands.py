@@ -105,6 +105,11 @@ def test_a_command_that_is_wrong_is_noticed():
         accept(*started("python -m experiments.trian"))
 
 
+def test_every_recipe_of_a_tool_takes_flags():
+    """So that --help answers, and a flag that is refused is refused by the tool."""
+    assert [name for name, line in RECIPES.items() if "python -m" in line and '"$@"' not in line] == []
+
+
 def test_every_recipe_of_a_tool_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     named = {command.line.split()[1] for command in COMMANDS if command.line.startswith("just ")}

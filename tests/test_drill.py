@@ -1,5 +1,6 @@
 """The doors of `drill`, what a grader notices, what a progress file survives, and the proof of every grader."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -9,17 +10,18 @@ import subprocess
 import sys
 import time
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from experiments.drill import __main__ as drill
-from experiments.drill import answer, cut, launch, progress, prove
+from experiments.drill import answer, cut, grade, launch, progress, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
-from experiments.drill.recorder import Call
+from experiments.drill.recorder import Call, Recorder
 from experiments.shared import cli
 
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
@@ -332,6 +334,38 @@ def test_a_cause_is_named_only_where_it_explains_every_call_that_went_wrong():
 
     assert "off by a constant factor of 0.5" in said(x / 2, x / 2)
     assert "constant factor" not in said(x / 2, x / 2, x**2)
+
+
+class Loop:
+    """In place of the tests of a drill: one that calls the answer three times."""
+
+    def __init__(self, recorder: Recorder, stages: dict[str, tuple[str, ...]]) -> None:
+        self.recorder, self.stages, self.stage, self.failed = recorder, stages, "main", "a loop"
+        self.said, self.raised, self.error = ["a loop"], None, None
+
+    def tests(self, ids: list[str]) -> None:
+        self.recorder.calls = 0
+        with contextlib.suppress(pytest.skip.Exception):
+            for x in (1.0, 2.0, 3.0):
+                self.recorder(x)
+
+
+@pytest.mark.parametrize(("wrong_from", "compared"), [(2.0, 2), (3.0, 3)])
+def test_the_first_calls_of_a_test_are_compared_and_the_rest_if_these_are_right(monkeypatch, wrong_from, compared):
+    monkeypatch.setattr(grade, "Run", Loop)
+    monkeypatch.setattr(grade, "CALLS", 2)
+
+    def ours(x):
+        return x
+
+    def yours(x):
+        return x if x < wrong_from else -x
+
+    recorder = Recorder(yours, ours)
+    lines = grade._explain(Loop(recorder, {"main": ("a loop",)}), Path())  # pyright: ignore
+    assert lines[0].startswith("the sign is reversed")
+    assert f"yours    -{wrong_from}" in lines
+    assert len(recorder.seen) == compared
 
 
 def test_a_grader_whose_tests_never_call_the_answer_refuses():

@@ -26,7 +26,7 @@ from experiments import (
 from experiments.lab import LABS
 from experiments.lab_helpers.lab0.tables import tagged_lines
 from experiments.lab_helpers.lab5 import detection_task
-from experiments.shared import cli
+from experiments.shared import cli, show
 from experiments.shared.registry import MODELS
 from experiments.train import config as train
 from fn.data import scenes
@@ -155,6 +155,15 @@ def test_a_value_that_is_not_finite_is_null_in_the_summary(capsys, tmp_path):
     [check] = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["checks"]
     assert check["value"] is None
     assert not check["ok"]
+
+
+def test_a_table_of_seven_columns_cuts_no_word_of_its_head_at_60_columns(monkeypatch, capsys):
+    monkeypatch.setattr(show.console, "_width", 60)
+    names = ("step", "accuracy", "loss", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    show.table("Gradients", names, [("19", "100%", *["8.7e-04"] * 5)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "fc1. fc1. fc2. fc2. step accuracy loss weight bias weight bias" in " ".join(" ".join(lines).split())
 
 
 def test_a_loss_that_diverges_stops_the_run(monkeypatch, capsys, tmp_path):

@@ -104,6 +104,7 @@ def test_the_right_choice_of_a_question_is_what_its_code_prints(name):
         exec(question.code, {"torch": torch, "F": F})
     assert printed.getvalue().strip() == question.answer
     assert len(set(question.choices)) == 4
+    assert max(map(len, question.code.splitlines())) <= 58  # folded, a line would no longer be code
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,9 @@ def test_progress_is_a_row_per_concept_and_a_picture_at_any_width(clock, tmp_pat
     assert (tmp_path / "fluency.png").stat().st_size > 10_000
 
 
-def test_without_a_try_progress_says_how_to_begin(tmp_path, capsys):
+@pytest.mark.parametrize("events", [[], ["start", "check"]], ids=["nothing", "the whole of a lab, which is no concept"])
+def test_without_a_try_of_a_concept_progress_says_how_to_begin(clock, tmp_path, capsys, events):
+    record(*(("lab0", event, {"passed": True} if event == "check" else {}) for event in events))
     assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
     assert "just learn begins" in capsys.readouterr().out
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -324,6 +325,10 @@ def test_a_whole_lab_is_begun_and_refused_before_it_runs(monkeypatch, capsys):
         write("lab0", bad)
         assert command("lab0", "--check") == 1
         assert said in capsys.readouterr().out
+    write("lab0", text)
+    monkeypatch.setattr(whole.subprocess, "run", lambda *_, **__: CompletedProcess([], 1))
+    assert command("lab0", "--check") == 1
+    assert capsys.readouterr().out.startswith("Lab 0 runs with your functions")  # it is silent while it imports torch
     assert command("lab0", "--hint") == 0
     assert "1 of 1: How the lab calls each function" in capsys.readouterr().out
     assert command() == 0
@@ -341,6 +346,16 @@ def test_the_verdict_on_a_whole_lab_is_that_of_its_checks(tmp_path):
     assert whole.verdict(summary, 0).lines == ["never called: classic_loop"]
     summary.write_text(json.dumps({"checks": [{**checks[0], "ok": True}], "mine": {"calls": {"mlp_loss": 3}}}))
     assert whole.verdict(summary, 0).passed
+    assert whole.verdict(summary, 0).star
+
+
+def test_of_a_whole_lab_that_is_passed_no_edges_are_said_to_be_missing(monkeypatch, capsys):
+    monkeypatch.setattr(whole, "check", lambda *_: Verdict(True, ["all 9 checks hold"], 9, star=True))
+    drill.main(drill.Config("lab0"))
+    drill.main(drill.Config("lab0", check=True))
+    said = capsys.readouterr().out
+    assert "passed in" in said
+    assert "edges" not in said
 
 
 def test_the_parts_of_a_whole_lab_hold_its_checks(monkeypatch, tmp_path):

@@ -58,11 +58,11 @@ def assert_equal(tree1: tree.Params, tree2: tree.Params, **tolerance: float) -> 
 
 
 @each_case
-def test_follows_torch_for_100_steps(under_test, init, update, reference, options):
+def test_follows_torch_for_100_steps(under_test, steps, init, update, reference, options):
     update = under_test(update)
     params, tensors = draw(0), tree.map(lambda p: p.clone().requires_grad_(), draw(0))
     optimizer, state = reference(tree.leaves(tensors), **options), init(params)
-    for step in range(100):
+    for step in range(steps):
         noise, rate = draw(step + 1), options["lr"] / (1 + step % 3)
         params, state = update(params, tree.map(torch.add, params, noise), state, **options | {"lr": rate})
         for p, n in zip(tree.leaves(tensors), tree.leaves(noise), strict=True):
@@ -70,7 +70,7 @@ def test_follows_torch_for_100_steps(under_test, init, update, reference, option
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         assert_equal(params, tree.map(torch.Tensor.detach, tensors), rtol=0, atol=1e-12)
-    assert state["step"] == 100
+    assert state["step"] == steps
 
 
 @each_case

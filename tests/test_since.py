@@ -117,6 +117,12 @@ def test_the_table_of_the_readme_is_the_list():
     assert f"[{len(pairs())} changes" in (ROOT / "README.md").read_text()
 
 
+def test_the_version_of_each_pair_has_its_source():
+    text = (ROOT / "experiments/since/sources.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `(\w+)` \| (.+?) \| \S.* \|$", text, re.MULTILINE)
+    assert dict(found) == {pair.name: pair.parts["Since"] for pair in pairs().values()}
+
+
 def test_the_list_fits_into_60_columns_and_needs_no_torch():
     command = "import sys; sys.argv[1:] = []\nfrom experiments.since import __main__ as since\n"
     command += "from experiments.shared import cli\n"

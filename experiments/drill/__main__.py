@@ -80,6 +80,10 @@ def find(name: str) -> str:
     raise cli.UsageError(f"there is no drill {name!r}; the nearest are {', '.join(near[:3])}")
 
 
+NARROW = 80
+"""columns, below which the list of drills has no room for topics"""
+
+
 def list_drills() -> int:
     standings, now, rows = progress.standings(), time.time(), []
     for name, drill in DRILLS.items():
@@ -90,6 +94,8 @@ def list_drills() -> int:
         s = standings.get(name, Standing())
         topic = f"{name.removeprefix('lab')} · the whole of it"
         rows.append((name, topic, "●" * DIFFICULTY[name], minutes(s.best), str(s.attempts or "-"), due(s, now)))
+    if console.width < NARROW:  # names are there to be typed: the topics give way
+        rows = [(name, topic.partition(" ")[0], *rest) for name, topic, *rest in rows]
     passed = sum(s.passes > 0 for name, s in standings.items() if name in DIFFICULTY)
     table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
     say(f"\n{passed} of {len(DIFFICULTY)} passed; just drill NAME begins one, just drill next picks it")
@@ -157,6 +163,7 @@ def check(name: str) -> int:
         return 0
     took = f" in {minutes(time.time() - before.begun)}" if before.open and before.begun else ""
     star = ", with the star for the edges" if verdict.star else ", short of the star for the edges"
+    star = "" if name in WHOLES else star  # a lab's checks have no edges
     say(f"\npassed{took}{star}; due again: {due(now, time.time())}; --show puts ours beside yours")
     return 0
 

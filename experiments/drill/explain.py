@@ -21,8 +21,6 @@ from experiments.drill.values import alike, as_tensors, axes, children, equal, l
 from experiments.drill.when import when
 from fn import tensors
 
-CALLS = 30
-"""of each test that are looked at first: a loop of an optimizer makes a hundred, which go wrong alike"""
 GUESSES = 8
 """wrong calls, of different shapes if possible, that are tried with other arguments"""
 
@@ -43,9 +41,6 @@ UNNAMED = [Finding("values", "the values differ")]
 
 def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) -> list[str]:
     """Say what is wrong with the calls that went wrong; no lines if none did."""
-    first = [call for call in seen if call.number <= CALLS]
-    if len(first) < len(seen) and (lines := explain(first, signature, ours)):
-        return lines
     cases = [Case(call, list(_findings(call, signature))) for call in seen]
     _guess([case for case in cases if case.findings], ours, signature)
     wrong, right = [case for case in cases if case.findings], [case for case in cases if not case.findings]

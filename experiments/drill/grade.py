@@ -41,6 +41,8 @@ TAKES_A_NUMBER = ("vmap:", "Cannot access data pointer of Tensor that doesn't ha
 """how torch's messages begin for .item() and .tolist() under vmap"""
 EXAMPLES = 15
 """that Hypothesis draws for a test: its own number holds our function, fewer tell a wrong answer"""
+CALLS = 30
+"""of each test that are compared first: a loop of an optimizer makes more, which go wrong alike"""
 SEED = 1
 """of the examples: without it they would change with the source of a test; with this one they show every mistake"""
 OPTIONS = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", "--override-ini=addopts=", "-x", "-q"]
@@ -173,15 +175,23 @@ def _explain(run: Run, file: Path) -> list[str]:
         return _say_raised(*run.raised, file)
     assert run.failed is not None
     recorder, test = run.recorder, run.failed.partition("[")[0]
-    recorder.comparing = True
     cases = [case for case in run.stages[run.stage] if case.partition("[")[0] == test]
-    Run(recorder, run.stages).tests(cases)
-    try:
-        lines = explain(recorder.seen, recorder.signature, recorder.ours)
-    except Exception as error:  # an answer may return anything; that it is refused stands
-        lines = [f"what is returned cannot be compared ({first_line(error)})"]
+    lines = _compared(run, cases, CALLS)
+    if not lines and recorder.cut:
+        lines = _compared(run, cases, None)
     said = [f"the test that fails: {run.said[0]}"] if run.said else []
     return [*(lines or [AS_OURS[min(len(recorder.seen), 2)]]), "", *said]
+
+
+def _compared(run: Run, cases: Sequence[str], most: int | None) -> list[str]:
+    """Run tests with both functions, up to so many calls in each; say what differs, if anything does."""
+    recorder = run.recorder
+    recorder.comparing, recorder.most, recorder.seen = True, most, []
+    Run(recorder, run.stages).tests(cases)
+    try:
+        return explain(recorder.seen, recorder.signature, recorder.ours)
+    except Exception as error:  # an answer may return anything; that it is refused stands
+        return [f"what is returned cannot be compared ({first_line(error)})"]
 
 
 def _comes_from(error: BaseException, failure: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.forbidden import dotted_names, find_forbidden_in_part
 from experiments.drill.launch import ROOT, Verdict
 from experiments.drill.stand_in import FILES
+from experiments.shared.show import say
 
 
 def check(lab: str, file: Path) -> Verdict:
@@ -27,7 +28,9 @@ def check(lab: str, file: Path) -> Verdict:
     out = Path("runs") / f"{lab}-yours"
     summary = ROOT / out / "summary.json"
     summary.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "experiments.lab", lab.removeprefix("lab"), "--out", str(out)]
+    number = lab.removeprefix("lab")
+    say(f"Lab {number} runs with your functions; its table says which checks hold")
+    command = [sys.executable, "-m", "experiments.lab", number, "--out", str(out)]
     environment = os.environ | {FILES: json.dumps({lab: str(file.resolve())}), "PYTHONPATH": str(ROOT)}
     status = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL).returncode
     return verdict(summary, status)
@@ -68,4 +71,6 @@ def verdict(summary: Path, status: int) -> Verdict:
         return Verdict(False, ["these checks of the lab do not hold:", *(f"  {line}" for line in failed)])
     if status or idle:
         return Verdict(False, [f"never called: {', '.join(idle)}" if idle else f"the lab ended with status {status}"])
-    return Verdict(True, [f"all {len(said['checks'])} checks of the lab hold with your functions"], len(said["checks"]))
+    return Verdict(
+        True, [f"all {len(said['checks'])} checks of the lab hold with your functions"], len(said["checks"]), star=True
+    )

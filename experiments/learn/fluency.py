@@ -11,6 +11,8 @@ from experiments.learn.schedule import Event, Try, cards, tries
 from experiments.shared.show import console, spark, table
 
 WEEK = 7 * DAY
+MARKERS = "os^Dv*"
+"""of the lines of a picture: the next one where the colours are used up"""
 
 
 class Week(NamedTuple):
@@ -38,7 +40,7 @@ def _week(of: list[Try]) -> Week:
 
 def show(events: list[Event], now: float, out: Path) -> None:
     """Print a row per concept, and draw the weeks into out/fluency.png."""
-    ended = tries(events)
+    ended = [t for t in tries(events) if concept_of(t.task)]
     if not ended:
         console.print("nothing has been passed or skipped yet: just learn begins", markup=False, soft_wrap=True)
         return
@@ -65,19 +67,24 @@ def _clock(seconds: float) -> str:
 def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
     """Two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     from fn import draw
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     draw.set_title(figure, "Each concept over the weeks: is a pass faster, and more often right at once?")
     times, firsts = figure.subplots(2, 1, sharex=True)
-    for concept, by in found.items():
-        timed = {w: week.seconds for w, week in by.items() if week.seconds is not None}
-        times.plot([*timed], [*timed.values()], marker="o", label=concept)
-        firsts.plot([*by], [week.first for week in by.values()], marker="o")
+    hues = draw.colors(found)
+    for n, (concept, by) in enumerate(found.items()):
+        style = {"color": hues[concept], "marker": MARKERS[n // len(set(hues.values())) % len(MARKERS)]}
+        timed = {w + 1: week.seconds for w, week in by.items() if week.seconds is not None}
+        times.plot([*timed], [*timed.values()], label=concept, **style)
+        firsts.plot([w + 1 for w in by], [week.first for week in by.values()], **style)
     times.set(title="Faster from week to week? Seconds from the start to a pass", ylabel="seconds", yscale="log")
     firsts.set(title="Right at once, without a hint: share of tries", xlabel="week", ylabel="share", ylim=(-0.05, 1.05))
+    times.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.yaxis.set_major_formatter("{x:g}")
+    times.minorticks_off()
     firsts.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", fontsize="small")
     return draw.save(figure, out / "fluency.png")

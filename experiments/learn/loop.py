@@ -171,7 +171,7 @@ def place(desk: Desk) -> bool:
         asked.add(concept)
         right = answer == str(QUESTIONS[CONCEPTS[concept].question].right)
         q = QUESTIONS[CONCEPTS[concept].question]
-        desk.say(f"{'right' if right else f'no, {q.right}'}: {q.why}")
+        desk.say(f"{'right' if right else f'no, it is {q.right}'}: {q.why}")
         progress.record(f"concept:{concept}", "place", known=right)
         for needed in sorted(all_needs(concept) - asked) if right else ():
             asked.add(needed)

@@ -1,6 +1,6 @@
 """Questions: what does this print? One right choice of each is what the code prints, which a test runs.
 
-`import torch` and `F`, torch.nn.functional, come before each.
+`import torch` and `F`, torch.nn.functional, come before each. A line of code fits a terminal of 60 columns, indented.
 """
 
 from typing import NamedTuple
@@ -45,13 +45,13 @@ QUESTIONS = {
     ),
     "cross_entropy": Question(
         "x, y = torch.zeros(2, 10), torch.tensor([3, -100])\n"
-        "print(round(F.cross_entropy(x, y).item(), 2))  # log 10 = 2.30",
+        "# log 10 = 2.30\nprint(round(F.cross_entropy(x, y).item(), 2))",
         ("1.15", "2.3", "nan", "0.1"),
         2,
         "It wants logits. A target of -100 counts neither in the sum nor in the number that divides it.",
     ),
     "accuracy": Question(
-        "x, y = torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([1, 1])\n"
+        "x = torch.tensor([[1.0, 1.0], [0.0, 1.0]])\ny = torch.tensor([1, 1])\n"
         "print((x.argmax(1) == y).float().mean().item())",
         ("0.0", "0.5", "1.0", "0.75"),
         2,
@@ -89,9 +89,10 @@ QUESTIONS = {
         "Adam divides by the root of the corrected square: its first step is lr, however large the gradient.",
     ),
     "schedules": Question(
+        "from torch.optim.lr_scheduler import CosineAnnealingLR\n\n"
         "w = torch.nn.Parameter(torch.zeros(1))\n"
         "sgd = torch.optim.SGD([w], lr=1.0)\n"
-        "cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=4)\n"
+        "cosine = CosineAnnealingLR(sgd, T_max=4)\n"
         "for _ in range(2):\n    sgd.step()\n    cosine.step()\nprint(round(sgd.param_groups[0]['lr'], 3))",
         ("0.75", "0.5", "0.25", "0.707"),
         2,
@@ -111,8 +112,9 @@ QUESTIONS = {
         "⌊(28 + 2·2 - 5) / 2⌋ + 1 = 14.",
     ),
     "training": Question(
-        "losses, sizes = [1.0, 4.0], [3, 1]  # the means of a batch of 3 and of a last one of 1\n"
-        "print(sum(l * n for l, n in zip(losses, sizes)) / sum(sizes))",
+        "means = [1.0, 4.0]  # the mean loss of each of two batches\n"
+        "sizes = [3, 1]  # their examples; the last one is short\n"
+        "total = sum(m * n for m, n in zip(means, sizes))\nprint(total / sum(sizes))",
         ("2.5", "1.75", "5.0", "1.25"),
         2,
         "A mean over an epoch weighs each batch by its examples; the mean of means, 2.5, overrates a short last batch.",
@@ -125,16 +127,18 @@ QUESTIONS = {
         "state_dict() holds the very tensors, no copies: what is kept moves on with the model.",
     ),
     "attention": Question(
-        "q, k, v = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4), torch.tensor([[[1.0], [3.0]]])\n"
-        "print(F.scaled_dot_product_attention(q, k, v, is_causal=True).flatten().tolist())",
+        "q, k = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)\nv = torch.tensor([[[1.0], [3.0]]])\n"
+        "attend = F.scaled_dot_product_attention\n"
+        "print(attend(q, k, v, is_causal=True).flatten().tolist())",
         ("[2.0, 2.0]", "[1.0, 2.0]", "[1.0, 3.0]", "[0.0, 1.0]"),
         2,
         "The first query sees its own key alone; the second, with equal scores, the mean of both.",
     ),
     "positions": Question(
-        "attend = torch.nn.MultiheadAttention(4, 1, batch_first=True).eval()\n"
-        "x = torch.randn(1, 3, 4)\n"
-        "a, b = attend(x, x, x)[0], attend(x.flip(1), x.flip(1), x.flip(1))[0]\n"
+        "from torch.nn import MultiheadAttention\n\n"
+        "attend = MultiheadAttention(4, 1, batch_first=True)\n"
+        "x = torch.randn(1, 3, 4)\nback = x.flip(1)\n"
+        "a, b = attend(x, x, x)[0], attend(back, back, back)[0]\n"
         "print(torch.allclose(a, b.flip(1), atol=1e-5))",
         ("True", "False", "an error", "it depends on the weights"),
         1,
@@ -149,27 +153,28 @@ QUESTIONS = {
     ),
     "boxes": Question(
         "from torchvision.ops import box_iou\n"
-        "a, b = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]])\nprint(round(box_iou(a, b).item(), 3))",
+        "a = torch.tensor([[0.0, 0, 2, 2]])\nb = torch.tensor([[1.0, 0, 3, 2]])\nprint(round(box_iou(a, b).item(), 3))",
         ("0.5", "0.333", "0.25", "0.667"),
         2,
         "They share 2; together they cover 4 + 4 - 2 = 6.",
     ),
     "average_precision": Question(
-        "right = torch.tensor([1.0, 0.0, 1.0])  # detections, the surest first; there are two objects\n"
+        "# three detections, the surest first; two objects\nright = torch.tensor([1.0, 0.0, 1.0])\n"
         "precision = right.cumsum(0) / torch.arange(1, 4)\nprint([round(p, 2) for p in precision.tolist()])",
         ("[1.0, 0.5, 0.67]", "[1.0, 0.0, 1.0]", "[0.5, 0.5, 1.0]", "[1.0, 0.5, 0.33]"),
         1,
         "Of the first n detections, the share that is right. Average precision takes the best from each recall on.",
     ),
     "data": Question(
-        "from torch.utils.data import DataLoader\nprint([len(b) for b in DataLoader(range(10), batch_size=4)])",
+        "from torch.utils.data import DataLoader\n\n"
+        "loader = DataLoader(range(10), batch_size=4)\nprint([len(batch) for batch in loader])",
         ("[4, 4]", "[4, 4, 2]", "[4, 4, 4]", "[10]"),
         2,
         "The last batch is shorter, unless drop_last=True.",
     ),
     "processes": Question(
         "a, b, c, d = torch.tensor([1e8, 1.0, -1e8, 1.0])\n"
-        "print((((a + b) + c) + d).item(), ((a + b) + (c + d)).item())",
+        "in_turn = ((a + b) + c) + d\nin_pairs = (a + b) + (c + d)\nprint(in_turn.item(), in_pairs.item())",
         ("2.0 2.0", "1.0 0.0", "1.0 1.0", "0.0 0.0"),
         2,
         "A sum of floating point depends on its order, and all_reduce's order on the number of processes.",

@@ -93,20 +93,29 @@ def parameters(params: dict[str, Any], title: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded."""
+    """Print a table as wide as the terminal allows, and keep it for report.html; long words are folded.
+
+    Where it is too wide, the columns stand closer, a dotted name breaks at its dots, and columns of single words give
+    way last.
+    """
     rows = list(rows)
     record.table(title, columns, rows)
+    cells = list(zip(columns, *rows, strict=True))
+    too_wide = sum(max(map(len, column)) + 2 for column in cells) > console.width
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    roomy = too_wide and sum(words) + len(words) < console.width
     drawn = Table(
         title=title,
         title_justify="left",
         title_style="bold",
         header_style="",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0 if too_wide else 1, 0, 0),
         pad_edge=False,
     )
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    for column, longest in zip(cells, words, strict=True):
+        head = column[0].replace(".", ".\n") if too_wide else column[0]
+        drawn.add_column(head, overflow="fold", no_wrap=roomy and max(map(len, column)) == longest)
     for row in rows:
         drawn.add_row(*row)
     console.print()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from experiments.shared import cli
-from experiments.shared.show import console, wrapped
+from experiments.shared.show import console, say, wrapped
 from experiments.since import rewrite
 from experiments.since.pairs import pairs
 
@@ -111,17 +111,13 @@ def begin(name: str, *, reset: bool) -> int:
     """Write the file of a rewrite, unless there is one."""
     file = rewrite.place(name)
     if file.exists() and not reset:
-        console.print(
-            f"{shown(file)} is there already: --check judges it, --mine --reset starts over",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{shown(file)} is there already: --check judges it, --mine --reset starts over")
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
     file.write_text(rewrite.begin(name), encoding="utf-8")
-    console.print(f"{shown(file)} is yours to rewrite; then: just since {name} --check", markup=False, soft_wrap=True)
+    say(f"{shown(file)} is yours to rewrite; then: just since {name} --check")
     return 0
 
 

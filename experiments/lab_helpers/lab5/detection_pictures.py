@@ -30,13 +30,13 @@ def draw_flavor(
 ) -> None:
     """Draw the detections and the mistakes in the held-out images, and the anchors or the heat; print the mistakes."""
     name, classes, threshold = FLAVORS[flavor], scenes.classes, SCORE_THRESHOLDS[flavor]
-    title = f"{name}: held-out images, the objects and below them the detections with a score of {threshold:g} or more"
-    path = out / f"{flavor}_found.png"
-    draw_predictions(scenes.test, detections, classes, path, score_threshold=threshold, title=title)
     title = f"{name}: the worst held-out images. Red: detections of another class, badly placed, double, or of nothing"
     title, path = f"{title}. Orange: missed objects", out / f"{flavor}_mistakes.png"
     kinds, missed = draw_mistakes(scenes.test, detections, classes, path, score_threshold=threshold, title=title)
     total = len(object_table(scenes.test.objects)[0])
+    title = f"{name} finds {total - missed:,} of the {total:,} held-out objects, with {kinds.total()} false detections"
+    title, path = f"{title}: above the objects, below what it finds", out / f"{flavor}_found.png"
+    draw_predictions(scenes.test, detections, classes, path, score_threshold=threshold, title=title)
     false = ", ".join(f"{kinds[kind]} {words}" for kind, words in KINDS.items())
     show.console.print(
         f"{flavor}: at a score of {threshold:g}, {kinds.total()} false ({false}), {missed} of {total} objects missed"
