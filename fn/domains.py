@@ -10,7 +10,7 @@ from math import inf
 from typing import Annotated, Any
 
 from beartype.vale import Is
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
@@ -123,23 +123,3 @@ def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") ->
         least, greatest = int(x.min()), int(x.max())
         if least < 0 or greatest >= rows:
             raise ValueError(f"{name}: index {least if least < 0 else greatest} is none of {rows} rows")
-
-
-def gather_classes(
-    input: Float[Tensor, "batch classes *positions"],
-    target: Int[Tensor, " batch *positions"],
-    name: str = "target",
-) -> Float[Tensor, " batch *positions"]:
-    """Return the entry of `input` at each target; ValueError for a target that is no class.
-
-    In compiled code it is a RuntimeError.
-
-    >>> import torch
-    >>> gather_classes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
-    tensor([2., 3.])
-    """
-    try:
-        return input.gather(1, target.unsqueeze(1)).squeeze(1)
-    except RuntimeError:
-        require_indices(target, input.shape[1], name)
-        raise

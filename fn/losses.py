@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.domains import Integer, NonNegative, Probability, UpToOne, gather_classes
+from fn.domains import Integer, NonNegative, Probability, UpToOne, require_indices
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -53,6 +53,25 @@ def cross_entropy(
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(dim=1)
     count = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
     return _reduce(torch.where(counted, loss, 0.0), reduction, count)
+
+
+def gather_classes(
+    input: Float[Tensor, "batch classes *positions"],
+    target: Int[Tensor, " batch *positions"],
+    name: str = "target",
+) -> Float[Tensor, " batch *positions"]:
+    """Return the entry of `input` at each target; ValueError for a target that is no class.
+
+    In compiled code it is a RuntimeError.
+
+    >>> gather_classes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+    tensor([2., 3.])
+    """
+    try:
+        return input.gather(1, target.unsqueeze(1)).squeeze(1)
+    except RuntimeError:
+        require_indices(target, input.shape[1], name)
+        raise
 
 
 @half_in_float32("input", "target")
