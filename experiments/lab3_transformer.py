@@ -28,7 +28,7 @@ from fn import draw, tree
 from fn.data.loader import batches, endless
 from fn.data.sequences import TOYS, Sequences, decode
 from fn.gradcheck import largest, smallest
-from fn.metrics import exact_match
+from fn.metrics import Metric, count_examples, exact_match
 from fn.models import Model
 from fn.models.transformer import transformer
 from fn.optim import adamw, one_cycle_schedule
@@ -118,7 +118,7 @@ def train(config: Config, recipe: Recipe, model: Model, task: Task) -> list[Trai
 
 def evaluate(model: Model, ts: TrainState, examples: Sequences) -> Metrics:
     """Return the loss, and the share of the examples of which every token is right."""
-    metrics = {"exact": exact_match}
+    metrics = {"exact": Metric(exact_match, count_examples)}
     return eval_one_epoch(ts.params, ts.state, batches(examples, 500), apply=model.apply, metrics=metrics)
 
 

@@ -23,7 +23,7 @@ from fn.domains import Count, Integers, Natural, Ordinal
 from fn.losses import cross_entropy
 from fn.models import Model
 from fn.optim import Rate
-from fn.train import ACCURACY, MetricFunctions, Metrics, TrainState, init_train_state, run_key, train_step
+from fn.train import ACCURACY, Metrics, NamedMetrics, TrainState, init_train_state, run_key, train_step
 from fn.tree import Params
 
 
@@ -118,11 +118,11 @@ def ensemble_eval(
     y: Int[Tensor, " examples"],
     *,
     apply: Callable,
-    metrics: MetricFunctions = ACCURACY,
+    metrics: NamedMetrics = ACCURACY,
 ) -> Metrics:
     """Return the mean loss and metrics over the examples, of every member: tensors with an axis of `models`."""
     logits, _ = vmap(partial(apply, train=False), in_dims=(0, 0, None))(params, state, x)
-    functions = {"loss": cross_entropy} | metrics
+    functions = {"loss": cross_entropy} | {name: metric.mean for name, metric in metrics.items()}
     return {name: vmap(f, in_dims=(0, None))(logits, y) for name, f in functions.items()}
 
 

@@ -286,10 +286,12 @@ def batch_norm_init(channels: Count) -> tuple[Params, Params]:
 def norm_modes(state: Params, train: bool | Callable) -> Params:
     """Return a tree with one `training` per batch norm, whether it trains: here the same for all.
 
-    With frozen layers (fn.transfer) they differ.
+    A branch with a `running_mean` is a batch norm; other tensors of a state are passed over. With frozen layers
+    (fn.transfer) they differ.
 
     >>> state = {"bn1": batch_norm_init(4)[1], "layer1": {"bn": batch_norm_init(8)[1]}}
     >>> norm_modes(state, train=True)
     {'bn1': True, 'layer1': {'bn': True}}
     """
-    return {name: train if "running_mean" in branch else norm_modes(branch, train) for name, branch in state.items()}
+    branches = {name: branch for name, branch in state.items() if isinstance(branch, dict)}
+    return {name: train if "running_mean" in b else norm_modes(b, train) for name, b in branches.items()}

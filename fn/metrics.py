@@ -7,7 +7,7 @@ ValueError for a target that is no class.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -129,16 +129,13 @@ def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: Integer = 
     return (target != ignore_index).reshape(len(target), -1).any(dim=1).sum()
 
 
-def count(metric: Callable, target: Int[Tensor, "batch ..."]) -> Int[Tensor, ""]:
-    """Return over how much `metric` is a mean: examples for `exact_match` or a `partial` of it, targets for all others.
+class Metric(NamedTuple):
+    """A metric with what it is a mean over: Metric(accuracy, count_targets), Metric(exact_match, count_examples)."""
 
-    >>> target = torch.tensor([[0, 1, 2], [-100, -100, 3]])
-    >>> count(accuracy, target), count(exact_match, target)
-    (tensor(4), tensor(2))
-    """
-    options = {name: v for name, v in getattr(metric, "keywords", {}).items() if name == "ignore_index"}
-    counter = count_examples if getattr(metric, "func", metric) is exact_match else count_targets
-    return counter(target, **options)
+    mean: Callable
+    """mean(logits, targets) of a batch"""
+    over: Callable
+    """over(targets): how many it is the mean over"""
 
 
 def add_examples(totals: Mapping[str, Any], metrics: Mapping[str, float], examples: Natural) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def sgd_update(
 
 
 def adam_init(params: Params) -> Params:
-    """Return the state of `adam_update` and `adamw_update`: step 0, and zeros for both moments.
+    """Return the state of `adam_update` and `adamw_update`: step 0, and zeros for both moments, `mean` and `square`.
 
     Those of fp16 and bf16 are float32: in fp16 the square of 1e-4 is 0, and a step would divide by it.
 
@@ -125,9 +125,10 @@ def adam_update(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
 ) -> tuple[Params, Params]:
-    """Update by Adam: m ← β₁m + (1-β₁)g,  s ← β₂s + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(s/(1-β₂ᵗ)) + ε)
+    """Update by Adam: m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  θ ← θ - η · m/(1-β₁ᵗ) / (√(v/(1-β₂ᵗ)) + ε)
 
-    Weight decay is an L2 penalty here, g ← g + λθ, which is then divided by √s too. Kingma and Ba 2015.
+    The state's `mean` is m, torch's exp_avg and optax's mu; its `square` is v, exp_avg_sq and nu. Weight decay is an
+    L2 penalty here, g ← g + λθ, which is then divided by √v too. Kingma and Ba 2015.
 
     >>> params, grads = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, -0.1])}
     >>> adam_update(params, grads, adam_init(params), lr=0.1)[0]  # the first step is lr · sign(g)
@@ -139,10 +140,10 @@ def adam_update(
     beta1, beta2 = betas
     step = state["step"] + 1
     mean = _map(lambda m, g: beta1 * m + (1 - beta1) * g, state["mean"], grads)
-    square = _map(lambda s, g: beta2 * s + (1 - beta2) * g * g, state["square"], grads)
+    square = _map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["square"], grads)
     dtype = torch.promote_types(tree.leaves(params)[0].dtype, torch.float32)
     unbias1, unbias2 = _one_minus_power(beta1, step, dtype), _one_minus_power(beta2, step, dtype)
-    params = _map(lambda p, m, s: p - lr * (m / unbias1) / ((s / unbias2).sqrt() + eps), params, mean, square)
+    params = _map(lambda p, m, v: p - lr * (m / unbias1) / ((v / unbias2).sqrt() + eps), params, mean, square)
     return params, {"step": step, "mean": mean, "square": square}
 
 
@@ -283,14 +284,22 @@ def lr_by_prefix(optimizer: Callable, *, lr: Rate | Callable, scales: Factors) -
     """Return optimizer(lr=…) with the learning rate scaled by a factor for all parameters below a dotted prefix.
 
     `optimizer` is a function such as `adamw`. The longest prefix above a parameter counts; without one its rate is
-    `lr`. Howard and Ruder 2018, section 3.2. An update raises ValueError for a prefix without parameters.
+    `lr`. The parameters of one factor are a group with a state of its own, as in optax's multi_transform. Howard and
+    Ruder 2018, section 3.2. ValueError for a prefix without parameters.
 
     >>> optimizer = lr_by_prefix(sgd, lr=1.0, scales={"backbone": 0.1})
     >>> params = {"backbone": {"w": torch.ones(1)}, "head": {"w": torch.ones(1)}}
     >>> optimizer.update(params, params, optimizer.init(params))[0]
     {'backbone': {'w': tensor([0.9000])}, 'head': {'w': tensor([0.])}}
     """
-    return Optimizer(optimizer(lr=lr).init, partial(_update_by_prefix, optimizer=optimizer, lr=lr, scales=scales))
+    options = {"optimizer": optimizer, "lr": lr, "scales": scales}
+    return Optimizer(partial(_init_by_prefix, **options), partial(_update_by_prefix, **options))
+
+
+def _init_by_prefix(params: Params, *, optimizer: Callable, lr: Rate | Callable, scales: Factors) -> Params:
+    groups = _groups(params, scales).values()
+    states = {str(i): optimizer(lr=lr).init(tree.pick(params, names)) for i, names in enumerate(groups)}
+    return {"step": _step_zero(params), "groups": states}
 
 
 def _update_by_prefix(
@@ -302,17 +311,19 @@ def _update_by_prefix(
     lr: Rate | Callable,
     scales: Factors,
 ) -> tuple[Params, Params]:
+    lr, parts, states = _rate_at(lr, state["step"]), [], {}
+    for i, (factor, names) in enumerate(_groups(params, scales).items()):
+        part = tree.pick(params, names), tree.pick(grads, names), state["groups"][str(i)]
+        new_params, states[str(i)] = optimizer(lr=lr * factor).update(*part)
+        parts.append(new_params)
+    return tree.merge(*parts), {"step": state["step"] + 1, "groups": states}
+
+
+def _groups(params: Params, scales: Factors) -> dict[float, set[str]]:
+    """Return the names of the parameters of each factor; ValueError for a prefix without parameters."""
     tree.split(params, list(scales))
-    lr = _rate_at(lr, state["step"])
     factors = {name: _factor(name, scales) for name in tree.flatten(params)}
-    parts = []
-    for factor in sorted(set(factors.values())):
-        names = {name for name in factors if factors[name] == factor}
-        part_params, part_grads = (tree.pick(whole, names) for whole in (params, grads))
-        part_state = {k: tree.pick(v, names) if isinstance(v, dict) else v for k, v in state.items()}
-        parts.append(optimizer(lr=lr * factor).update(part_params, part_grads, part_state))
-    merged = {k: tree.merge(*(s[k] for _, s in parts)) for k, v in state.items() if isinstance(v, dict)}
-    return tree.merge(*(p for p, _ in parts)), parts[0][1] | merged
+    return {factor: {name for name in factors if factors[name] == factor} for factor in sorted(set(factors.values()))}
 
 
 def _factor(name: str, scales: Factors) -> float:

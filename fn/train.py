@@ -22,7 +22,7 @@ from torch.func import grad_and_value
 from fn import tree
 from fn.domains import Count, Integer, NonNegative, Ordinal, Probability
 from fn.losses import cross_entropy
-from fn.metrics import accuracy, add_examples, count, count_targets, mean_per_example
+from fn.metrics import Metric, accuracy, add_examples, count_targets, mean_per_example
 from fn.models import Model
 from fn.optim import Optimizer, global_norm
 from fn.rng import fold_in, generator
@@ -31,9 +31,9 @@ from fn.tensors import summarize
 from fn.tree import Params
 
 Metrics = dict[str, Any]
-MetricFunctions = dict[str, Callable]
+NamedMetrics = dict[str, Metric]
 
-ACCURACY: MetricFunctions = {"accuracy": accuracy}
+ACCURACY: NamedMetrics = {"accuracy": Metric(accuracy, count_targets)}
 
 
 class TrainState(NamedTuple):
@@ -156,18 +156,19 @@ def eval_one_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     apply: Callable,
-    metrics: MetricFunctions = ACCURACY,
+    metrics: NamedMetrics = ACCURACY,
 ) -> Metrics:
     """Return the loss and each of `metrics` over all batches, however they are cut. Nothing is updated.
 
-    A batch weighs as much as its mean is over, see `fn.metrics.count`; one in which nothing counts adds nothing.
+    A batch weighs as much as its mean is over, see `fn.metrics.Metric`; one in which nothing counts adds nothing.
     """
-    functions = {"loss": cross_entropy} | metrics
-    totals: dict[str, Metrics] = {name: {} for name in functions}
+    metrics = {"loss": Metric(cross_entropy, count_targets)} | metrics
+    totals: dict[str, Metrics] = {name: {} for name in metrics}
     for x, y in batches:
         logits, _ = apply(params, state, x, train=False)
-        for name, f in functions.items():
-            totals[name] = add_examples(totals[name], {name: f(logits, y).item()}, int(count(f, y)))
+        for name, metric in metrics.items():
+            value = metric.mean(logits, y).item()
+            totals[name] = add_examples(totals[name], {name: value}, int(metric.over(y)))
     return {name: mean for of_one in totals.values() for name, mean in mean_per_example(of_one).items()}
 
 

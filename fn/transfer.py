@@ -142,7 +142,7 @@ def _frozen_apply(
     keep_statistics: bool,
     **options: Any,
 ) -> tuple[Float[Tensor, "..."], Params]:
-    if train and keep_statistics and state["state"]:
+    if train and keep_statistics and norm_modes(state["state"], train):  # which is empty without batch norm
         options["modes"] = trained_modes(state["state"], params)
     y, new_state = apply(tree.merge(params, state["frozen"]), state["state"], x, train=train, **options)
     return y, {"frozen": state["frozen"], "state": new_state}
@@ -155,9 +155,10 @@ def trained_modes(state: Params, params: Params) -> Params:
     >>> trained_modes(state, {"bn2": {"weight": torch.ones(2)}})
     {'bn1': False, 'bn2': True}
     """
+    branches = {name: branch for name, branch in state.items() if isinstance(branch, dict)}
     return {
-        name: name in params if "running_mean" in branch else trained_modes(branch, params.get(name, {}))
-        for name, branch in state.items()
+        name: name in params if "running_mean" in b else trained_modes(b, params.get(name, {}))
+        for name, b in branches.items()
     }
 
 

@@ -101,6 +101,19 @@ def test_frozen_statistics_move_when_asked_to(freeze):
             assert torch.equal(old, after[name]) == name.startswith("params"), name
 
 
+def test_a_state_without_batch_norm_needs_no_modes(freeze):
+    """A running mean of the output, say: a tensor at the top, of a model whose `apply` takes no `modes`."""
+    bare = mlp(SHAPE, CLASSES)
+
+    def apply(params, state, x, *, train, key=None):
+        logits, _ = bare.apply(params, {}, x, train=train, key=key)
+        return logits, {"ema": 0.9 * state["ema"] + 0.1 * logits.detach().mean()}
+
+    model = freeze(bare._replace(init=lambda rng: (bare.init(rng)[0], {"ema": torch.zeros(())}), apply=apply), ["fc2"])
+    _, after = trained(model)
+    assert after.state["state"]["ema"] != 0
+
+
 def test_frozen_batch_norm_normalises_with_its_running_statistics():
     """In training the features under a frozen backbone are those of evaluation; under one that is not, they are not."""
     (x, _), (params, state) = examples(), TRANSFER.init(generator(0))
@@ -183,15 +196,18 @@ def test_each_part_is_updated_at_its_own_rate(optimizer):
     for name, leaf in tree.flatten(new).items():
         factor = 0.5 if name.startswith("backbone.layer2.") else 0.1 if name.startswith("backbone.") else 1.0
         assert torch.equal(leaf, tree.flatten(alone[factor][0])[name]), name
-    for moments in (key for key, value in state.items() if isinstance(value, dict)):
-        tree.map(torch.testing.assert_close, state[moments], alone[1.0][1][moments])
+    whole_state = tree.flatten(alone[1.0][1])
+    held = [(name, leaf) for group in state["groups"].values() for name, leaf in tree.flatten(group).items()]
+    for name, leaf in held:
+        assert torch.equal(leaf, whole_state[name]), name
+    assert {name for name, _ in held} == whole_state.keys()
     assert int(state["step"]) == 3
 
 
 def test_a_rate_of_nothing_is_refused():
     params, _ = TRANSFER.init(generator(0))
     with pytest.raises(ValueError, match="nothing lies at or below 'backbon'; the nearest are 'backbone'"):
-        lr_by_prefix(sgd, lr=0.1, scales={"backbon": 0.1}).update(params, params, sgd(lr=0.1).init(params))
+        lr_by_prefix(sgd, lr=0.1, scales={"backbon": 0.1}).init(params)
 
 
 def test_a_prefix_that_matches_nothing_is_refused(freeze):

@@ -81,7 +81,8 @@ def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumu
     objective, step = watched_step(model)
     eager = classifier_step(model, OPTIMIZER)
     if accumulate > 1:
-        step, eager = (partial(accumulated_step, **f.keywords, parts=accumulate) for f in (step, eager))
+        in_parts = partial(accumulated_step, parts=accumulate)
+        step, eager = partial(in_parts, **step.keywords), classifier_step(model, OPTIMIZER, step=in_parts)
     compiled = jit(step)
     a = b = start(model)
     traced = 0

@@ -102,9 +102,9 @@ def test_theirs_is_called_by_every_name_that_ours_has():
     """In `fn.layers`, in the models that import it by name, in a partial and in a table that were made before."""
     x, made_before = torch.randn(2, 4, generator=generator(1)), partial(layers.linear, weight=torch.ones(3, 4))
     labels = torch.tensor([0, 1])
-    expected = mlp_logits(x), made_before(x), ACCURACY["accuracy"](x, labels)
+    expected = mlp_logits(x), made_before(x), ACCURACY["accuracy"].mean(x, labels)
     with stand_in.standing_in(right("linear", "accuracy"), main) as stand:
-        got = mlp_logits(x), made_before(x), ACCURACY["accuracy"](x, labels)
+        got = mlp_logits(x), made_before(x), ACCURACY["accuracy"].mean(x, labels)
         assert stand.calls() == {"linear": 3, "accuracy": 1}
         eval_one_epoch({}, {}, [(x, labels)], apply=lambda params, state, x, train: (x, state))
         assert stand.calls()["accuracy"] == 2

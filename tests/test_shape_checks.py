@@ -32,7 +32,6 @@ from fn.distributed import part_gradient
 from fn.ensemble import stack
 from fn.layers import linear, linear_init, norm_modes
 from fn.losses import cross_entropy
-from fn.metrics import accuracy
 from fn.models.centernet import centernet
 from fn.models.cnn import cnn_apply, cnn_init
 from fn.models.mlp import mlp_apply, mlp_init
@@ -41,7 +40,7 @@ from fn.models.resnet import basic_block_init, bottleneck_init, resnet_features,
 from fn.models.squeezenet import squeezenet_init
 from fn.models.ssd import ssd
 from fn.models.transformer import encoder_init, language_model_apply, language_model_init, vision_transformer_init
-from fn.optim import adam_init, sgd, sgd_init, sgd_update
+from fn.optim import adam_init, lr_by_prefix, sgd, sgd_init, sgd_update
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, train_step
 from fn.transfer import head_init
@@ -210,7 +209,6 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.layers.layer_norm": lambda n: {"normalized_shape": n["normalized_shape"]},
     "fn.layers.log_softmax": lambda n: {"dim": -1},
     "fn.layers.softmax": lambda n: {"dim": -1},
-    "fn.metrics.count": lambda n: {"metric": accuracy},
     "fn.metrics.top_k_accuracy": lambda n: {"k": 2},
     "fn.models.centernet.centernet_apply": lambda n: detector_given(centernet, n["channels"]),
     "fn.models.centernet.centernet_detect": lambda n: {"image_size": (20, 20)},
@@ -259,10 +257,11 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     "fn.models.transformer.vision_transformer_apply": lambda n: vision_given(n["channels"], n["height"], n["width"]),
     "fn.optim.adam_update": lambda n: {"params": WEIGHTS, "grads": WEIGHTS, "state": adam_init(WEIGHTS)},
     "fn.optim.lr_by_prefix": lambda n: {"optimizer": sgd, "scales": {"w": 0.1}},
+    "fn.optim._init_by_prefix": lambda n: {"params": WEIGHTS, "optimizer": sgd, "scales": {"w": 0.1}},
     "fn.optim._update_by_prefix": lambda n: {
         "params": WEIGHTS,
         "grads": WEIGHTS,
-        "state": sgd_init(WEIGHTS),
+        "state": lr_by_prefix(sgd, lr=0.1, scales={"w": 0.1}).init(WEIGHTS),
         "optimizer": sgd,
         "scales": {"w": 0.1},
     },

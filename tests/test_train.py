@@ -14,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches
-from fn.metrics import accuracy, exact_match, top_k_accuracy
+from fn.metrics import Metric, count_examples, count_targets, exact_match, top_k_accuracy
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import Optimizer, adam_init, adamw, sgd, sgd_init
 from fn.rng import fold_in, generator, key
 from fn.train import (
+    ACCURACY,
     TrainState,
     classification_loss,
     run_key,
@@ -289,15 +290,15 @@ def test_without_ignored_targets_parts_weigh_their_examples_to_the_bit(accumulat
 def test_evaluation_is_over_what_counts_whatever_the_batches(eval_one_epoch, mask, batch_size):
     """Each metric over its own: targets, or examples with a target that counts; NaN if nothing does."""
     ts, apply, x, y = ignoring(mask)
-    top, exact = partial(top_k_accuracy, k=2), partial(exact_match, ignore_index=-100)
-    metrics = {"accuracy": accuracy, "top": top, "exact": exact_match, "again": exact}
+    top = Metric(partial(top_k_accuracy, k=2), count_targets)
+    metrics = ACCURACY | {"top": top, "exact": Metric(exact_match, count_examples)}
     x, y = torch.cat([x, x]), torch.cat([y, apply(ts.params, {}, x)[0].argmax(1).where(y != -100, y)])
     found = eval_one_epoch(ts.params, {}, batches(Split(x, y), batch_size), apply=apply, metrics=metrics)
     logits, counted = apply(ts.params, {}, x)[0], y != -100
     right, ranked = logits.argmax(1) == y, (logits.topk(2, dim=1).indices == y[:, None]).any(1)
     whole = (right | ~counted).all(1)[counted.any(1)].double().mean().item()
     means = {"accuracy": right[counted].double().mean().item(), "top": ranked[counted].double().mean().item()}
-    expected = {"loss": F.cross_entropy(logits, y).item()} | means | {"exact": whole, "again": whole}
+    expected = {"loss": F.cross_entropy(logits, y).item()} | means | {"exact": whole}
     assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
@@ -386,7 +387,7 @@ def test_evaluation_weights_a_short_last_batch_and_changes_nothing(step_of, eval
     ts, split = step_of(name)(start(name), *examples(6), key=key(0))[0], examples(23, seed=1)
     before = copy(ts)
     metrics = eval_one_epoch(
-        ts.params, ts.state, batches(split, batch_size), apply=MODELS[name].apply, metrics={"accuracy": accuracy}
+        ts.params, ts.state, batches(split, batch_size), apply=MODELS[name].apply, metrics=ACCURACY
     )
     logits = functional_call(classic(name).eval(), tree.flatten(ts.params) | tree.flatten(ts.state), split.images)
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-9)

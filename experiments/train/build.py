@@ -19,10 +19,10 @@ from fn.data.stored import Images, Stored
 from fn.data.transforms import compose
 from fn.distributed import data_parallel_step, place, sharded
 from fn.jit import jit
-from fn.metrics import top_k_accuracy
+from fn.metrics import Metric, count_targets, top_k_accuracy
 from fn.models import Model
 from fn.optim import Optimizer, clip_by_global_norm, warmup_schedule
-from fn.train import ACCURACY, MetricFunctions, classification_loss
+from fn.train import ACCURACY, NamedMetrics, classification_loss
 from fn.train_variants import accumulated_step, mixed_precision
 
 IN_MEMORY = 2**30
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
     """step(ts, x, y, *, key) -> (ts, metrics)"""
     schedule: Callable[[int | Tensor], Tensor]
     """the learning rate of a step"""
-    metrics: MetricFunctions
+    metrics: NamedMetrics
     augment: Callable | None
     data: Mapping[str, Split]
     """train, validation and test"""
@@ -59,14 +59,14 @@ def build(config: Config, device: torch.device) -> Parts:
     model = build_model(config, dataset, examples)
     total_steps = train.count_steps(examples, epochs=config.epochs, batch_size=config.batch_size)
     schedule = build_schedule(config, total_steps)
-    top_5 = {"top_5_accuracy": partial(top_k_accuracy, k=5)} if len(dataset.classes) > 5 else {}
+    top_5 = Metric(partial(top_k_accuracy, k=5), count_targets)
     transforms = [resolve(AUGMENTS[name]) for name in config.augment]
     return Parts(
         model=model,
         optimizer=build_optimizer(config, schedule),
         step=build_step(config, model, schedule),
         schedule=schedule,
-        metrics=ACCURACY | top_5,
+        metrics=ACCURACY | ({"top_5_accuracy": top_5} if len(dataset.classes) > 5 else {}),
         augment=partial(compose, transforms=transforms) if transforms else None,
         data=data,
         digest=_digest(data),

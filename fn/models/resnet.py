@@ -304,9 +304,10 @@ IMAGENET_WIDTHS, CIFAR_WIDTHS = (64, 128, 256, 512), (16, 32, 64)
 def resnet_network(depth: Count, *, stages: Count = 3) -> dict[str, Any]:
     """Return the blocks, block, stem and shortcut of the published network of this depth, for `resnet_features`.
 
-    Depth 18, 34, 50, 101 or 152 is for ImageNet, with four stages; every other 6n + 2 from 8 on for CIFAR, with
-    (depth - 2) / 6 blocks in each of its three stages. The depth counts the convolutions and the linear layer.
-    ValueError for another depth.
+    Depth 18, 34, 50, 101 or 152 is for ImageNet, with four stages; any other 6n + 2 from 8 on for CIFAR, with
+    (depth - 2) / 6 blocks in each of its three stages. Of 50 and 152, which are both, this is the one for ImageNet;
+    the one for CIFAR is `resnet_init` and `resnet_apply` with 8 or 25 blocks in each stage. The depth counts the
+    convolutions and the linear layer. ValueError for another depth.
 
     >>> resnet_network(20)["blocks"], resnet_network(20)["stem"]
     ((3, 3, 3), Stem(kernel=3, stride=1, pool=False))

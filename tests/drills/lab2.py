@@ -7,7 +7,7 @@ from torch.func import grad_and_value
 from experiments.train import folder
 from experiments.train.run import Run
 from fn import tree
-from fn.metrics import count, count_targets
+from fn.metrics import count_targets
 from fn.rng import fold_in
 from fn.train import ACCURACY, TrainState
 
@@ -37,15 +37,15 @@ def train_step(ts, x, y, *, objective, optimizer, key):
 
 
 def eval_one_epoch(params, state, batches, *, apply, metrics=ACCURACY):
-    functions = {"loss": F.cross_entropy, **metrics}
+    functions = {"loss": (F.cross_entropy, count_targets), **metrics}
     values, sizes = ({name: [] for name in functions} for _ in "ab")
     with torch.no_grad():
         for x, y in batches:
             logits = apply(params, state, x, train=False)[0]
-            for name, f in functions.items():
-                n = int(count(f, y))
+            for name, (mean, over) in functions.items():
+                n = int(over(y))
                 sizes[name].append(n)
-                values[name].append(f(logits, y).item() * n if n else 0.0)
+                values[name].append(mean(logits, y).item() * n if n else 0.0)
     return {name: sum(of) / sum(sizes[name]) if sum(sizes[name]) else float("nan") for name, of in values.items()}
 
 

@@ -120,7 +120,7 @@ DRILLS = {
         ),
         (
             "In evaluation apply has train=False, and the state that it returns is not used.",
-            "A batch's mean times count(f, y), what it is the mean over, summed; divided by the sum of those counts.",
+            "A batch's metric.mean(logits, y) times metric.over(y), summed; divided by the sum of what they are over.",
             "A decorator keeps autograd from recording.",
         ),
         options=cases(f"{TRAIN}test_evaluation_records_no_graph_and_leaves_the_mode_as_it_was", "True", "False"),
