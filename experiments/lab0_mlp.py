@@ -29,7 +29,8 @@ from fn.rng import generator
 from fn.train import check_finite, classifier_step, count_steps, eval_one_epoch, init_train_state, is_overfit, run_key
 from fn.tree import Params
 
-STEPS, LR, EPOCHS, BATCH = 300, 1e-2, 30, 64
+STEPS, LR = 300, 1e-2
+EPOCHS, BATCH = 30, 64
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ RECIPES = {
         shots={10: 5, 3: 3, 30: 3},
         train=("all",),
         batch_share=1 / 4,
-        timed_epochs=30,
+        timed_epochs=10,
     ),
     "folder": Recipe(  # chosen by fifths, held out in turn, of 243 photographs of ants and bees: see LEARNING.md
         ways={"head": Way(30, 3e-3), "fine": Way(10, 5e-5, rates={"head": 10.0}, augment=VARIED)},

@@ -1,6 +1,7 @@
 """Lab 6: how data reaches the loop: order and speed of two kinds of loader, a cache, and what makes a run repeatable.
 
-A torch Dataset and DataLoader beside batches gathered at once; three common ways to lose reproducibility.
+A torch Dataset and DataLoader beside batches gathered at once; three common ways to lose reproducibility, each written
+out beside its cure in lab_helpers/lab6/mistakes.py.
 """
 
 import warnings

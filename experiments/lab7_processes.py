@@ -1,6 +1,7 @@
 """Lab 7: many processes, one result: a network trained by one, two and four processes, equal to the bit.
 
-Sum in a fixed order; compare the usual all_reduce; make five classic mistakes; measure the cost of a collective.
+Sum in a fixed order; compare the usual all_reduce; make five classic mistakes, each written out beside its cure in
+lab_helpers/lab7/process_mistakes.py; measure the cost of a collective.
 """
 
 import time
@@ -122,7 +123,8 @@ def digest(params: Tensor) -> str:
 
 def compare_results(runs: dict[str, list[list[Trained]]]) -> list[cli.Check]:
     """Compare the parameters that 1, 2 and 4 processes end with, by their SHA-256."""
-    rows, checks, others, least = [], [], 0, 1.0
+    rows, checks = [], []
+    others, least = 0, 1.0
     for way, trained in runs.items():
         by_count = [[digest(one.params) for one in of_count] for of_count in trained]
         least = smallest([least, *(of_count[0].accuracy for of_count in trained)])

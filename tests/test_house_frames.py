@@ -20,7 +20,7 @@ def test_a_script_reaches_its_model_in_six_frames(name):
 @pytest.mark.parametrize("name", COMPILED)
 def test_where_the_step_is_compiled_its_one_trace_adds_five_frames(name):
     loop = COMPILED[name]
-    assert loop.script.Config(**loop.flags | loop.compiled_by).compile_pays()
+    assert loop.script.Config(**loop.flags, **loop.compiled_by or {}).compile_pays()
     frames, compiled = frames_to(loop), frames_to(loop, compile=True)
     step = frames.index("train_step")
     assert compiled == (*frames[:step], *TRACE, *frames[step:]), " → ".join(compiled)

@@ -139,7 +139,7 @@ def test_a_published_loss_is_a_target_for_that_text_alone(monkeypatch, tmp_path)
     for text, published in ((ALPHABET, [(False, "<= 0.125")]), (ALPHABET + "a", [])):
         config, task = read_task(tmp_path, text)
         model = build(config, task)
-        checks = lab3.evaluate_text(config, model, task, untrained(model))
+        checks = lab3.evaluate_text(config, model, task, [untrained(model)])
         assert [(check.ok, check.target) for check in checks if check.name == "validation loss"] == published
         assert [check.ok for check in checks if "table of pairs" in check.name] == [False]
 

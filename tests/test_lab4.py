@@ -15,6 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import lab4_pretrained
 from experiments.lab4_pretrained import Config, Task, Trained, load_task, train_way
@@ -24,7 +25,7 @@ from experiments.lab_helpers.lab4.transfer_task import Recipe, apply_flags
 from experiments.shared import cli
 from experiments.shared.backbones import SHIPPED, load
 from fn import pretrained, tree
-from fn.backbones import BACKBONES, expand_prefixes, transfer_model
+from fn.backbones import BACKBONES, expand_prefixes, extract_features, transfer_model
 from fn.data.datasets import take
 from fn.models.squeezenet import FIRES, POOLED
 from fn.pretrained import PretrainedError, read
@@ -52,7 +53,7 @@ def photographs(root: Path, classes: tuple[str, ...] = ("ants", "bees"), each: i
 
 @pytest.mark.slow
 def test_the_lab_holds(monkeypatch, tmp_path):
-    """With fewer seeds and points of the curve, and whatever the machine makes of the times."""
+    """With fewer seeds and points of the curve, and whatever the machine makes of the times: see the count below."""
     recipe = lab4_pretrained.RECIPES["digits"]._replace(shots={10: 3, 3: 1})
     monkeypatch.setitem(lab4_pretrained.RECIPES, "digits", recipe)
     checks = lab4_pretrained.main(Config(out=tmp_path), CPU)
@@ -254,6 +255,31 @@ def test_accuracies_are_those_of_each_seed(monkeypatch):
     runs = [{"head": Trained({}, {}, a), "fine": Trained({}, {}, a + 1)} for a in (0.0, 1.0)]
     _, accuracies = lab4_pretrained.report(Config(), digits_task()[0], [], {10: runs})
     assert accuracies == {10: {"head": [0.0, 1.0], "fine": [1.0, 2.0]}}
+
+
+def test_on_cached_features_the_head_takes_less_arithmetic():
+    """What the lab measures as time: of three epochs two forward passes of the backbone are saved."""
+    task, recipe = small_task()
+    few, way = torch.arange(32), recipe.ways["head"]._replace(epochs=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab4_pretrained, "eval_one_epoch", lambda *_, **__: {"accuracy": 0.0})
+        with FlopCounterMode(display=False) as of_backbone:
+            features = extract_features(task.spec, *task.weights, task.images[:32])
+        with FlopCounterMode(display=False) as under:
+            train_way(freeze(task.whole, ["head"]), task.images[:32], task.labels[:32], few, way, 32, 0)
+        with FlopCounterMode(display=False) as alone:
+            train_way(task.head, features, task.labels[:32], few, way, 32, 0)
+    backbone, images, head = (counter.get_total_flops() for counter in (of_backbone, under, alone))
+    assert images == 3 * backbone + head
+    assert images > 2 * (backbone + head)
+
+
+@pytest.mark.parametrize(("faster", "ok"), [(2.0, True), (1.9, False), (math.nan, False)])
+def test_cached_features_have_to_be_twice_as_fast(faster, ok):
+    head = {"fc": {"weight": torch.ones(2)}}
+    before = {"head": {"fc": {"weight": torch.zeros(2)}}}, {}
+    under = {"head": head}, {"frozen": {}, "state": {}}
+    assert [check.ok for check in transfer_report.check_cached(before, under, head, faster)] == [True] * 3 + [ok]
 
 
 def test_how_much_faster_is_a_ratio_of_medians():

@@ -1,6 +1,6 @@
-"""Lab 3's first steps: one query worked through by hand, and each part of the transformer compared with torch's."""
+"""Lab 3's first tables: one query number by number, and each part of the transformer compared with torch's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.func import functional_call, grad
 
 from experiments.shared import cli, show
 from fn import tree
-from fn.attention import attention_weights, multi_head_attention, scaled_dot_product_attention, weighted_sum
+from fn.attention import multi_head_attention, scaled_dot_product_attention
 from fn.attention_tiled import tiled_attention
 from fn.gradcheck import largest, relative_error
 from fn.layers import relu
@@ -19,24 +19,21 @@ from fn.models.transformer import encoder_init, encoder_layer
 from fn.rng import generator
 from fn.tree import Params
 
-KEYS = {"north": (0.0, 3.0), "north-east": (2.1, 2.1), "east": (3.0, 0.0), "south": (0.0, -3.0)}
 TILE = 64
 
 
-def one_query() -> None:
-    """Show the attention of one query to four keys, number by number."""
-    query, keys = torch.tensor([[1.0, 2.0]]), torch.tensor(list(KEYS.values()))
-    values = torch.arange(1.0, 5.0)[:, None]
-    products, weights = (query @ keys.T)[0], attention_weights(query, keys)
+def show_query(
+    keys: Mapping[str, tuple[float, float]], products: Tensor, weights: Tensor, values: Tensor, answer: Tensor
+) -> None:
+    """Print a row per key: where it points, its product with the query, the scaled product, its weight, its value."""
     rows = [
         (name, f"{x:g}, {y:g}", f"{p:.1f}", f"{p / 2**0.5:.2f}", f"{w:.3f}", f"{v:g}")
-        for (name, (x, y)), p, w, v in zip(KEYS.items(), products, weights[0], values[:, 0], strict=True)
+        for (name, (x, y)), p, w, v in zip(keys.items(), products[0], weights[0], values[:, 0], strict=True)
     ]
-    answer = f"{weighted_sum(weights, values).item():.3f}"
     show.table(
         "One query, (1, 2), looks at four keys",
         ("key", "", "q · k", "/ √2", "softmax", "value"),
-        [*rows, ("", "", "", "", "Σ weight · value", answer)],
+        [*rows, ("", "", "", "", "Σ weight · value", f"{answer.item():.3f}")],
     )
 
 

@@ -1,11 +1,11 @@
-"""Text that a language model writes: the answers to toy problems, and the continuation of a prompt."""
+"""Text that a language model writes: the answers to toy problems, and the continuation of a prompt; its checks."""
 
 import torch
 from torch import Tensor
 
 from experiments.lab_helpers.lab3.flags import Flags, text_prompt
-from experiments.lab_helpers.lab3.language_tasks import Task
-from experiments.shared import show
+from experiments.lab_helpers.lab3.language_tasks import Task, bigram_loss
+from experiments.shared import cli, show
 from fn.data.sequences import IGNORED, decode, encode
 from fn.generation import generate
 from fn.models import Model
@@ -43,6 +43,16 @@ def show_continuations(flags: Flags, model: Model, ts: TrainState, task: Task) -
     for title, written in continuations.items():
         text = f"{prompt}{decode(written, task.vocabulary)}"
         show.console.print(f"\n--- {title} ---\n{text}", markup=False, soft_wrap=True)
+
+
+def check_text(task: Task, loss: float) -> list[cli.Check]:
+    """Check the loss on the text's last tenth against that of a table of pairs, and against one that was published."""
+    pairs = bigram_loss(task)
+    show.console.print(f"\nValidation loss {loss:.3f}; of a table of pairs {pairs:.3f}")
+    checks = [cli.check("validation loss / that of a table of pairs", loss / pairs, "<", 1)]
+    if task.published_loss:
+        checks.append(cli.check("validation loss", loss, "<=", task.published_loss))
+    return checks
 
 
 def write(
