@@ -69,7 +69,7 @@ def embedding(
             [ 1., 10.]])
     """
     rows = len(weight)
-    x = require_indices(x, rows)
+    x = require_indices(x, rows, "embedding: x")
     if padding_idx is None:
         return weight[x]
     if not -rows <= padding_idx < rows:

@@ -16,7 +16,9 @@ from fn.weights_files import one_line, require_few
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema_model", "ema", "model_state_dict")
 WRAPPERS += ("state_dict", "model", "net", "params", "network", "weights")
-"""entries that training scripts keep a state_dict in; the averages of an EMA first, as they are what is evaluated"""
+"""entries that training scripts keep a state_dict in; the averages of an EMA first, as they are what is evaluated
+
+Another entry is read only if it is the only one that holds a state_dict."""
 TORCHS = ("module", "_orig_mod")
 """names that DataParallel and torch.compile put before those of a module, at any level"""
 AVERAGED = "n_averaged"
@@ -32,7 +34,10 @@ def state_dict_of(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     found = next(_state_dicts(content), None)
     if found is None and isinstance(content, dict):
         held = [f"{one_line(name, 30)} ({type(x).__name__})" for name, x in content.items()]
-        raise ValueError(f"holds no state_dict: its entries are {listed(held)}")
+        several = any(next(_state_dicts(x), None) for _, x in _dicts(content))
+        raise ValueError(
+            f"holds {'several state_dicts' if several else 'no state_dict'}: its entries are {listed(held)}"
+        )
     if found is None:
         raise ValueError(f"holds no state_dict, but a {type(content).__name__}")
     tensors, entry = found
@@ -52,9 +57,17 @@ def _state_dicts(content: Any, entry: str = "", depth: int = 0) -> Iterator[tupl
     if isinstance(content, dict) and all(isinstance(x, Tensor) for x in content.values()):
         yield content, entry
     elif isinstance(content, dict) and depth < 4:
-        for name in WRAPPERS:
-            if isinstance(content.get(name), dict) and content[name]:
-                yield from _state_dicts(content[name], f"{entry}.{name}".strip("."), depth + 1)
+        held = {name: list(_state_dicts(x, f"{entry}.{name}".strip("."), depth + 1)) for name, x in _dicts(content)}
+        holding = [name for name in held if held[name]]
+        known = [name for name in WRAPPERS if name in holding]
+        for name in known or holding[: len(holding) == 1]:  # of another name only if no two could be meant
+            yield from held[name]
+
+
+def _dicts(content: dict[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
+    """List the entries that may hold a state_dict: not the optimizer's."""
+    dicts = [(name, x) for name, x in content.items() if isinstance(name, str) and isinstance(x, dict) and x]
+    return [(name, x) for name, x in dicts if "param_groups" not in x]
 
 
 def matched(

@@ -114,11 +114,22 @@ def of_sixteen(image_shape, classes):
 
 
 def late(image_shape, classes):
-    """Go wrong in evaluation, which no trial has met."""
+    """Go wrong on the six images of the validation, which no trial has met."""
     model = good(image_shape, classes)
 
     def apply(params, state, x, *, train, key=None):
-        return model.apply(params, state, x if train else x[:, :, 1:], train=train)
+        return model.apply(params, state, x[:, :, 1:] if len(x) == 6 else x, train=train)
+
+    return Model(model.init, apply)
+
+
+def evaluated(image_shape, classes):
+    """Keep the contract in training alone."""
+    model = good(image_shape, classes)
+
+    def apply(params, state, x, *, train, key=None):
+        logits, state = model.apply(params, state, x, train=train)
+        return (logits if train else logits[:, 1:]), state
 
     return Model(model.init, apply)
 
@@ -145,6 +156,10 @@ OWN_LINE, GIVEN = "tests/test_errors.py:", "    weight  f32[10,65] in [0"
         (
             "tests.test_errors:nine",
             ["a score for each class, not a tensor of shape (58, 9)", "logits of shape (58, 10)", OWN_LINE],
+        ),
+        (
+            "tests.test_errors:evaluated",
+            ["apply of --model mlp with train=False must return", "not a tensor of shape (58, 9)", OWN_LINE],
         ),
         ("tests.test_errors:stateless", ["state a dict, not NoneType", OWN_LINE]),
         (

@@ -34,7 +34,7 @@ from fn.layers import batch_norm
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
 from fn.models.cnn import cnn_init
-from fn.models.mlp import mlp
+from fn.models.mlp import mlp, mlp_apply
 from fn.models.pyramid import small_backbone
 from fn.models.resnet import resnet_init
 from fn.optim import adam_init, sgd, sgd_init, sgd_update
@@ -231,6 +231,7 @@ FOUND: dict[str, tuple[Callable[[], Any], str]] = {
     "an ensemble of none": (lambda: stack([]), "members"),
     "no such member": (lambda: member(stack([PERCEPTRON_AT_REST]), 1), "k"),
     "nesterov without a momentum": (lambda: sgd(lr=0.1, nesterov=True), "nesterov"),
+    "more layers than there are": (lambda: mlp_apply({"fc1": {}}, {}, NO_X, train=False, layers=2), "layers"),
     "no block": (lambda: cnn_init(generator(0), (1, 8, 8), 3, ()), "widths"),
     "too few widths": (lambda: small_backbone(1, widths=(4, 4)), "widths"),
     "no stage": (lambda: resnet_init(generator(0), 1, 3, blocks=(), widths=()), "widths"),

@@ -189,8 +189,12 @@ TABLE: dict[str, tuple[Callable[[], bytes], str]] = {
         "holds 100,000 tensors, more than the 20,000 that are read",
     ),
     "the entries of a training script": (
-        lambda: saved({"epoch": 3, "optimizer": {"lr": 0.1}, "generator": TENSORS, "line\nbreak": 1}),
-        "holds no state_dict: its entries are epoch (int), optimizer (dict), generator (dict), line\\nbreak (int)",
+        lambda: saved({"epoch": 3, "optimizer": {"lr": 0.1}, "line\nbreak": 1}),
+        "holds no state_dict: its entries are epoch (int), optimizer (dict), line\\nbreak (int)",
+    ),
+    "two networks": (
+        lambda: saved({"epoch": 3, "student": TENSORS, "teacher": TENSORS}),
+        "holds several state_dicts: its entries are epoch (int), student (dict), teacher (dict)",
     ),
     "a sparse tensor": (
         lambda: saved({"a\n": torch.eye(3).to_sparse()}),
@@ -291,6 +295,7 @@ ENTRIES = (
     {(): inside()}
     | {(name,): inside(name) for name in WRAPPERS}
     | {("model", "state_dict"): inside("model", "state_dict")}
+    | {("student",): inside("student"), ("checkpoint", "model"): inside("checkpoint", "model")}
 )
 PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "net.", "encoder."]
 PREFIXES += [

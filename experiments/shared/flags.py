@@ -130,6 +130,14 @@ def program() -> str:
     return f"experiments.{path.parent.name if path.stem == '__main__' else path.stem}"
 
 
+NO_NUMBER = {
+    r"no type matching (?:\{None\}\|)?(?:\{\[)?(.+?)(?:\]\})? could be instantiated from \[(.*?)\]\..*": r"\2 is no \1",
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no INT",
+    r"could not convert string to float: (.*)": r"\1 is no FLOAT",
+}
+"""what Python and tyro say of a text that is no number, and how it is said here"""
+
+
 def _one_line(complaint: str) -> str:
     """Return the text of tyro's error box in one line, without title and pointers to the help.
 
@@ -142,7 +150,10 @@ def _one_line(complaint: str) -> str:
     parts = [" ".join(part.split()) for part in title_and_body.split("§")]
     parts = parts if "╭" in complaint else parts[1:]
     said = [part for part in parts if part and not part.startswith(("For full helptext", "Argument helptext"))]
-    return ". ".join(part.replace(" .", ".").rstrip(".") for part in said)
+    line = ". ".join(part.replace(" .", ".").rstrip(".") for part in said)
+    for pattern, plain in NO_NUMBER.items():
+        line = re.sub(pattern, plain, line)
+    return line
 
 
 def as_json(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fn.models import Model
 def try_model(
     factory: Callable, shape: Sequence[int], classes: int, *, name: str, dataset: str, batch_size: int, seed: int
 ) -> Model:
-    """Return `factory(shape, classes)`, after one call of its init and of its apply in training.
+    """Return `factory(shape, classes)`, after one call of its init, and of its apply in training and in evaluation.
 
     UsageError if one of the three fails or returns what `fn.models` does not say.
     """
@@ -32,12 +32,13 @@ def try_model(
     if not isinstance(params, dict):
         raise _broken(f"the init of --model {name} must return (params, state), params a dict", params, model.init)
     images = torch.zeros(batch_size, *shape)
-    result = _call(suits, model.apply, params, state, images, train=True, key=rng.key(0))
-    _require_pair(result, "logits", f"the apply of --model {name}", model.apply)
-    logits, _ = result
-    if not isinstance(logits, Tensor) or logits.shape != (batch_size, classes):
-        said = f"the apply of --model {name} must return (logits, state), logits of shape {(batch_size, classes)}"
-        raise _broken(f"{said}, a score for each class", logits, model.apply)
+    for mode, options in (("", {"train": True, "key": rng.key(0)}), (" with train=False", {"train": False})):
+        result, said = _call(suits, model.apply, params, state, images, **options), f"the apply of --model {name}{mode}"
+        _require_pair(result, "logits", said, model.apply)
+        logits, _ = result
+        if not isinstance(logits, Tensor) or logits.shape != (batch_size, classes):
+            said += f" must return (logits, state), logits of shape {(batch_size, classes)}"
+            raise _broken(f"{said}, a score for each class", logits, model.apply)
     return model
 
 
