@@ -336,6 +336,14 @@ def test_a_cause_is_named_only_where_it_explains_every_call_that_went_wrong():
     assert "constant factor" not in said(x / 2, x / 2, x**2)
 
 
+def test_the_list_has_every_name_whole_at_60_columns(monkeypatch, capsys):
+    monkeypatch.setattr(drill.console, "_width", 60)
+    assert drill.list_drills() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 60
+    assert {line.split()[0] for line in lines if line.startswith(" ") and line.strip()} >= DRILLS.keys()
+
+
 class Loop:
     """In place of the tests of a drill: one that calls the answer three times."""
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -438,6 +439,10 @@ def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, m
             assert said in "\n".join([*verdict.lines, "★" if verdict.star else ""])
         process = grader.process
         assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)  # what a text alone tells waits for no process
+        file.write_text("def rleu(x):\n    return x\n")
+        assert grader.graded("relu", file).lines == ["relu.py has no `relu`: it defines `rleu`"]
+        file.write_text(RIGHT)
         process.kill()
         monkeypatch.setattr(launch, "graded", lambda name, path: Verdict(True, ["by launch"]))
         assert grader.graded("relu", file).lines == ["by launch"]

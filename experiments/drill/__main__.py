@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments.drill import cut, launch, progress, prove, whole
+from experiments.drill import answer, cut, launch, progress, prove, whole
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.progress import Standing
 from experiments.shared import cli
@@ -147,6 +147,8 @@ def check(name: str) -> int:
     waiting = console.status("the tests that hold ours are run on yours")
     if name in WHOLES:
         verdict = whole.check(name, file)
+    elif lines := answer.refusal(name, file):
+        verdict = launch.Verdict(False, lines)
     else:
         with waiting if console.is_terminal else contextlib.nullcontext():
             verdict = launch.graded(name, file)

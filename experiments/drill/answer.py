@@ -22,10 +22,7 @@ class Wrong(Exception):
 def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) -> Any:
     """The function or class that the drill asks for; Wrong if the file has none, or leaves the work to another."""
     wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
-    tree = parse(file)
-    if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
-        raise calls(*forbidden, file)
-    require_written(tree, wanted, file)
+    read(name, file, allow_torch=allow_torch)
     yours = getattr(import_file(file, seconds), wanted, None)
     if not callable(yours):
         raise Wrong(f"{file.name} has no function `{wanted}`")
@@ -34,6 +31,25 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
     for own, model in functions(yours, ours):
         compare_signatures(own, model)
     return yours
+
+
+def read(name: str, file: Path, *, allow_torch: bool = False) -> None:
+    """Wrong if the text alone shows that the answer is none: it is no Python, empty, or leaves its work to another."""
+    tree = parse(file)
+    if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
+        raise calls(*forbidden, file)
+    require_written(tree, DRILLS[name].of.partition(":")[2], file)
+
+
+def refusal(name: str, file: Path) -> list[str]:
+    """Return what the text alone tells against an answer; nothing if it has to be run."""
+    try:
+        read(name, file)
+    except Wrong as error:
+        return str(error).splitlines()
+    except (RecursionError, MemoryError):  # for a process with limits
+        return []
+    return []
 
 
 def calls(line: int, function: str, file: Path) -> Wrong:

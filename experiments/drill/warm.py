@@ -20,7 +20,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from experiments.drill import launch
+from experiments.drill import answer, launch
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import ROOT, WALL_SECONDS, Verdict, write_verdict
 from experiments.drill.limits import CPU_SECONDS
@@ -91,7 +91,12 @@ class Grader:
         self._send({"warm": name})
 
     def graded(self, name: str, file: Path) -> Verdict:
-        """The verdict on the answer in `file`; by `launch` if there is no warm process, or it died."""
+        """The verdict on the answer in `file`; by `launch` if there is no warm process, or it died.
+
+        At once where its text is enough, even while the process still loads.
+        """
+        if lines := answer.refusal(name, file):
+            return Verdict(False, lines)
         self._send({"name": name, "file": str(file.resolve())})
         if self.process is not None and self.process.stdout is not None:
             with contextlib.suppress(OSError, ValueError):
