@@ -45,7 +45,10 @@ def kill_at(operation: int, run: Path) -> None:
 
 
 def begin_or_resume(run: Path, flags: list[str], operation: int | None = None) -> int:
-    """The process id of a trainer with these flags, killed before this file operation. Its errors go to a file."""
+    """Return the process id of a trainer with these flags, killed before this file operation.
+
+    Its errors go to a file.
+    """
     resumed = any(checkpoints(run).glob("step-*"))
     child = os.fork()
     if child:

@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 def sizes(low: int, high: int) -> st.SearchStrategy[int | tuple[int, int]]:
-    """One int for both axes, or (vertical, horizontal)."""
+    """Return one int for both axes, or (vertical, horizontal)."""
     return st.integers(low, high) | st.tuples(st.integers(low, high), st.integers(low, high))
 
 
@@ -61,7 +61,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> Case:
-    """(x, weight, bias or None) and options; from 1 × 1 images up, grouped as far as depthwise."""
+    """Return (x, weight, bias or None) and options; from 1 × 1 images up, grouped as far as depthwise."""
     groups, depth, kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3), sizes(1, 4).map(pair)))
     dilation, padding = draw(sizes(1, 3)), draw(sizes(0, 3) | st.sampled_from(["same", "valid"]))
     stride = draw(st.sampled_from([1, (1, 1)]) if padding == "same" else sizes(1, 3))
@@ -77,7 +77,10 @@ def convolutions(draw: st.DrawFn) -> Case:
 
 @st.composite
 def poolings(draw: st.DrawFn, dilated: bool = False, ties: bool = False) -> Case:
-    """(x,) and options. Every window holds a real entry: torch reads out of bounds for one that is all padding."""
+    """Return (x,) and options.
+
+    Every window holds a real entry: torch reads out of bounds for one that is all padding.
+    """
     kernel_size, stride, ceil_mode = draw(st.tuples(sizes(1, 4), st.none() | sizes(1, 4), st.booleans()))
     kernel, dilation = pair(kernel_size), draw(sizes(1, 3)) if dilated else 1
     half = [k // 2 for k in kernel]
@@ -100,7 +103,7 @@ def torchs_conv2d(x: Tensor, weight: Tensor, *args: Any, **options: Any) -> Tens
 
 
 def recast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The same values and strides in another float type; integers and None pass."""
+    """Return the same values and strides in another float type; integers and None pass."""
     if x is None or not x.is_floating_point():
         return x
     storage = x.as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
@@ -118,7 +121,7 @@ def cotangent(y: Tensor) -> Tensor:
 
 
 def vjp(f: Function, tensors: Iterable[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
-    """The outputs, and the gradient of Σ ⟨random cotangent, output⟩ with respect to every float tensor."""
+    """Return the outputs, and the gradient of Σ ⟨random cotangent, output⟩ with respect to every float tensor."""
     leaves = [t if t is None else t.detach().requires_grad_(t.is_floating_point()) for t in tensors]
     ys = outputs(f, leaves)
     live = [y for y in ys if y.requires_grad]

@@ -143,7 +143,7 @@ def test_what_gives_no_anchors_is_refused_by_name(f, complaint):
 
 
 def worst_overlap(size: tuple[float, float], stride: int) -> float:
-    """The least IoU of a box of that size with its best anchor, over all places of its centre in a cell."""
+    """Return the least IoU of a box of that size with its best anchor, over all places of its centre in a cell."""
     anchors = anchor_grid((5 * stride, 5 * stride), (5, 5), [size])
     steps = torch.linspace(2 * stride, 3 * stride, 17)
     centre = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).reshape(-1, 2)

@@ -46,7 +46,7 @@ def attention_by(way: str | int) -> Callable[..., Tensor]:
 
 @st.composite
 def masked(draw: st.DrawFn, kind: str, *shape: int) -> Tensor | None:
-    """A mask that broadcasts to `shape`: axes of the batch may be missing, any axis 1, and rows masked whole."""
+    """Return a mask that broadcasts to `shape`: axes of the batch may be missing, any axis 1, and rows masked whole."""
     if kind in ("none", "causal"):
         return None
     shape = shape[draw(st.integers(0, len(shape) - 2)) :]
@@ -60,7 +60,7 @@ def masked(draw: st.DrawFn, kind: str, *shape: int) -> Tensor | None:
 
 @st.composite
 def attentions(draw: st.DrawFn, *kinds: str) -> Case:
-    """(query, key, value, mask) and options; from no batch axis to three, as many keys as one likes."""
+    """Return (query, key, value, mask) and options; from no batch axis to three, as many keys as one likes."""
     kind = draw(st.sampled_from(kinds or MASKS))
     batch = draw(st.lists(st.integers(1, 3), max_size=3))
     queries, keys, d_head, d_value = draw(st.tuples(*[st.integers(1, 6)] * 4))
@@ -134,7 +134,7 @@ def test_heads_that_make_no_groups_are_refused(way, heads):
 
 @st.composite
 def broadcast(draw: st.DrawFn) -> Case:
-    """Each of query, key, value and mask lacks some axes of the batch, or has 1 there."""
+    """Return each of query, key, value and mask lacks some axes of the batch, or has 1 there."""
     batch = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     queries, keys, d_head, d_value = draw(st.tuples(*[st.integers(1, 4)] * 4))
     kind = draw(st.sampled_from(MASKS))
@@ -242,7 +242,7 @@ def test_large_scores_do_not_overflow(under_test, way):
 
 
 def peak_bytes(f: Callable[[], object]) -> int:
-    """The most bytes that are allocated at once while f runs, beyond those before it."""
+    """Return the most bytes that are allocated at once while f runs, beyond those before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         result = f()
     del result
@@ -357,13 +357,16 @@ def test_heads_are_columns(batch, seq, heads, d_head, data):
 
 
 def with_parameters(op: Any, names: list[str]) -> Any:
-    """The same function, its parameters as further tensors at the end."""
+    """Return the same function, its parameters as further tensors at the end."""
     return lambda *tensors: op(*tensors[: -len(names)], dict(zip(names, tensors[-len(names) :], strict=True)))
 
 
 @st.composite
 def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
-    """(query, key, value, mask, parameters…) and options. The mask is per example and head; no row is fully masked."""
+    """Return (query, key, value, mask, parameters…) and options.
+
+    The mask is per example and head; no row is fully masked.
+    """
     heads, d_head, queries, keys = draw(st.tuples(*[st.integers(1, 3)] * 4))
     batch, alike = draw(st.tuples(st.integers(1, 3), st.booleans()))
     d_model, keys = heads * d_head, queries if alike else keys
@@ -398,7 +401,7 @@ def test_multi_head_attention_is_torchs_on_its_own_parameters(multi_head_attenti
         return (y, weights) if need_weights else y
 
     def torchs(*given: Any):
-        """Its boolean masks are True where a query may not look, and have the heads in the batch."""
+        """Return its boolean masks are True where a query may not look, and have the heads in the batch."""
         *inputs, mask, params = given
         q, k, v = inputs * 3 if len(inputs) == 1 else inputs
         options: dict[str, Any] = {"need_weights": need_weights, "average_attn_weights": False}

@@ -46,7 +46,9 @@ MEASURED = [(name, variant) for name in WORKLOADS for _, variant in tasks(name)[
 
 
 def small_start(workload: str) -> Start:
-    """The start of a small network, in float64: Adam's first step divides every gradient, rounding errors included, by
+    """Return the start of a small network, in float64.
+
+    Adam's first step divides every gradient, rounding errors included, by
     its own size."""
     start = begin(Task(workload, "", batch=8, scale=0.25))
     ts = TrainState(*(tree.map(to_double, part) for part in start.ts))
@@ -54,12 +56,12 @@ def small_start(workload: str) -> Start:
 
 
 def to_double(x: torch.Tensor) -> torch.Tensor:
-    """The tensor in float64; an integer tensor as it is."""
+    """Return the tensor in float64; an integer tensor as it is."""
     return x.double() if x.is_floating_point() else x
 
 
 def parameters_after(variant: str, start: Start, calls: int) -> tuple[int, list[torch.Tensor]]:
-    """(the steps of one call, the parameters after so many calls)"""
+    """Return (the steps of one call, the parameters after so many calls)"""
     built = VARIANTS[variant](start)
     carry = built.carry
     for _ in range(calls):
@@ -68,7 +70,7 @@ def parameters_after(variant: str, start: Start, calls: int) -> tuple[int, list[
 
 
 def slow_if_compiled(variant: str) -> list[pytest.MarkDecorator]:
-    """The marks of a variant's test."""
+    """Return the marks of a variant's test."""
     return [pytest.mark.slow, pytest.mark.longest] if any(word in variant for word in COMPILES) else []
 
 
@@ -116,7 +118,7 @@ def test_jax_detectors_have_our_loss_gradients_and_statistics(workload):
 
 
 def double_precision(variant: str) -> AbstractContextManager:
-    """A context in which the variant computes in float64."""
+    """Return a context in which the variant computes in float64."""
     if variant not in ("jax.jit", "Equinox, optax"):
         return nullcontext()
     return pytest.importorskip("jax").enable_x64()
@@ -171,7 +173,7 @@ def test_flop_of_the_transformer_by_hand():
 
 
 def timing(*seconds: float, peak_bytes: int | None = None) -> Timing:
-    """A Timing with a round for each of these seconds."""
+    """Return a Timing with a round for each of these seconds."""
     return Timing(list(seconds), peak_bytes, 1.0, {})
 
 
@@ -194,7 +196,7 @@ def test_a_ratio_is_the_median_of_those_within_a_round():
 
 
 def result(**ways: Timing) -> Result:
-    """A Result of the mlp with jit at 1 s, nn.Module at 2 s, and more ways or others."""
+    """Return a Result of the mlp with jit at 1 s, nn.Module at 2 s, and more ways or others."""
     named = {"jit": timing(1.0, peak_bytes=100), "nn.Module": timing(2.0, peak_bytes=100)}
     return Result("mlp", 10**9, timing(0.2), named | ways)
 

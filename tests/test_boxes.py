@@ -99,7 +99,9 @@ def test_what_is_shared_is_what_both_have(first, others):
 
 
 def candidates(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    """(boxes, scores, classes, threshold): from none to hundreds, in a crowd or far apart; every other time with ties
+    """Return (boxes, scores, classes, threshold).
+
+    From none to hundreds, in a crowd or far apart; every other time with ties
     in the scores, and whole corners, so that overlaps equal the threshold."""
     rng = generator(seed)
     n = int(torch.randint(400 if seed % 10 == 0 else 60, (), generator=rng))
@@ -198,7 +200,7 @@ def test_an_offset_of_one_is_a_tenth_and_a_fifth(decode):
 
 
 def matched_by_loops(anchors: Tensor, first: Tensor, present: Tensor, threshold: float) -> list[int]:
-    """As the paper says it, one anchor and one object at a time."""
+    """Return as the paper says it, one anchor and one object at a time."""
     overlap, match = ops.box_iou(first, anchors).tolist(), [-1] * len(anchors)
     for a in range(len(anchors)):
         for o in range(len(first)):
@@ -299,7 +301,7 @@ def test_peaks_are_where_no_neighbour_is_hotter(seed):
 
 @pytest.fixture
 def average_precision(monkeypatch, area_under_curve):
-    """Ours, over the function under test."""
+    """Return ours, over the function under test."""
     monkeypatch.setattr("fn.detection.average_precision.area_under_curve", area_under_curve)
     return fn.detection.average_precision.average_precision
 
@@ -333,7 +335,7 @@ def random_case(seed: int) -> dict[str, Any]:
 
 
 def pycocotools_ap(case: dict[str, Any]) -> Tensor:
-    """(thresholds, sizes, classes), NaN where pycocotools says -1."""
+    """Return (thresholds, sizes, classes), NaN where pycocotools says -1."""
     xywh = {name: ops.box_convert(case[name], "xyxy", "xywh").tolist() for name in ("boxes", "object_boxes")}
     common = {"images": [{"id": i} for i in range(5)], "categories": [{"id": c} for c in range(case["classes"])]}
     tables = []
@@ -374,13 +376,13 @@ def pycocotools_ap(case: dict[str, Any]) -> Tensor:
     "seeds", [range(20), pytest.param(range(20, 300), marks=pytest.mark.slow)], ids=["the first", "the rest"]
 )
 def test_average_precision_is_pycocotools_on_300_cases(average_precision, seeds):
-    judged = 0
+    graded = 0
     for seed in seeds:
         case = random_case(seed)
         ap = average_precision(**case)
         torch.testing.assert_close(ap, pycocotools_ap(case), rtol=0, atol=1e-6, equal_nan=True, msg=f"seed {seed}")
-        judged += int(((ap > 0) & (ap < 1)).sum())
-    assert judged > 12 * len(seeds)
+        graded += int(((ap > 0) & (ap < 1)).sum())
+    assert graded > 12 * len(seeds)
 
 
 def test_average_precision_is_the_naive_one_of_each_class_and_threshold():

@@ -1,4 +1,4 @@
-"""A broken program to mend: its file tells nothing, what was made of it is judged, and then the cause is asked."""
+"""A broken program to mend: its file tells nothing, what was made of it is graded, and then the cause is asked."""
 
 import ast
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.gallery import __main__ as command
-from experiments.gallery import judging, mending, mine, quiz
+from experiments.gallery import grading, mending, mine, quiz
 from experiments.gallery.failures import Failure, gallery
 from experiments.shared import cli
 
@@ -113,9 +113,9 @@ def test_the_file_does_not_say_what_is_wrong(failure: Failure):
 def test_a_file_that_is_as_it_was_is_refused(failure: Failure, tmp_path):
     text = mine.begin(failure.name)
     file = written(tmp_path, text)
-    assert mine.judge(failure.name, file) == [mine.UNCHANGED]
+    assert mine.grade(failure.name, file) == [mine.UNCHANGED]
     file.write_text(text.replace("\n\n\ndef program", "\n# is it here?\n\n\n\ndef program"))
-    assert mine.judge(mine.case(failure.name), file) == [mine.UNCHANGED]
+    assert mine.grade(mine.case(failure.name), file) == [mine.UNCHANGED]
 
 
 QUICK = ("fp16_overflow", "wrong_axis", "more_than_tensors")
@@ -128,21 +128,21 @@ def warm() -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_fix_of_the_gallery_is_mended(name, tmp_path):
-    assert mine.judge(name, written(tmp_path, mine.write(gallery()[name], name, "fixed"))) == []
+    assert mine.grade(name, written(tmp_path, mine.write(gallery()[name], name, "fixed"))) == []
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("name", [name for name in gallery() if name not in QUICK])
 def test_every_fix_of_the_gallery_is_mended(name, tmp_path):
-    assert mine.judge(name, written(tmp_path, mine.write(gallery()[name], name, "fixed"))) == []
+    assert mine.grade(name, written(tmp_path, mine.write(gallery()[name], name, "fixed"))) == []
 
 
 @pytest.mark.slow
 def test_a_process_of_its_own_says_the_same(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")  # then no fork
     bad = edited(tmp_path, "fp16_overflow", "h.half()", "h.half() * 2")
-    assert mine.judge("fp16_overflow", bad)[0].startswith("it shows the symptom still: After the norm")
+    assert mine.grade("fp16_overflow", bad)[0].startswith("it shows the symptom still: After the norm")
 
 
 def test_the_file_runs_by_the_command_that_it_names(tmp_path, monkeypatch, capsys):
@@ -184,7 +184,7 @@ IMPORTS_LONG = ("backward_twice", "buffer_left_behind")
     [pytest.param(*row, marks=pytest.mark.slow) if row[0] in IMPORTS_LONG else row for row in ATTEMPTS],
 )
 def test_what_is_tried_is_judged_by_what_it_returns(tmp_path, name, old, new, phrase):
-    told = mine.judge(name, edited(tmp_path, name, old, new))
+    told = mine.grade(name, edited(tmp_path, name, old, new))
     assert told[0].startswith(phrase) if phrase else told == [], told
     assert not phrase or "it returns" in told
 
@@ -221,9 +221,9 @@ VERDICTS = [
 def test_whatever_the_program_does_is_a_verdict_in_words(tmp_path, monkeypatch, old, new, verdict):
     # of processor time and of the clock: each case meets the one that it is about, however slow the machine is; the
     # program that does not end says itself that half a second is left to it, as it alone knows when its loop begins
-    monkeypatch.setattr(judging, "SECONDS", 60.0)
+    monkeypatch.setattr(grading, "SECONDS", 60.0)
     monkeypatch.setattr(mine, "WALL_SECONDS", 2.0 if "wait" in verdict else 600.0)
-    told = mine.judge("fp16_overflow", edited(tmp_path, "fp16_overflow", old, new))
+    told = mine.grade("fp16_overflow", edited(tmp_path, "fp16_overflow", old, new))
     assert told[0].startswith(verdict), told
     if "loop" in verdict:
         assert told[1].endswith("while True: pass")
@@ -232,10 +232,10 @@ def test_whatever_the_program_does_is_a_verdict_in_words(tmp_path, monkeypatch, 
 
 
 def test_a_file_that_cannot_be_read_is_a_verdict(tmp_path):
-    assert "cannot be read" in mine.judge("fp16_overflow", tmp_path / "none.py")[0]
+    assert "cannot be read" in mine.grade("fp16_overflow", tmp_path / "none.py")[0]
     file = tmp_path / "bytes.py"
     file.write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in mine.judge("fp16_overflow", file)[0]
+    assert "cannot be read" in mine.grade("fp16_overflow", file)[0]
 
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:

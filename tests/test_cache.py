@@ -47,7 +47,7 @@ def assert_equal_tensors(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def only_file(folder: Path) -> Path:
-    """The one file of the folder; ValueError if there are more or none."""
+    """Return the one file of the folder; ValueError if there are more or none."""
     (file,) = folder.iterdir()
     return file
 
@@ -127,7 +127,7 @@ def test_a_pickle_in_place_of_an_entry_is_not_unpickled(build, tmp_path):
 
 
 def is_mapped(x: torch.Tensor, file: Path) -> bool:
-    """Whether the memory of x is a mapping of `file`."""
+    """Return whether the memory of x is a mapping of `file`."""
     spans = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
     ends = [[int(end, base=16) for end in span.split("-")] for span in spans]
     return any(low <= x.data_ptr() and x.data_ptr() + x.nbytes <= high for low, high in ends)

@@ -45,7 +45,7 @@ def overwrite(folder: Path, content: bytes) -> Path:
 
 
 def load_refused(path: Path, like: Any = TENSORS) -> str:
-    """The one-line message with which loading the file is refused."""
+    """Return the one-line message with which loading the file is refused."""
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(path, like)
     message = str(error.value)
@@ -127,13 +127,13 @@ def test_a_pickle_under_our_name_is_not_opened(tmp_path, protocol, under):
 
 
 def header(**values: Any) -> bytes:
-    """The bytes of a sound file with other values in its header."""
+    """Return the bytes of a sound file with other values in its header."""
     body = {"version": checkpoint.VERSION, "progress": PROGRESS._asdict()} | values
     return to_bytes({"w": torch.ones(1)}, {checkpoint.KEY: json.dumps(body)})
 
 
 def progress(**values: Any) -> bytes:
-    """The bytes of a sound file with other values in its progress."""
+    """Return the bytes of a sound file with other values in its progress."""
     return header(progress=PROGRESS._asdict() | values)
 
 

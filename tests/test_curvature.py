@@ -41,7 +41,7 @@ def assert_close(batch: Any, other: Any, tolerance: float = 1e-10) -> None:
 
 
 def vector(params: tree.Params) -> Tensor:
-    """The leaves in the order of their names."""
+    """Return the leaves in the order of their names."""
     return torch.cat([x.flatten() for _, x in sorted(tree.flatten(params).items())])
 
 

@@ -63,7 +63,7 @@ def images(draw: st.DrawFn, smallest: int = 1) -> torch.Tensor:
 
 
 def whole(draw: st.DrawFn, x: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    """A whole number from `low` to `high` per image."""
+    """Return a whole number from `low` to `high` per image."""
     return torch.tensor([draw(st.integers(low, high)) for _ in x])
 
 
@@ -468,7 +468,7 @@ def save(image: Image.Image, path: Path, **options) -> None:
 
 
 def fill(root: Path, *, seed: int = 0, **counts: int) -> np.ndarray:
-    """A folder per class, so many photographs in each, and their pixels in order of class and name."""
+    """Return a folder per class, so many photographs in each, and their pixels in order of class and name."""
     photos = [(kind, i) for kind, n in sorted(counts.items()) for i in range(n)]
     for j, (kind, i) in reversed(list(enumerate(photos))):
         save(noise(SIZE, SIZE, seed + j), root / kind / f"{i:02}.png")

@@ -102,7 +102,7 @@ def test_canvases_are_functions_of_their_generator_and_hold_what_they_say():
 
 
 def drawn(objects: Tensor, height: int, width: int) -> Tensor:
-    """An image per batch, a channel per object: ones inside its box."""
+    """Return an image per batch, a channel per object: ones inside its box."""
     y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     x1, y1, x2, y2 = (edge[..., None, None] for edge in objects[..., :4].unbind(-1))
     inside = (x1 < x) & (x < x2) & (y1 < y[:, None]) & (y[:, None] < y2)
@@ -410,7 +410,7 @@ def test_an_anchor_is_judged_by_what_is_around_it():
 
 
 def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tensor) -> tuple[float, float]:
-    """One image and one anchor after the other, with torch's and torchvision's functions."""
+    """Return one image and one anchor after the other, with torch's and torchvision's functions."""
     in_class, in_box, matched = 0.0, 0.0, 0
     centre_size = ops.box_convert(anchors, "xyxy", "cxcywh")
     for part, moves, rows in zip(logits, offsets, objects, strict=True):
@@ -440,7 +440,7 @@ def ssd_by_loops(logits: Tensor, offsets: Tensor, anchors: Tensor, objects: Tens
 
 
 def centernet_by_loops(heat: Tensor, size: Tensor, offset: Tensor, objects: Tensor) -> tuple[float, float, float]:
-    """One cell and one object after the other."""
+    """Return one cell and one object after the other."""
     _, classes, rows, columns = heat.shape
     in_center, in_size, in_offset, count = 0.0, 0.0, 0.0, 0
     for b in range(len(heat)):
@@ -480,7 +480,10 @@ def test_losses_are_those_of_loops_over_anchors_and_objects(name, by_loops):
 
 
 def perfect_ssd(objects: Tensor) -> dict[str, Tensor]:
-    """What an SSD would have to say: a certain class and the exact offset at the anchor nearest to each object."""
+    """Return what an SSD would have to say.
+
+    A certain class and the exact offset at the anchor nearest to each object.
+    """
     model, _, _, _ = detector("ssd")
     output, _ = model.apply(*model.init(generator(0)), torch.zeros(len(objects), *SHAPE), train=False)
     anchors = output["anchors"]

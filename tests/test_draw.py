@@ -48,7 +48,7 @@ def rendered(figure):
 
 
 def texts_of(figure, renderer):
-    """The place of each box label, in pixels, by panel."""
+    """Return the place of each box label, in pixels, by panel."""
     return [[text.get_window_extent(renderer) for text in axes.texts] for axes in figure.axes]
 
 

@@ -50,7 +50,7 @@ def params_alone(image_shape, classes):
 
 
 def two_params(image_shape, classes):
-    """Two names of a dict are unpacked as if they were params and state."""
+    """Return two names of a dict are unpacked as if they were params and state."""
     model = good(image_shape, classes)
 
     def init(rng):

@@ -48,7 +48,7 @@ MODULES = {
 
 
 def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
-    """(exit status, stdout, stderr) of an experiment run in this process."""
+    """Return (exit status, stdout, stderr) of an experiment run in this process."""
     monkeypatch.setattr(sys, "argv", [name, *flags])
     with pytest.raises(SystemExit) as stop:
         cli.run(MODULES[name].Config, MODULES[name].main)

@@ -30,7 +30,7 @@ def _own_cache(monkeypatch, tmp_path_factory):
 
 
 def fill(root: Path, **levels: list[int]) -> Path:
-    """A folder per class, with a photograph of one level of grey for each number."""
+    """Return a folder per class, with a photograph of one level of grey for each number."""
     for name, greys in levels.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for grey in greys:

@@ -56,7 +56,7 @@ def train(model: Model, split: Split, epochs: int = 1, seed: int = 0) -> TrainSt
 
 
 def trained(model: Model) -> tuple[TrainState, TrainState]:
-    """(before, after)"""
+    """Return (before, after)"""
     return init_train_state(model, OPTIMIZER, seed=0), train(model, examples())
 
 

@@ -227,7 +227,7 @@ def checked(seed):
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path) -> Failure:
-    """A failure whose texts and runs are those of STUB."""
+    """Return a failure whose texts and runs are those of STUB."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "stub_of_the_gallery.py"
     file.write_text(STUB)

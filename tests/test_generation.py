@@ -16,7 +16,7 @@ BY_RANK = [2, 4, 0, 3, 1]
 
 
 def shares(draws: int, **options) -> torch.Tensor:
-    """How often each class is drawn, under as many keys."""
+    """Return how often each class is drawn, under as many keys."""
     keys = fold_in(key(3).expand(draws), torch.arange(draws))
     return vmap(partial(sample, LOGITS, **options))(keys).bincount(minlength=len(LOGITS)) / draws
 

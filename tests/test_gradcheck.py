@@ -11,7 +11,7 @@ from fn.rng import generator
 
 
 def curved(params: tree.Params) -> torch.Tensor:
-    """Every entry has a slope of its own, and a curvature."""
+    """Return every entry has a slope of its own, and a curvature."""
     weight, bias = params["fc"]["weight"], params["bias"]
     return (weight @ bias).sin().sum() + (weight**3).sum() + bias.exp().sum()
 

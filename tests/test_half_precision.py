@@ -106,7 +106,7 @@ def looked_up(op: Callable) -> Callable:
 
 
 def queries(x: Callable, w: Callable) -> list[Tensor]:
-    """As many keys as the sum of their weights would stop short of, in bf16."""
+    """Return as many keys as the sum of their weights would stop short of, in bf16."""
     return [w(2, 3, 4), w(2, 600, 4), x(2, 600, 5)]
 
 

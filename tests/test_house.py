@@ -36,7 +36,7 @@ def imports(name: str) -> Iterator[str]:
 
 @cache
 def import_graph() -> dict[str, set[str]]:
-    """The modules that each module imports; a second to read."""
+    """Return the modules that each module imports; a second to read."""
     return {name: set(imports(name)) for name in MODULES}
 
 

@@ -23,7 +23,10 @@ def pooled(x: Tensor, kernel_size: int) -> Tensor:
 
 
 def traced(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[list[Tensor], list[Tensor], list[torch.Size]]:
-    """(what a step returns, what its traced graph returns, the shapes of the ReLUs in that): value and gradient of f"""
+    """Return (what a step returns, what its traced graph returns, the shapes of the ReLUs in that).
+
+    Value and gradient of f.
+    """
     weights = 1.0 + torch.arange(f(x).numel()).reshape(f(x).shape)
 
     def step(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -145,7 +145,10 @@ def test_a_published_loss_is_a_target_for_that_text_alone(monkeypatch, tmp_path)
 
 
 def the_future_is_mixed_in(params, state, x, *, train, need_weights=False):
-    """As much as `params` say of the last token for the one before it; else the counts of those before, and evenly."""
+    """Return as much as `params` say of the last token for the one before it.
+
+    Else the counts of those before, and evenly.
+    """
     seq = x.shape[1]
     seen = torch.ones(seq, seq).tril()
     weights = seen / seen.sum(dim=-1, keepdim=True) * params["total"]
@@ -197,7 +200,7 @@ def test_the_loss_of_a_table_of_pairs_by_hand():
 
 
 def looks(*answers: int) -> Tensor:
-    """(layers, heads, queries, keys) of a head that looks at digit 0 always, and of one whose answers look there."""
+    """Return (layers, heads, queries, keys): a head looks at digit 0 always, another where the answers are."""
     weights = torch.zeros(1, 2, 2 * len(answers), 2 * len(answers))
     weights[..., 0] = 0.1
     weights[0, 1, torch.arange(len(answers), 2 * len(answers)), torch.tensor(answers)] = 1

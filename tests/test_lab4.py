@@ -94,7 +94,7 @@ def test_accuracy_is_measured_on_all_images_that_are_not_labelled(monkeypatch):
 
 
 def setup(config: Config) -> tuple[Task, Recipe]:
-    """The task and the recipe that the flags ask for."""
+    """Return the task and the recipe that the flags ask for."""
     recipe = apply_flags(lab4_pretrained.RECIPES[config.dataset], config)
     return load_task(config, recipe, CPU), recipe
 
@@ -105,7 +105,7 @@ def digits_task() -> tuple[Task, Recipe]:
 
 
 def small_task(*, epochs: int = 1, config: Config | None = None, fine: Mapping[str, Any] = {}) -> tuple[Task, Recipe]:
-    """The digits, with `epochs` of each way, and other changes to fine-tuning."""
+    """Return the digits, with `epochs` of each way, and other changes to fine-tuning."""
     task, recipe = setup(config) if config else digits_task()
     ways = {name: way._replace(epochs=epochs) for name, way in recipe.ways.items()}
     return task, recipe._replace(ways=ways | {"fine": ways["fine"]._replace(**fine)})
@@ -117,7 +117,7 @@ def few_alone(model, inputs, labels, few, *args):
 
 
 def three_ways(task: Task, recipe: Recipe) -> dict[str, Trained]:
-    """What the lab trains on three images of each class with its first seed; no checks, no pictures."""
+    """Return what the lab trains on three images of each class with its first seed; no checks, no pictures."""
     runs: dict[int, list[dict[str, Trained]]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab4_pretrained, "apply_flags", lambda *_: recipe._replace(shots={3: 1}))
@@ -131,7 +131,7 @@ def three_ways(task: Task, recipe: Recipe) -> dict[str, Trained]:
 
 
 def before_and_after(task: Task, trained: dict[str, Trained]) -> tuple[tree.Params, tree.Params]:
-    """All leaves before fine-tuning and after, parameters and statistics."""
+    """Return all leaves before fine-tuning and after, parameters and statistics."""
     head, fine = trained["head"], trained["fine"]
     before = attach_head(task.weights, (head.params, head.state))
     return tree.merge(*before), tree.merge(fine.params, fine.state)
@@ -421,7 +421,7 @@ def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_fo
 
 @pytest.fixture
 def published(monkeypatch, tmp_path) -> Path:
-    """What torchvision's registry points to for squeezenet1_1."""
+    """Return what torchvision's registry points to for squeezenet1_1."""
     path = tmp_path / "squeezenet.pth"
     torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), path)
     named = path.rename(tmp_path / f"squeezenet1_1-{sha256(path.read_bytes()).hexdigest()[:8]}.pth")

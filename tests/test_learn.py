@@ -25,7 +25,7 @@ from experiments.gallery.failures import gallery
 from experiments.learn import __main__ as learn
 from experiments.learn import concepts, fluency, loop, mistakes, schedule
 from experiments.learn.concepts import CONCEPTS
-from experiments.learn.kinds import Judgement, kinds, of_module, shape_of
+from experiments.learn.kinds import Grade, kinds, of_module, shape_of
 from experiments.learn.questions import QUESTIONS
 from experiments.shared import cli
 
@@ -153,13 +153,13 @@ def test_a_file_is_judged_whenever_it_is_saved_until_it_passes(clock):
 
 
 def test_a_file_that_an_editor_has_emptied_is_judged_when_it_is_written(clock, monkeypatch):
-    """It is empty for a moment: what is judged is what stands there once it no longer changes."""
-    file, later, judged = drill.place("relu"), [RIGHT], list[str]()
+    """It is empty for a moment: what is graded is what stands there once it no longer changes."""
+    file, later, texts = drill.place("relu"), [RIGHT], list[str]()
     monkeypatch.setattr(loop.time, "sleep", lambda _: file.write_text(later.pop()) if later else None)
-    graded = lambda name, path: judged.append(path.read_text()) or Verdict(True, ["said"])  # noqa: E731
+    graded = lambda name, path: texts.append(path.read_text()) or Verdict(True, ["said"])  # noqa: E731
     desk = Desk([save(file, ""), "\n"], graded)
     assert loop.work(desk.desk, "relu") == "next"
-    assert judged == [RIGHT]
+    assert texts == [RIGHT]
 
 
 def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is_under_way(clock):
@@ -221,20 +221,20 @@ def test_a_module_with_three_functions_is_a_kind(tmp_path):
     class Module:
         begin = staticmethod(lambda name: f"# {name}\n")
         place = staticmethod(lambda name: tmp_path / f"{name}.py")
-        judge = staticmethod(lambda name, path: [] if "fixed" in path.read_text() else ["still broken"])
+        grade = staticmethod(lambda name, path: [] if "fixed" in path.read_text() else ["still broken"])
 
     kind = of_module(Module)  # pyright: ignore[reportArgumentType]
     kind.place("bug").write_text(kind.begin("bug"))
-    assert kind.judge("bug", kind.place("bug")) == Judgement(False, ["still broken"])
+    assert kind.grade("bug", kind.place("bug")) == Grade(False, ["still broken"])
     kind.place("bug").write_text("fixed")
-    assert kind.judge("bug", kind.place("bug")).passed
+    assert kind.grade("bug", kind.place("bug")).passed
 
 
 # The placement.
 
 
 def answer(right: bool) -> Iterator[str]:
-    """The keys of a reader who knows all, or nothing."""
+    """Yield the keys of a reader who knows all, or nothing."""
     for concept in concepts.hardest_first():
         yield str(QUESTIONS[CONCEPTS[concept].question].right) if right else "0"
 

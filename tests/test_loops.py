@@ -11,7 +11,10 @@ from fn.rng import generator
 
 
 def by_hand(params: list[numpy.ndarray], x: numpy.ndarray, y: numpy.ndarray, steps: int) -> list[float]:
-    """The losses before each step of a two-layer MLP, its gradients derived by hand; v ← 0.9 v + g; θ ← θ - 0.1 v."""
+    """Return the losses before each step of a two-layer MLP, its gradients derived by hand.
+
+    v ← 0.9 v + g; θ ← θ - 0.1 v.
+    """
     losses, velocities = [], [numpy.zeros_like(param) for param in params]
     for _ in range(steps):
         weight1, bias1, weight2, bias2 = params

@@ -299,7 +299,7 @@ def test_metrics_over_positions_count_what_is_not_ignored(accuracy, top_k_accura
 
 
 def rank(scores: list[float], target: int) -> int:
-    """How many classes outrank the target; of equal scores the lower class does."""
+    """Return how many classes outrank the target; of equal scores the lower class does."""
     return sum((-s, c) < (-scores[target], target) for c, s in enumerate(scores))
 
 

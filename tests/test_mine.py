@@ -225,8 +225,8 @@ def test_the_tests_that_hold_ours_say_which_is_taken(monkeypatch, capsys, tmp_pa
 
 def test_what_was_graded_is_not_graded_again_until_it_or_ours_changes(monkeypatch, capsys, tmp_path):
     graded: list[str] = []
-    judge = lambda name, file: graded.append(name) or Verdict("right" in file.read_text(), ["said"], 1)  # noqa: E731
-    monkeypatch.setattr(launch, "graded", judge)
+    grade = lambda name, file: graded.append(name) or Verdict("right" in file.read_text(), ["said"], 1)  # noqa: E731
+    monkeypatch.setattr(launch, "graded", grade)
     write("relu", "def relu(x):\n    return x  # right\n")
     write("softmax", "def softmax(x, dim):\n    return x\n")
     for _ in range(2):

@@ -181,7 +181,7 @@ def seeds() -> list[overfit.Run]:
 
 
 def ended() -> list[lab7_processes.Trained]:
-    """Two processes that ended alike."""
+    """Return two processes that ended alike."""
     return [lab7_processes.Trained(torch.ones(3), 6, accuracy=0.95, seconds=0.1)] * 2
 
 

@@ -110,7 +110,7 @@ def call(f: Callable, parameter: str, number: Any) -> Any:
 
 
 def names(error: Exception, parameter: str) -> bool:
-    """Whether the error says that it is about this argument, with a type that is not fulfilled or in its words."""
+    """Return whether the error is about this argument, by a type that is not fulfilled or in its words."""
     text = str(error)
     if isinstance(error, TypeCheckError):
         blamed = re.search(r"typechecking parameter '(\w+)'", text)

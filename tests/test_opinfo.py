@@ -59,7 +59,7 @@ def torchs_dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 def torchs_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **options: Any
 ) -> Tensor:
-    """Attend by torch's own equation, which it can differentiate twice, and drop by the mask of our key."""
+    """Return attend by torch's own equation, which it can differentiate twice, and drop by the mask of our key."""
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     kept = uniform(KEY, (*batch, query.shape[-2], key.shape[-2])) >= dropout_p if dropout_p else None
     math = torch._scaled_dot_product_attention_math  # pyright: ignore[reportPrivateImportUsage]
@@ -87,7 +87,7 @@ def torchs_embedding(weight: Tensor, x: Tensor, **options: Any) -> Tensor:
 
 
 def without_indices(sample: Sample) -> Sample | None:
-    """Each window comes twice: with `return_indices` F.max_pool2d is another op, max_pool2d_with_indices."""
+    """Return the sample of F.max_pool2d; None where it asks for indices, which is another op."""
     rest = {name: x for name, x in sample.options.items() if name != "return_indices"}
     return None if sample.options["return_indices"] else Sample(sample.args, rest)
 

@@ -99,20 +99,23 @@ ROUNDING = {"0": ("1e-16", "1e-8")}
 
 
 def numbers_in(text: str) -> list[str]:
-    """The numbers of a text, those of one digit and those in code left out."""
+    """Return the numbers of a text, those of one digit and those in code left out."""
     found = (number.rstrip(",") for number in NUMBER.findall(re.sub(r"`[^`]*`", "", text)))
     return [number for number in found if len(number) > 1]
 
 
 def rounded(number: str, value: float) -> bool:
-    """Whether a number as written is that value, rounded to its digits."""
+    """Return whether a number as written is that value, rounded to its digits."""
     digits = len(number.partition("e")[0].partition(".")[2])
     shown = f"{value:.{digits}{'e' if 'e' in number else 'f'}}"
     return float(shown) == float(number.replace(",", ""))
 
 
 def measured(n: str) -> str:
-    """What the table of the labs, and the journal, say of a lab: the rows and the entries that name its command."""
+    """Return what the table of the labs, and the journal, say of a lab.
+
+    The rows and the entries that name its command.
+    """
     commands = [f"just lab {n}", *(["just overfit"] if n == "0" else [])]
     table = (page.ROOT / "experiments" / "README.md").read_text().splitlines()
     journal = re.split(r"^## ", (page.ROOT / "LEARNING.md").read_text(), flags=re.MULTILINE)
@@ -193,7 +196,7 @@ def test_after_a_change_everything_is_as_it_was():
 
 
 def printed(monkeypatch, flags: list[str], *, width: int = 0, answer: str | None = None, n: str = "0") -> str:
-    """What `python -m experiments.lab` prints: on a terminal of that width, or into a pipe."""
+    """Return what `python -m experiments.lab` prints: on a terminal of that width, or into a pipe."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=bool(width), width=width or None, color_system=None, highlight=False)
     monkeypatch.setattr(page, "console", console)

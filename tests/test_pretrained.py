@@ -172,7 +172,7 @@ SMALL = resnet((3, 32, 32), 10, depth=8)
 
 
 def published(**changes: Tensor | None) -> dict[str, Tensor]:
-    """A file's tensors for SMALL, with some put in, or None to take one out."""
+    """Return a file's tensors for SMALL, with some put in, or None to take one out."""
     params, state = SMALL.init(generator(3))
     flat: dict[str, Any] = to_state_dict(params, state, {"bn1": {"num_batches_tracked": torch.tensor(5)}})
     return {
@@ -353,7 +353,7 @@ def check_option_a(params: Params, state: Params, state_dict: dict[str, Tensor])
 
 
 def option_a(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The network of He et al. for CIFAR, written anew with torch's functions."""
+    """Return the network of He et al. for CIFAR, written anew with torch's functions."""
 
     def normed(x: Tensor, name: str, stride: int = 1) -> Tensor:
         x = F.conv2d(x, weights[f"{name.replace('bn', 'conv')}.weight"], stride=stride, padding=1)

@@ -388,7 +388,7 @@ def test_a_damaged_summary_is_a_row_of_the_table(monkeypatch, tmp_path, capsys, 
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG of zeros of that size, a thousandth as large."""
+    """Return a PNG of zeros of that size, a thousandth as large."""
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:

@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 
 def data_of(path: Path) -> dict[str, Any]:
-    """The data in a page; NaN, which is no JSON, fails."""
+    """Return the data in a page; NaN, which is no JSON, fails."""
     scripts = Page(path.read_text("utf-8")).texts["script"]
     assert len(scripts) == 2
     return json.loads(scripts[0], parse_constant=pytest.fail)
@@ -368,7 +368,7 @@ for (const scheme of ["light", "dark"]) for (const width of [360, 1400]) {
 
 
 def browser() -> str | None:
-    """A Chromium on PATH, in $CHROMIUM, or one that Playwright has downloaded."""
+    """Return a Chromium on PATH, in $CHROMIUM, or one that Playwright has downloaded."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     downloads = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache/ms-playwright")
     own = (str(path) for path in sorted(downloads.glob("chromium-*/chrome-linux*/chrome")))
@@ -378,7 +378,7 @@ def browser() -> str | None:
 
 
 def dumped(path: Path, profile: Path) -> tuple[str, list[str]]:
-    """The page after its scripts have run, and what the console was told."""
+    """Return the page after its scripts have run, and what the console was told."""
     flags = ["--headless=new", "--dump-dom", "--enable-logging=stderr", "--virtual-time-budget=5000", "--disable-gpu"]
     flags += [f"--user-data-dir={profile}", "--allow-file-access-from-files", "--window-size=1600,1000"]
     flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []

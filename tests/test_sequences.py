@@ -25,7 +25,7 @@ each_toy = pytest.mark.parametrize("name", TOYS)
 
 
 def solve(name: str, question: str) -> str:
-    """As a reader of the task would, one digit at a time."""
+    """Return the answer that a reader of the task finds, one digit at a time."""
     if name == "add":
         (a1, a0), (b1, b0) = (map(int, term) for term in question.split("+"))
         carry, ones = divmod(a0 + b0, 10)

@@ -436,7 +436,7 @@ def functions() -> Iterator[Callable]:
 
 
 def members(f: Callable) -> Iterator[tuple[str, Any]]:
-    """(parameter, annotation), once for each member of a union."""
+    """Yield (parameter, annotation), once for each member of a union."""
     for name, parameter in inspect.signature(f).parameters.items():
         words_of = parameter.annotation
         yield from (
@@ -445,7 +445,10 @@ def members(f: Callable) -> Iterator[tuple[str, Any]]:
 
 
 def tensors(f: Callable) -> dict[str, Any]:
-    """The parameters of `f` with a jaxtyping annotation, of a union the first; UNIONS has others of another shape."""
+    """Return the parameters of `f` with a jaxtyping annotation, of a union the first.
+
+    UNIONS has others of another shape.
+    """
     found: dict[str, Any] = {}
     for name, a in members(f):
         if inspect.isclass(a) and issubclass(a, AbstractArray):
@@ -454,7 +457,9 @@ def tensors(f: Callable) -> dict[str, Any]:
 
 
 def axes(annotation: Any) -> list[tuple[str, set[str]]]:
-    """The axes and the names in each: "*batch w//{n} 2" -> [("*batch", {"batch"}), ("w//{n}", {"w"}), ("2", set())]
+    """Return the axes and the names in each.
+
+    "*batch w//{n} 2" -> [("*batch", {"batch"}), ("w//{n}", {"w"}), ("2", set())]
 
     One that broadcasts, "#keys", is given its whole size.
     """
@@ -467,12 +472,12 @@ def names(annotation: Any) -> set[str]:
 
 
 def takes_any(annotation: Any) -> bool:
-    """Whether an annotation leaves the dtype open, as Shaped does."""
+    """Return whether an annotation leaves the dtype open, as Shaped does."""
     return not isinstance(getattr(annotation, "dtypes", ()), Iterable)
 
 
 def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bool = False) -> Tensor:
-    """Ones, and of whole numbers zeros, which are valid as indices; or of a dtype that is refused."""
+    """Return ones, and of whole numbers zeros, which are valid as indices; or of a dtype that is refused."""
     annotations = [a for name, a in members(f) if name == parameter]
     dtypes = [str(dtype) for a in annotations for dtype in (DTYPES if takes_any(a) else getattr(a, "dtypes", ()))]
     kinds = [kind for kind in DTYPES if any(dtype.startswith(kind) for dtype in dtypes) != wrong_dtype]
@@ -480,7 +485,7 @@ def make(f: Callable, parameter: str, shape: tuple[int, ...], *, wrong_dtype: bo
 
 
 def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> tuple[int, ...]:
-    """The shape that an annotation asks for; the axis named `grown` is made one too large."""
+    """Return the shape that an annotation asks for; the axis named `grown` is made one too large."""
     lengths: list[int] = []
     for axis, words_of in axes(annotation):
         starred = axis[0] in "*."
@@ -490,7 +495,10 @@ def shape(annotation: Any, sizes: Given, arguments: Given, grown: str = "") -> t
 
 
 def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """An axis too many, one too few, another size where it is a number: whatever the annotation refuses on its own."""
+    """Yield an axis too many, one too few, another size where it is a number.
+
+    Whatever the annotation refuses on its own.
+    """
     star = [axis for axis, _ in axes(annotation) if axis[0] in "*."]
     fewest = len(axes(annotation)) - len(star)
     if not star:
@@ -506,7 +514,7 @@ def wrong_shapes(annotation: Any, right: tuple[int, ...]) -> Iterator[tuple[int,
 
 @cache
 def valid(f: Callable) -> tuple[Given, Given]:
-    """Arguments that `f` accepts, and the size of each axis, falling so that kernels fit in images."""
+    """Return arguments that `f` accepts, and the size of each axis, falling so that kernels fit in images."""
     words = dict.fromkeys(axis for a in tensors(f).values() for axis, words_of in axes(a) if words_of)
     sizes = {w.removeprefix("*"): (12 - i, 2) if w[0] == "*" else 12 - i for i, w in enumerate(words) if "/" not in w}
     sizes |= SIZES.get(name_of(f), {})

@@ -1,4 +1,4 @@
-"""Every old idiom does today what its file says, today's is right; the command, and the judge of rewrites."""
+"""Every old idiom does today what its file says, today's is right; the command, and the grader of rewrites."""
 
 import ast
 import io
@@ -38,7 +38,7 @@ def test_old_does_as_it_says_and_new_is_right(pair: Pair):
 
 
 @EACH
-def test_todays_way_passes_the_judge_and_the_file_to_begin_with_does_not(pair: Pair, tmp_path):
+def test_todays_way_passes_the_grade_and_the_file_to_begin_with_does_not(pair: Pair, tmp_path):
     file = tmp_path / f"{pair.name}.py"
     file.write_text(rewrite.begin(pair.name))
     assert grade.grade(pair.name, file), "the old way"
@@ -251,10 +251,10 @@ def test_a_rewrite_that_still_costs_as_much_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"), [("return x[mask].sum()", ""), ("import os; os._exit(3)", "ended with status 3")]
 )
-def test_the_judge_is_a_process_of_its_own(tmp_path, line, said):
+def test_the_grade_is_a_process_of_its_own(tmp_path, line, said):
     file = tmp_path / "mine.py"
     file.write_text(f"def new(x, mask):\n    {line}\n")
-    lines = rewrite.judge("byte_mask", file)
+    lines = rewrite.grade("byte_mask", file)
     assert said in "".join(lines) if said else lines == []
 
 

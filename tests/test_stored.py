@@ -30,7 +30,7 @@ def own_cache(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
-    """Two classes of 30, of random pixels."""
+    """Return two classes of 30, of random pixels."""
     rng = np.random.default_rng(0)
     for i in range(60):
         path = tmp_path / "photographs" / f"class {i % 2}" / f"{i:02}.png"

@@ -54,19 +54,19 @@ BATCH, EPOCHS = 8, 4
 
 
 def examples(dtype: torch.dtype = torch.float32) -> Split:
-    """37 random examples, which are four batches of 8 and one of 5: 20 steps in four epochs."""
+    """Return 37 random examples, which are four batches of 8 and one of 5: 20 steps in four epochs."""
     rng = generator(0)
     images = torch.randn(37, *SHAPE, generator=rng, dtype=dtype)
     return Split(images, torch.randint(CLASSES, (37,), generator=rng))
 
 
 def step_of(model: Model):
-    """The ensemble's step with AdamW."""
+    """Return the ensemble's step with AdamW."""
     return partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), optimizer=adamw)
 
 
 def train_together(model: Model, split: Split, *, lrs=LRS, step=None) -> tuple[TrainState, list[Metrics]]:
-    """(the ensemble after EPOCHS, the metrics of every step)"""
+    """Return (the ensemble after EPOCHS, the metrics of every step)"""
     ts = in_dtype(ensemble_init(model, adamw, seeds=SEEDS), split.images.dtype)
     step, lr, key, history = step or step_of(model), torch.tensor(lrs).to(split.images), ensemble_key(SEEDS), []
     for epoch in range(EPOCHS):
@@ -79,7 +79,7 @@ def train_together(model: Model, split: Split, *, lrs=LRS, step=None) -> tuple[T
 def train_alone(
     model: Model, split: Split, *, lr: float, seed: int, epochs: int = EPOCHS, batch_size: int = BATCH
 ) -> tuple[TrainState, list[Metrics]]:
-    """(one model trained without others, the metrics of every step)"""
+    """Return (one model trained without others, the metrics of every step)"""
     optimizer, history = adamw(lr=lr), []
     ts, key = init_train_state(model, optimizer, seed=seed), run_key(seed)
     step = check_finite(classifier_step(model, optimizer))
@@ -91,7 +91,7 @@ def train_alone(
 
 
 def largest_gap(ts: TrainState, other: TrainState) -> float:
-    """The largest difference of any tensor: parameters, batch-norm statistics, step count, both moments."""
+    """Return the largest difference of any tensor: parameters, batch-norm statistics, step count, both moments."""
     gaps = tree.map(lambda a, b: (a - b).abs().max(), ts._asdict(), other._asdict())
     return largest(tree.leaves(gaps))
 
@@ -258,7 +258,7 @@ def test_a_wrong_ensemble_fails_the_check(tmp_path):
 
 
 def with_nan(ts: TrainState) -> TrainState:
-    """The ensemble with the last member's parameters replaced by NaN."""
+    """Return the ensemble with the last member's parameters replaced by NaN."""
     return ts._replace(params=tree.map(lambda x: torch.cat([x[:-1], x[-1:] * torch.nan]), ts.params))
 
 

@@ -59,7 +59,7 @@ def step_of(train_step):
 
 
 def classic(name: str) -> nn.Module:
-    """The same network as a module, its parameters named as ours are."""
+    """Return the same network as a module, its parameters named as ours are."""
     conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
     layers = {
         "mlp": {"flatten": nn.Flatten(), "fc1": nn.Linear(128, 7), "relu": nn.ReLU(), "fc2": nn.Linear(7, 5)},
@@ -217,7 +217,7 @@ def test_a_bad_gradient_under_a_finite_loss_is_found_where_it_is(epoch):
 
 @pytest.fixture
 def accumulating(monkeypatch, accumulated):
-    """`accumulated_step` over the function under test."""
+    """Return `accumulated_step` over the function under test."""
     monkeypatch.setattr("fn.train_variants.accumulated", accumulated)
     return accumulated_step
 
@@ -246,7 +246,7 @@ each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
 def ignoring(mask: list[list[int]]) -> tuple[TrainState, Callable, Tensor, Tensor]:
-    """(state, apply, x, y): a linear model that classifies at three positions."""
+    """Return (state, apply, x, y): a linear model that classifies at three positions."""
     rng = generator(2)
     x, y = torch.randn(5, 4, 3, generator=rng).double(), torch.randint(6, (5, 3), generator=rng)
     params = {"weight": torch.randn(6, 4, generator=rng).double()}

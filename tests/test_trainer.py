@@ -59,12 +59,12 @@ def run_trainer(monkeypatch, capsys, tmp_path):
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl."""
+    """Return the entries of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def load_last(run: Path, hidden: int = 8, optimizer: str = "adamw") -> tuple[dict[str, Any], checkpoint.Progress]:
-    """The newest checkpoint of a run of an mlp: (tensors, progress)."""
+    """Return the newest checkpoint of a run of an mlp: (tensors, progress)."""
     ts = init_train_state(mlp((1, 8, 8), 10, hidden=(hidden,)), resolve(OPTIMIZERS[optimizer])(lr=0.1), seed=0)
     return checkpoint.load_newest(run / "checkpoints", ts._asdict())
 

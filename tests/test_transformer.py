@@ -79,7 +79,7 @@ def test_encoder_layer_is_torchs(norm_first, activation, mask, sizes, seed, data
 
 
 def torchs_weights(module: nn.TransformerEncoder, x: Tensor, mask: Tensor | None) -> Tensor:
-    """What its attention gives, if asked, from the input that each layer has."""
+    """Return what its attention gives, if asked, from the input that each layer has."""
     weights = []
     for layer in module.layers:
         h = layer.norm1(x)  # pyright: ignore
@@ -182,7 +182,7 @@ def test_patches_are_the_windows_of_unfold(sizes, data):
 
 
 def sequence_model(positions: str = "learned", seed: int = 0, **options: Any):
-    """(parameters in float64, what applies it), for sequences of 6 out of 10 tokens."""
+    """Return (parameters in float64, what applies it), for sequences of 6 out of 10 tokens."""
     model = transformer((6,), 10, d_model=16, positions=positions, **options)  # pyright: ignore
     params, state = model.init(generator(seed))
     return tree.to(params, torch.float64), lambda params, x, **more: model.apply(

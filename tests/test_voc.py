@@ -217,7 +217,10 @@ def test_one_found_and_one_difficult_missed_is_a_perfect_score():
 def devkits_score(
     found: Tensor, scores: Tensor, images: Tensor, objects: Tensor, object_images: Tensor, difficult: Tensor
 ) -> float:
-    """AP50 of one class by the loop of the devkit, VOCevaldet.m: right, wrong, or, of a difficult object, neither."""
+    """Return AP50 of one class by the loop of the devkit, VOCevaldet.m.
+
+    Right, wrong, or, of a difficult object, neither.
+    """
     taken = torch.zeros(len(objects), dtype=torch.bool)
     right, left_out = (torch.zeros(1, 1, len(found), dtype=torch.bool) for _ in range(2))
     for place, d in enumerate(scores.argsort(descending=True).tolist()):

@@ -81,7 +81,7 @@ def tarred(*names: str) -> bytes:
 
 
 def scripted(network: nn.Module, compile: Callable = torch.jit.script, **more: bytes) -> bytes:
-    """A TorchScript archive, with other bytes for some of its entries."""
+    """Return a TorchScript archive, with other bytes for some of its entries."""
     file, forged = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its TorchScript deprecated

@@ -15,7 +15,7 @@ from fn.tree import Params
 
 
 def canvases(batch: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A batch of images with digits on them, and their objects."""
+    """Return a batch of images with digits on them, and their objects."""
     images, objects = digits(batch, 1, seed=seed).train
     return images, objects
 

@@ -18,7 +18,7 @@ SIDE, CELL = 64, 4  # pixels of an image, and of a cell of the finest map
 
 
 def _maps(params: dict, state: dict, x: Any, levels: int) -> tuple[list[Any], dict]:
-    """(the `levels` finest maps of the pyramid, the finest first; the new state)"""
+    """Return (the `levels` finest maps of the pyramid, the finest first; the new state)"""
     import jax
     import jax.numpy as jnp
 
@@ -61,7 +61,7 @@ def jax_ssd_loss(output: tuple[Any, Any], objects: Any) -> Any:
 
 
 def _ssd_image_loss(logits: Any, offsets: Any, objects: Any, anchors: Any) -> tuple[Any, Any, Any]:
-    """(sum of cross-entropies, sum of smooth L1, anchors matched)"""
+    """Return (sum of cross-entropies, sum of smooth L1, anchors matched)"""
     import jax
     import jax.numpy as jnp
 
@@ -105,7 +105,7 @@ def jax_centernet_loss(output: tuple[Any, Any, Any], objects: Any) -> Any:
 
 
 def _centernet_image_loss(heat: Any, size: Any, offset: Any, objects: Any) -> tuple[Any, Any]:
-    """(the sum of all parts, objects)"""
+    """Return (the sum of all parts, objects)"""
     import jax
     import jax.numpy as jnp
 
@@ -138,7 +138,7 @@ def _radius(extent: Any, t: float = 0.7) -> Any:
 
 
 def _unpacked(objects: Any) -> tuple[Any, Any, Any]:
-    """(boxes, labels, which are present)"""
+    """Return (boxes, labels, which are present)"""
     return objects[:, :4], objects[:, 4].astype(int), objects[:, 4] >= 0
 
 

@@ -49,7 +49,7 @@ def jax_resnet(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
 
 
 def jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
-    """A convolution padded by half a kernel."""
+    """Return a convolution padded by half a kernel."""
     import jax
 
     half = params["weight"].shape[0] // 2
@@ -60,14 +60,14 @@ def jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
 
 
 def jax_pool(x: Any) -> Any:
-    """The maximum of 2×2 pixels."""
+    """Return the maximum of 2×2 pixels."""
     import jax
 
     return jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def jax_norm(x: Any, params: dict, old: dict) -> tuple[Any, dict]:
-    """(batch norm of the batch, the running statistics after it)"""
+    """Return (batch norm of the batch, the running statistics after it)"""
     import jax
 
     n, mean, var = x.size // x.shape[-1], x.mean((0, 1, 2)), x.var((0, 1, 2))

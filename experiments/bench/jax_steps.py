@@ -13,7 +13,7 @@ from fn import tree
 
 
 def plain_jax(start: Start) -> Variant:
-    """The step as functions: `jax.tree.map` for AdamW, `jax.jit` for the whole."""
+    """Return the step as functions: `jax.tree.map` for AdamW, `jax.jit` for the whole."""
     import jax
     import jax.numpy as jnp
 
@@ -37,7 +37,10 @@ def plain_jax(start: Start) -> Variant:
 
 
 def for_jax(start: Start) -> tuple[dict, dict, Any, Any]:
-    """(params, state, x, y) laid out as XLA likes them: images and kernels channels last, matrices (d_in, d_out)."""
+    """Return (params, state, x, y) laid out as XLA likes them.
+
+    Images and kernels channels last, matrices (d_in, d_out).
+    """
     laid, channels = {}, 0
     for name, weight in tree.flatten(start.ts.params).items():
         if weight.ndim == 4:
@@ -82,7 +85,7 @@ def _jax_adamw(params: dict, grads: dict, mean: dict, square: dict, t: Any) -> t
 
 
 def equinox_optax(start: Start) -> Variant:
-    """The step as a module of Equinox with an optimizer of optax, under `eqx.filter_jit`."""
+    """Return the step as a module of Equinox with an optimizer of optax, under `eqx.filter_jit`."""
     import equinox as eqx
     import jax
     import optax

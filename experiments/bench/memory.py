@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(step: Callable[[], object], device: str) -> int:
-    """The most bytes that tensors hold at once during a call of `step`, those that existed before it included."""
+    """Return the most bytes that tensors hold at once during a call of `step`, those from before it included."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

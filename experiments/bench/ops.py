@@ -20,7 +20,7 @@ from fn.rng import generator
 
 
 def convolution(task: Task, *, way: Callable) -> Variant:
-    """The convolution of Lab 1, forward and backward."""
+    """Return the convolution of Lab 1, forward and backward."""
     rng = generator(task.seed)
     inputs = {"x": torch.randn(32, 32, 14, 14, generator=rng), **conv2d_init(rng, 32, 64, 3)}
     inputs = tree.to(inputs, task.device)
@@ -29,7 +29,7 @@ def convolution(task: Task, *, way: Callable) -> Variant:
 
 
 def loader(task: Task, *, by_batch: bool) -> Variant:
-    """An epoch of 5,120 images of 28×28 in random order, batches of 128."""
+    """Return an epoch of 5,120 images of 28×28 in random order, batches of 128."""
     split = Split(*random_mnist(5120, task.seed))
     order = epoch_order(5120, seed=task.seed, epoch=0).tolist()
     by_example = DataLoader(TensorDataset(*split), 128, sampler=order)
@@ -37,7 +37,7 @@ def loader(task: Task, *, by_batch: bool) -> Variant:
 
 
 def suppression(task: Task, *, way: Callable, classes: int = 0) -> Variant:
-    """Non-maximum suppression among 5,000 boxes, a dozen for each of 400 objects, on one thread."""
+    """Return non-maximum suppression among 5,000 boxes, a dozen for each of 400 objects, on one thread."""
     torch.set_num_threads(1)  # torchvision's kernel has no more
     rng = generator(task.seed)
     objects = torch.rand(400, 4, generator=rng)
@@ -51,7 +51,7 @@ def suppression(task: Task, *, way: Callable, classes: int = 0) -> Variant:
 
 
 def matrix_product(task: Task) -> Variant:
-    """The product of two large matrices, the peak of the machine."""
+    """Return the product of two large matrices, the peak of the machine."""
     a, b = torch.randn(2, SIDE, SIDE, generator=generator(task.seed)).to(task.device)
     return Variant(lambda carry: a @ b)
 

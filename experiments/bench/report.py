@@ -111,7 +111,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The model of the processor as Linux names it, or else the platform."""
+    """Return the model of the processor as Linux names it, or else the platform."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

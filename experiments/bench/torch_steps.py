@@ -85,7 +85,7 @@ def begin(task: Task) -> Start:
 
 
 def digits_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The first batch of digits in the order of the seed."""
+    """Return the first batch of digits in the order of the seed."""
     return next(batches(digits().train, batch, seed=seed))
 
 
@@ -100,7 +100,7 @@ random_cifar = partial(random_images, shape=(3, 32, 32))
 
 
 def flop(start: Start) -> int:
-    """The floating-point operations of the products in a step, a multiply-add being two, as torch counts them.
+    """Return the floating-point operations of the products in a step, a multiply-add being two, as torch counts them.
 
     The backward pass of torch's attention kernel counts as four products, those of the gradients. The fifth, the scores
     computed again to save memory, is the kernel's own choice: with it the gpt takes 4,014,538,752, not 3,964,207,104.
@@ -119,7 +119,7 @@ def _attention_backward_flop(grad: Any, query: Any, key: Any, value: Any, *_: An
 
 
 def ours(start: Start, *, wrap: Callable[[Callable], Callable] = lambda step: step, steps: int = 1) -> Variant:
-    """Our step, `wrap`ped by `jit` for instance; `steps` of them in a call."""
+    """Return our step, `wrap`ped by `jit` for instance; `steps` of them in a call."""
     workload, network, ts, x, y = start
     step = resolve(workload.step)(network, adamw(lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY))
     if steps > 1:
@@ -135,7 +135,7 @@ def module(
     memory_format: torch.memory_format = torch.contiguous_format,
     compile: str = "",
 ) -> Variant:
-    """The usual step of nn.Module. `compile`: "model", or the whole "step"."""
+    """Return the usual step of nn.Module. `compile`: "model", or the whole "step"."""
     workload, _, ts, x, y = start
     x = x.to(memory_format=memory_format)
     network = part(workload.module)(ts.params).to(x.device, tree.leaves(ts.params)[0].dtype)

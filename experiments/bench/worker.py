@@ -46,7 +46,7 @@ VARIANTS: dict[str, Callable[[Start], Variant]] = {
 
 
 def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """(the tasks of a workload that can be timed here, the libraries that are missing for the others).
+    """Return (the tasks of a workload that can be timed here, the libraries that are missing for the others).
 
     NHWC, channels last, is for images only; several steps a call are for steps so short that the call itself counts.
     """
@@ -61,7 +61,7 @@ def tasks(workload: str) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def build(task: Task) -> tuple[Variant, float]:
-    """(the variant after its first steps, the seconds to build it and take them)"""
+    """Return (the variant after its first steps, the seconds to build it and take them)"""
     start = None if task.workload in OPS else begin(task)
     began = time.perf_counter()
     variant = VARIANTS[task.variant](start) if start else OPS[task.workload][task.variant](task)
@@ -73,7 +73,7 @@ def build(task: Task) -> tuple[Variant, float]:
 
 
 def run(variant: Variant, seconds: float) -> tuple[Variant, float]:
-    """(the variant after the steps begun within `seconds`, at least one; seconds per step)"""
+    """Return (the variant after the steps begun within `seconds`, at least one; seconds per step)"""
     advance, carry, _, wait, steps_per_call = variant
     steps, began = 0, time.perf_counter()
     while True:

@@ -69,7 +69,7 @@ def main(config: Config) -> int:
 
 
 def find(name: str) -> str:
-    """The drill of that name, or the next one; UsageError with the nearest names if there is none."""
+    """Return the drill of that name, or the next one; UsageError with the nearest names if there is none."""
     if name == "next":
         return progress.next_drill(list(DIFFICULTY), DIFFICULTY, time.time())
     if name in DIFFICULTY:

@@ -20,7 +20,10 @@ class Wrong(Exception):
 
 
 def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) -> Any:
-    """The function or class that the drill asks for; Wrong if the file has none, or leaves the work to another."""
+    """Return the function or class that the drill asks for.
+
+    Wrong if the file has none, or leaves the work to another.
+    """
     wanted, ours = DRILLS[name].of.partition(":")[2], resolve_name(DRILLS[name].of)
     read(name, file, allow_torch=allow_torch)
     yours = getattr(import_file(file, seconds), wanted, None)
@@ -93,7 +96,7 @@ def import_file(file: Path, seconds: float) -> ModuleType:
 
 
 def functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
-    """(yours, ours) of the function, or of each method of the class."""
+    """Return (yours, ours) of the function, or of each method of the class."""
     if not inspect.isclass(ours):
         return [(yours, ours)]
     methods = [name for name, value in vars(ours).items() if inspect.isfunction(value)]
@@ -121,12 +124,12 @@ def compare_signatures(yours: Any, ours: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The type of an exception and the first line of its message."""
+    """Return the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def line_of(error: BaseException, file: Path) -> list[str]:
-    """The line of the answer that raised."""
+    """Return the line of the answer that raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     return [f"  line {frames[-1].lineno}: {frames[-1].line}"] if frames else []

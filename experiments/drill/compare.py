@@ -76,7 +76,7 @@ def whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
 
 
 def _kept(yours: Tensor, where: str, given: dict[str, Any]) -> Iterator[Said]:
-    """A counter that stays as it was."""
+    """Yield a counter that stays as it was."""
     for name, x in leaves(given, ""):
         same_place = name.rpartition(".")[2] == where.rpartition(".")[2] and "." in name
         if same_place and isinstance(x, Tensor) and x.dtype == yours.dtype and torch.equal(x, yours):
@@ -93,7 +93,7 @@ def _not_finite(a: Tensor, b: Tensor) -> Iterator[Said]:
 
 
 def _arrangement(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
-    """The right numbers in the wrong places: transposed, flipped, shifted, rearranged."""
+    """Yield the right numbers in the wrong places: transposed, flipped, shifted, rearranged."""
     for i, j in combinations(range(b.ndim), 2):
         if b.shape[i] == b.shape[j] > 1 and same(a, b.transpose(i, j)):
             yield "transposed", f"transposed: the axes {names[i]} and {names[j]} are swapped"
@@ -125,7 +125,7 @@ def _sums(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
 
 
 def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
-    """One factor for all entries, a sign, or a factor per index of one axis."""
+    """Yield one factor for all entries, a sign, or a factor per index of one axis."""
     fine = a.isfinite() & b.isfinite() & (b.abs() > 1e-9)
     if not fine.any():
         return
@@ -161,7 +161,7 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
 
 
 def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
-    """An argument that is missing in the sum, in it twice, of the wrong sign, or returned unchanged."""
+    """Yield an argument that is missing in the sum, in it twice, of the wrong sign, or returned unchanged."""
     difference = a - b
     for name, x in leaves(given, ""):
         if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
@@ -187,7 +187,7 @@ def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 
 def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
-    """An update whose step is a multiple of ours."""
+    """Yield an update whose step is a multiple of ours."""
     first = next(iter(signature.parameters), "")
     for name, x in leaves(given, ""):
         head, _, tail = name.partition(".")
@@ -236,7 +236,7 @@ def _negative(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
 
 
 def _places(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
-    """The indices of one axis, or the side of the diagonal, where the wrong entries are."""
+    """Yield the indices of one axis, or the side of the diagonal, where the wrong entries are."""
     wrong = ~torch.isclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=True)
     share = f"{int(wrong.sum())} of {wrong.numel()} entries are wrong"
     if wrong.all() or not wrong.any():

@@ -46,7 +46,7 @@ def source_of(where: str) -> Source:
 
 
 def definition_of(tree: ast.Module, name: str) -> Definition:
-    """The last function or class of that name at the top level; LookupError if there is none."""
+    """Return the last function or class of that name at the top level; LookupError if there is none."""
     found = [node for node in tree.body if isinstance(node, Definition) and node.name == name]
     if not found:
         raise LookupError(name)
@@ -54,7 +54,7 @@ def definition_of(tree: ast.Module, name: str) -> Definition:
 
 
 def cut(name: str) -> str:
-    """The file that a drill begins with."""
+    """Return the file that a drill begins with."""
     ours = source(name)
     imports = "\n".join(_imports(ours, _needed(ours, DRILLS[name].given)))
     return f"{imports}\n\n\n{_emptied(ours, ours.node)}".lstrip()
@@ -70,7 +70,7 @@ def cut_whole(places: Sequence[str]) -> str:
 
 
 def is_empty(definition: Definition) -> bool:
-    """Whether the body is only a docstring, `pass`, `...` or the raise that `cut` leaves."""
+    """Return whether the body is only a docstring, `pass`, `...` or the raise that `cut` leaves."""
     return all(
         is_empty(part)
         if isinstance(part, Definition)
@@ -89,7 +89,7 @@ def helpers(name: str) -> list[str]:
 
 
 def _emptied(ours: Source, node: Definition, indent: str = "") -> str:
-    """The definition without its body; a class keeps the heads of its methods."""
+    """Return the definition without its body; a class keeps the heads of its methods."""
     documented = ast.get_docstring(node) is not None
     last = node.body[0].end_lineno if documented else node.body[0].lineno - 1
     assert last is not None
@@ -116,14 +116,14 @@ def _signature_names(node: Definition) -> Iterator[str]:
 
 
 def _needed(ours: Source, given: tuple[str, ...]) -> list[str]:
-    """Names in the signature, imported names in our body, and the functions given; not those of decorators."""
+    """Return names in the signature, imported names in our body, and the functions given; not those of decorators."""
     signature = list(_signature_names(ours.node))
     imported = {bound for statement in ours.tree.body for bound in _bound(statement)}
     return [*signature, *(name for name in _names(*ours.node.body) if name in imported), *given]
 
 
 def _bound(statement: ast.stmt) -> dict[str, str]:
-    """Each name that an import statement binds, and a statement that binds this name alone."""
+    """Return each name that an import statement binds, and a statement that binds this name alone."""
     if isinstance(statement, ast.Import):
         return {(a.asname or a.name).partition(".")[0]: f"import {ast.unparse(a)}" for a in statement.names}
     if isinstance(statement, ast.ImportFrom):

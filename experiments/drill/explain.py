@@ -71,7 +71,10 @@ CAUSES = ("factor ", "constant", "missing ", "twice ", "sign", "step")
 
 
 def _drop_partial_causes(wrong: list[Case]) -> list[Case]:
-    """The cases without the causes that do not explain all of them; a single number, or a gradient, tells little."""
+    """Return the cases without the causes that do not explain all of them.
+
+    A single number, or a gradient, tells little.
+    """
     telling = [case for case in wrong if _numbers_of(case.call.ours) > 1 and not _gradient_alone(case)]
     everywhere = set.intersection(*({_anywhere(f.kind) for f in case.findings} for case in telling or wrong))
     if any(kind.startswith("factor ") and kind != "factor " for kind in everywhere):
@@ -82,7 +85,7 @@ def _drop_partial_causes(wrong: list[Case]) -> list[Case]:
 
 
 def _anywhere(kind: str) -> str:
-    """A kind without the part of the result that it was found in."""
+    """Return a kind without the part of the result that it was found in."""
     return kind.partition(" result")[0]
 
 
@@ -110,21 +113,21 @@ VAGUE = {"values", "places", "constant", "first", "factors"}
 
 
 def _weight(kind: str) -> int:
-    """How much a kind explains: a mistake in a value explains its gradient too."""
+    """Return how much a kind explains: a mistake in a value explains its gradient too."""
     if kind in VAGUE:
         return 1
     return 2 if "gradient" in kind else 4 if kind.startswith("parts") else 30 if kind.startswith("as if") else 8
 
 
 def example(call: Call) -> list[str]:
-    """The arguments of a call, its result and the expected one, and where the two differ first."""
+    """Return the arguments of a call, its result and the expected one, and where the two differ first."""
     given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
     said = ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
     return [*said, *beside(call.ours, call.yours)]
 
 
 def show(x: Any, room: int = 200) -> str:
-    """A value as text: a tensor by dtype, shape and numbers, of a large one its summary and the first six."""
+    """Return a value as text: a tensor by dtype, shape and numbers, of a large one its summary and the first six."""
     if isinstance(x, Tensor):
         if x.is_meta or torch._C._functorch.is_batchedtensor(x):  # pyright: ignore
             return tensors.summarize(x)
@@ -160,7 +163,7 @@ def _size(call: Call) -> int:
 
 
 def _varied(cases: list[Case]) -> list[Case]:
-    """The cases in another order: one of each set of shapes first."""
+    """Return the cases in another order: one of each set of shapes first."""
     firsts = {_shapes(case.call): i for i, case in reversed(list(enumerate(cases)))}
     return [cases[i] for i in firsts.values()] + [case for i, case in enumerate(cases) if i not in firsts.values()]
 
@@ -184,7 +187,7 @@ def _findings(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _vector(x: Any) -> Any:
-    """A list of numbers, such as losses, as one tensor."""
+    """Return a list of numbers, such as losses, as one tensor."""
     numbers = isinstance(x, list) and len(x) > 1 and all(isinstance(n, float | int) for n in x)
     return torch.tensor(x, dtype=torch.float64) if numbers else x
 
@@ -217,7 +220,7 @@ def _structure(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _parts(yours: Any, ours: Any) -> Iterator[Finding]:
-    """Which parts of a result are right, and which are not."""
+    """Yield which parts of a result are right, and which are not."""
     parts = list(_verdicts(yours, ours, "result"))
     right, wrong = ([where for where, ok in parts if ok is kind] for kind in (True, False))
     if right and wrong:
@@ -322,6 +325,6 @@ def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
 
 
 def _float_names(call: Call, gradients: dict[str, Any]) -> list[str]:
-    """The names of the arguments that require a gradient."""
+    """Return the names of the arguments that require a gradient."""
     names = [name for name, x in leaves(call.arguments, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf]
     return names if len(names) == len(gradients) else list(gradients)

@@ -2,7 +2,7 @@
 
     python -m experiments.drill.grade NAME FILE VERDICT.json
 
-A test counts if it passed and called the answer. The main thing is judged first, then the options, then the edges, up
+A test counts if it passed and called the answer. The main thing is graded first, then the options, then the edges, up
 to the first test that fails. `launch` starts this in a process of its own, `warm` in a fork; either ends it if it waits
 too long.
 """
@@ -51,7 +51,7 @@ OPTIONS += [f"-pno:{plugin}" for plugin in ("cacheprovider", "faulthandler", "th
 
 
 def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = CPU_SECONDS) -> Verdict:
-    """The verdict on the answer in `file`."""
+    """Return the verdict on the answer in `file`."""
     try:
         recorder = Recorder(load(name, file, seconds, allow_torch=allow_torch), resolve_name(DRILLS[name].of))
     except Wrong as error:
@@ -85,7 +85,7 @@ def _verdict(run: "Run", name: str, file: Path, seconds: float, status: int) -> 
 
 
 def _refused(run: "Run", lines: list[str]) -> Verdict:
-    """The verdict where a test failed: a pass, short of the star, if it was one of an edge."""
+    """Return the verdict where a test failed: a pass, short of the star, if it was one of an edge."""
     if run.stage == "main":
         return Verdict(False, lines, run.counted)
     is_edge = run.stage == "edges"
@@ -158,7 +158,7 @@ class Run:
         return result
 
     def _stage_of(self, nodeid: str) -> str:
-        """The stage of a test; a row names a case, or a test for all of its cases."""
+        """Return the stage of a test; a row names a case, or a test for all of its cases."""
         test = nodeid.partition("[")[0]
         return next((stage for stage, ids in self.stages.items() if nodeid in ids or test in ids), "main")
 
@@ -195,7 +195,7 @@ def _compared(run: Run, cases: Sequence[str], most: int | None) -> list[str]:
 
 
 def _comes_from(error: BaseException, failure: BaseException | None) -> bool:
-    """Whether the failure of the test is the exception of the answer, or was raised from it."""
+    """Return whether the failure of the test is the exception of the answer, or was raised from it."""
     while failure is not None and failure is not error:
         failure = failure.__cause__ or failure.__context__
     return failure is error
@@ -221,7 +221,7 @@ def _type_error(error: BaseException) -> list[str]:
 
 
 def _printed(text: str, most: int = 10) -> list[str]:
-    """The first lines that the answer printed."""
+    """Return the first lines that the answer printed."""
     lines = [line[:120] for line in text.splitlines()]
     more = [f"  … of {len(lines)} lines"] if len(lines) > most else []
     return ["", "yours printed", *(f"  {line}" for line in lines[:most]), *more] if lines else []

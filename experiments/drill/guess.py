@@ -15,7 +15,7 @@ Change = tuple[str, dict[str, Any]]
 
 
 def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
-    """The changes of one argument, or exchanges of two, with which ours gives what yours gave."""
+    """Return the changes of one argument, or exchanges of two, with which ours gives what yours gave."""
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if isinstance(call.yours, Exception) or isinstance(call.ours, Exception):
         return []

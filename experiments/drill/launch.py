@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 def graded(
     name: str, file: Path, wall_seconds: float = WALL_SECONDS, *, grader: str = "experiments.drill.grade"
 ) -> Verdict:
-    """The verdict of `python -m GRADER NAME FILE VERDICT.json` on the answer in `file`."""
+    """Return the verdict of `python -m GRADER NAME FILE VERDICT.json` on the answer in `file`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "verdict.json"
@@ -45,7 +45,7 @@ def graded(
 
 
 def forked(grader: Callable[..., None], *arguments: Any, wall_seconds: float = WALL_SECONDS) -> Verdict:
-    """The verdict that grader(*arguments, VERDICT.json) writes in a fork of this process, which has all in memory."""
+    """Return the verdict that grader(*arguments, VERDICT.json) writes in a fork, which has all in memory."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python 3.12 and later: this process has threads; the fork uses one
         out = Path(folder) / "verdict.json"
@@ -69,7 +69,7 @@ def write_verdict(verdict: Verdict, out: Path) -> None:
 
 
 def read_verdict(out: Path, status: int | None) -> Verdict:
-    """The verdict that a grader wrote, or one on how its process ended without any."""
+    """Return the verdict that a grader wrote, or one on how its process ended without any."""
     if out.exists():
         return Verdict(**json.loads(out.read_text()))
     if status == -signal.SIGKILL:

@@ -71,7 +71,7 @@ def append(event: str, **details: Any) -> None:
 
 
 def standings() -> dict[str, Standing]:
-    """The standing in each drill that was ever begun."""
+    """Return the standing in each drill that was ever begun."""
     found: dict[str, Standing] = {}
     for event in attempts():
         found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
@@ -103,7 +103,10 @@ def events() -> Iterator[dict[str, Any]]:
 
 
 def _after(was: Standing, event: dict[str, Any]) -> Standing:
-    """The standing after an event. A pass counts once per beginning; with hints the drill is due again tomorrow."""
+    """Return the standing after an event.
+
+    A pass counts once per beginning; with hints the drill is due again tomorrow.
+    """
     at = event["at"]
     match event["event"]:
         case "start":
@@ -129,7 +132,7 @@ def _after(was: Standing, event: dict[str, Any]) -> Standing:
 
 
 def next_drill(names: list[str], difficulty: dict[str, int], now: float) -> str:
-    """The drill under way; else the most overdue; else the easiest never passed; else the one due soonest."""
+    """Return the drill under way; else the most overdue; else the easiest never passed; else the one due soonest."""
     known = standings()
     by_name = {name: known.get(name, Standing()) for name in names}
     if under_way := [name for name in names if by_name[name].open]:

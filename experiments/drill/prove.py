@@ -55,7 +55,10 @@ class Outcome(NamedTuple):
 
 
 def answers(name: str) -> Iterator[Answer]:
-    """The right answer, torch's own, one that calls ours, the wrong ones; ValueError for an edit without a place."""
+    """Yield the right answer, torch's own, one that calls ours, the wrong ones.
+
+    ValueError for an edit without a place.
+    """
     head, wrong = (ROOT / "tests" / "drills" / f"{name}.py").read_text().split("\nWRONG = ")
     right, torchs = _cut_out(head, "torchs")
     yield Answer(name, "in another style", right, True)
@@ -75,7 +78,7 @@ def answers(name: str) -> Iterator[Answer]:
 
 
 def _cut_out(text: str, function: str) -> tuple[str, str]:
-    """(the file without this function, the function)"""
+    """Return (the file without this function, the function)"""
     with contextlib.suppress(LookupError):
         node, lines = cut.definition_of(ast.parse(text), function), text.splitlines()
         first, end = node.lineno - 1, node.end_lineno
@@ -84,7 +87,7 @@ def _cut_out(text: str, function: str) -> tuple[str, str]:
 
 
 def _calls_ours(name: str) -> str:
-    """The file that a drill begins with, and below its signature a call of our function."""
+    """Return the file that a drill begins with, and below its signature a call of our function."""
     module, _, defined = DRILLS[name].of.partition(":")
     node = cut.source(name).node
     assert isinstance(node, ast.FunctionDef)

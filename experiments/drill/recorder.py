@@ -93,7 +93,7 @@ RECORDER = pytest.StashKey[Recorder]()
 
 
 def checked(yours: Callable, ours: Callable) -> Callable:
-    """`yours` under the shape checks of fn; an argument that it does not annotate is checked as in ours."""
+    """Return `yours` under the shape checks of fn; an argument that it does not annotate is checked as in ours."""
     own, model = inspect.unwrap(yours), inspect.unwrap(ours)
     own.__name__ = model.__name__  # a lambda has none that fits
     own.__annotations__ = {**model.__annotations__, **getattr(own, "__annotations__", {})}
@@ -113,7 +113,7 @@ def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
 
 
 def gradients_of(result: Any, given: Any) -> dict[str, Tensor | None]:
-    """∂/∂x Σ ⟨fixed random numbers, result⟩ for each tensor x of `given` that requires a gradient."""
+    """Return ∂/∂x Σ ⟨fixed random numbers, result⟩ for each tensor x of `given` that requires a gradient."""
     live = [y for _, y in leaves(result) if isinstance(y, Tensor) and y.requires_grad]
     inputs = {path: x for path, x in leaves(given, "") if isinstance(x, Tensor) and x.requires_grad and x.is_leaf}
     if not live or not inputs:
@@ -158,7 +158,7 @@ def _copy(leaf: Any) -> Any:
 
 
 def _over(f: Callable, x: Any) -> Any:
-    """`f` on every leaf of tuples, lists and dicts."""
+    """Return `f` on every leaf of tuples, lists and dicts."""
     if isinstance(x, dict):
         return {name: _over(f, value) for name, value in x.items()}
     if isinstance(x, tuple):

@@ -12,7 +12,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
 def children(x: Any) -> list[tuple[str, Any]]:
-    """(path, part) of each part of a dict, a tuple or a list."""
+    """Return (path, part) of each part of a dict, a tuple or a list."""
     if isinstance(x, dict):
         return [(f".{name}", part) for name, part in x.items()]
     if isinstance(x, tuple) and hasattr(x, "_fields"):
@@ -29,7 +29,7 @@ def leaves(x: Any, path: str = "result") -> Iterator[tuple[str, Any]]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape are equal up to rounding."""
+    """Return whether two tensors of one shape are equal up to rounding."""
     if a.is_meta or b.is_meta:  # they have no numbers
         return a.device == b.device
     if not (a.is_floating_point() or b.is_floating_point()):
@@ -39,7 +39,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two results are equal up to rounding, part by part."""
+    """Return whether two results are equal up to rounding, part by part."""
     xs, ys = dict(leaves(a)), dict(leaves(b))
     return xs.keys() == ys.keys() and all(_alike_leaves(xs[where], ys[where]) for where in xs)
 
@@ -52,7 +52,7 @@ def _alike_leaves(x: Any, y: Any) -> bool:
 
 
 def as_tensors(x: Any, y: Any) -> tuple[Any, Any]:
-    """Two numbers as tensors, which are compared up to rounding; anything else as it is."""
+    """Return two numbers as tensors, which are compared up to rounding; anything else as it is."""
     if isinstance(x, float | int) and isinstance(y, float | int):
         return torch.tensor(float(x), dtype=torch.float64), torch.tensor(float(y), dtype=torch.float64)
     return x, y
@@ -66,7 +66,7 @@ def equal(x: Any, y: Any) -> bool:
 
 
 def axes(annotation: Any, x: Tensor) -> list[str]:
-    """The name of each axis, from a jaxtyping annotation."""
+    """Return the name of each axis, from a jaxtyping annotation."""
     names = str(getattr(annotation, "dim_str", "")).split()
     starred = [i for i, name in enumerate(names) if name.startswith(("*", "..."))]
     if starred:
@@ -84,12 +84,15 @@ def is_close(a: float, b: float) -> bool:
 
 
 def name_of(value: float, given: dict[str, Any], signature: inspect.Signature) -> str:
-    """The first of `names_of`, "" if there is none."""
+    """Return the first of `names_of`, "" if there is none."""
     return next(iter(names_of(value, given, signature)), "")
 
 
 def names_of(value: float, given: dict[str, Any], signature: inspect.Signature, within: float = 1e-5) -> list[str]:
-    """The names of a number of the problem: a size, a root of one, an option; one half may be p, and 1 - p too."""
+    """Return the names of a number of the problem.
+
+    A size, a root of one, an option; one half may be p, and 1 - p too.
+    """
     if is_close(value, 100):
         return ["that of a percentage"]
     known: dict[str, float] = {}

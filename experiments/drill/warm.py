@@ -69,7 +69,7 @@ def forked(
     seconds: float = CPU_SECONDS,
     wall_seconds: float = WALL_SECONDS,
 ) -> Verdict:
-    """The verdict on the answer in `file`, graded in a fork of this process; `import_all` comes before it."""
+    """Return the verdict on the answer in `file`, graded in a fork of this process; `import_all` comes before it."""
     return launch.forked(_grade, name, file, allow_torch, seconds, wall_seconds=wall_seconds)
 
 
@@ -91,7 +91,7 @@ class Grader:
         self._send({"warm": name})
 
     def graded(self, name: str, file: Path) -> Verdict:
-        """The verdict on the answer in `file`; by `launch` if there is no warm process, or it died.
+        """Return the verdict on the answer in `file`; by `launch` if there is no warm process, or it died.
 
         At once where its text is enough, even while the process still loads.
         """

@@ -14,7 +14,7 @@ Property = tuple[str, Callable[[dict[str, Any]], bool]]
 
 
 def when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
-    """The property of the arguments that nearly all wrong calls have, and the fewest of the right ones."""
+    """Return the property of the arguments that nearly all wrong calls have, and the fewest of the right ones."""
     if not right:
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""
     found = []
@@ -45,7 +45,7 @@ def _properties(signature: inspect.Signature) -> Iterator[Property]:
 
 
 def _not_below(a: Any, b: Any) -> bool:
-    """Whether a ≥ b, of two counts such as steps; a rate and an epsilon are not compared."""
+    """Return whether a ≥ b, of two counts such as steps; a rate and an epsilon are not compared."""
     return _is_count(a) and _is_count(b) and int(a) >= int(b)
 
 

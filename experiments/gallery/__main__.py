@@ -36,7 +36,7 @@ class Config(cli.Config):
     mine: bool = False
     """the broken program in drills/bugs/NAME.py, for you to mend; without a name one that you have not met"""
     check: bool = False
-    """with --mine: judge what you have made of it, and ask for the cause"""
+    """with --mine: grade what you have made of it, and ask for the cause"""
     reset: bool = False
     """with --mine: start over; the file so far is kept as NAME.py.old"""
     table: bool = False
@@ -44,7 +44,7 @@ class Config(cli.Config):
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
-    """The config from the flags; prints the list or the table and exits where that is asked for."""
+    """Return the config from the flags; prints the list or the table and exits where that is asked for."""
     config = cli.parse(config_type, argv)
     if sum(map(bool, (config.name or config.mine, config.all, config.quiz, config.table))) > 1:
         raise cli.UsageError("one thing at a time: a name, --all, --quiz or --table")
@@ -86,7 +86,7 @@ def list_gallery() -> None:
 
 
 def markdown() -> list[str]:
-    """The table of the README, a row per failure."""
+    """Return the table of the README, a row per failure."""
     rows = ["| | `just break …` | what is wrong | shape checks |", "|---|---|---|---|"]
     for kind, failures in _by_kind():
         for i, failure in enumerate(failures):

@@ -30,7 +30,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(run: Runnable, seed: int) -> Refusal | None:
-    """The error of the check of fn, of shape or dtype, that refused the mistake; None if none did.
+    """Return the error of the check of fn, of shape or dtype, that refused the mistake; None if none did.
 
     Where `checked` is `broken` itself, the checks have let it pass, as it has run already.
     """
@@ -48,7 +48,7 @@ def refusal(run: Runnable, seed: int) -> Refusal | None:
 
 
 def on(device: torch.device, f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` with this accelerator as its `elsewhere`, if it takes one; on a CPU that stays the device "meta"."""
+    """Return `f` with this accelerator as its `elsewhere`, if it takes one; on a CPU that stays the device "meta"."""
     takes_device = device.type != "cpu" and "elsewhere" in inspect.signature(f).parameters
     return partial(f, elsewhere=str(device)) if takes_device else f
 
@@ -64,7 +64,7 @@ def evaluate(failure: Failure, run: Runnable, broken: Seen, fixed: Seen, refused
 
 
 def in_one(checks: Sequence[cli.Check]) -> cli.Check:
-    """One check of a failure: how many of its statements hold."""
+    """Return one check of a failure: how many of its statements hold."""
     return cli.check(checks[0].name.partition(":")[0] + ": statements that hold", sum(c.ok for c in checks), "==", 3)
 
 
@@ -110,7 +110,7 @@ def present(failure: Failure, config: cli.Config, device: torch.device, *, ask: 
 
 
 def source(f: Callable[..., Any]) -> str:
-    """The source of a function and of what it uses; named `broken` in any case."""
+    """Return the source of a function and of what it uses; named `broken` in any case."""
     return shared_source(f).replace("def fixed(", "def broken(")
 
 

@@ -10,12 +10,12 @@ from experiments.shared.show import console, wrapped
 
 
 def main(name: str, *, check: bool, reset: bool) -> int:
-    """Begin, judge, or start over; 1 if a judged program is not mended."""
+    """Begin, grade, or start over; 1 if a graded program is not mended."""
     if check and reset:
         raise UsageError("--check --reset: one at a time")
     if not name and (check or reset):
         raise UsageError("which one? say its name: just break NAME --mine --check")
-    return judge(name) if check else begin(name or pick(), reset=reset)
+    return grade(name) if check else begin(name or pick(), reset=reset)
 
 
 def pick() -> str:
@@ -38,10 +38,10 @@ def say(text: str) -> None:
 
 
 def begin(name: str, *, reset: bool) -> int:
-    """Write the file, unless one is there; say what the program should do, and how to run and to judge it."""
+    """Write the file, unless one is there; say what the program should do, and how to run and to grade it."""
     file = mine.place(name)
     if file.exists() and not reset:
-        say(f"{shown(file)} is there already: --check judges it, --reset starts over")
+        say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
@@ -50,18 +50,18 @@ def begin(name: str, *, reset: bool) -> int:
     say(f"{shown(file)} is yours to mend")
     wrapped("Should   ", mine.named(name).task)
     wrapped("Run      ", f"python -m drills.bugs.{name}")
-    wrapped("Judge    ", f"just break {name} --mine --check")
+    wrapped("Grade    ", f"just break {name} --mine --check")
     return 0
 
 
-def judge(name: str) -> int:
-    """Judge the file; where it is mended, ask for the cause, and keep the answer in the score of the quiz."""
+def grade(name: str) -> int:
+    """Grade the file; where it is mended, ask for the cause, and keep the answer in the score of the quiz."""
     file = mine.place(name)
     if not file.exists():
         raise UsageError(f"{shown(file)} is not there: just break {name} --mine begins it")
     waiting = console.status("your program is run")
     with waiting if console.is_terminal else contextlib.nullcontext():
-        wrong = mine.judge(name, file)
+        wrong = mine.grade(name, file)
     for line in wrong:
         wrapped("", line) if len(line) > console.width else say(line)
     if wrong:

@@ -1,9 +1,9 @@
-"""Mend it yourself: a broken program in a file of yours, the judge of what you make of it, and the question why.
+"""Mend it yourself: a broken program in a file of yours, the grader of what you make of it, and the question why.
 
     begin(name) -> str              the text of the file, which does not say what is wrong
     place(name) -> Path             where it lies
-    judge(name, path) -> list[str]  what is wrong still, in words; nothing if it is mended
-    warm()                          for who judges again and again: makes every judgement quick
+    grade(name, path) -> list[str]  what is wrong still, in words; nothing if it is mended
+    warm()                          for who grades again and again: makes every grade quick
 
 A name is that of a failure, or its case: a number that gives nothing away.
 """
@@ -29,10 +29,10 @@ What it should do:
 {task}
 
     Run it      python -m drills.bugs.{name}
-    Judge it    just break {name} --mine --check
+    Grade it    just break {name} --mine --check
 
 Keep the name of `program`, and its `return` as it is: what it returns is
-what is judged.
+what is graded.
 """
 '''
 
@@ -52,7 +52,7 @@ def place(name: str) -> Path:
 
 
 def begin(name: str) -> str:
-    """Return the text of the file: the task, the broken program and what it uses, how to run and to judge it."""
+    """Return the text of the file: the task, the broken program and what it uses, how to run and to grade it."""
     return write(named(name), name, "broken")
 
 
@@ -82,7 +82,7 @@ def _rank(line: str) -> tuple[bool, bool, str]:
     return module not in sys.stdlib_module_names, line.startswith("from"), line
 
 
-def judge(name: str, path: Path) -> list[str]:
+def grade(name: str, path: Path) -> list[str]:
     """Return what is wrong with the file, in words; nothing if the symptom is gone and the task is done.
 
     The program runs in a process of its own, within limits of time and memory. The process is a fork of this one where
@@ -93,10 +93,10 @@ def judge(name: str, path: Path) -> list[str]:
 
 
 def warm() -> None:
-    """Load torch and what programs make it load: from then on `judge` forks this process, and answers in a second."""
-    from experiments.gallery import judging
+    """Load torch and what programs make it load: from then on `grade` forks this process, and answers in a second."""
+    from experiments.gallery import grading
 
-    judging.warm()
+    grading.warm()
 
 
 def _wrong_unrun(failure: Failure, path: Path) -> list[str]:
@@ -147,8 +147,8 @@ def _returns(node: ast.AST) -> Iterator[ast.Return]:
 
 def _run(name: str, path: Path) -> launch.Verdict:
     if "torch" not in sys.modules or sys.platform != "linux":
-        return launch.graded(name, path, WALL_SECONDS, grader="experiments.gallery.judging")
-    from experiments.gallery import judging
+        return launch.graded(name, path, WALL_SECONDS, grader="experiments.gallery.grading")
+    from experiments.gallery import grading
 
     gallery()[name].load()  # before the fork, so that it has not to import what the program needs
-    return launch.forked(judging.main, name, path, wall_seconds=WALL_SECONDS)
+    return launch.forked(grading.main, name, path, wall_seconds=WALL_SECONDS)

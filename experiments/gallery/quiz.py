@@ -20,7 +20,7 @@ Score = dict[str, dict[str, int]]
 
 
 def score_file() -> Path:
-    """The path of the score, in the user's folder for data, which no run writes to."""
+    """Return the path of the score, in the user's folder for data, which no run writes to."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "functional-torch" / "quiz.json"
 
@@ -40,7 +40,7 @@ def load_score() -> Score:
 
 
 def choices(failure: Failure, rng: random.Random) -> list[Failure]:
-    """The failure and three others in random order; the others are of the same kind as far as possible."""
+    """Return the failure and three others in random order; the others are of the same kind as far as possible."""
     others = [other for name, other in gallery().items() if name not in failure.akin | {failure.name}]
     rng.shuffle(others)
     others.sort(key=lambda other: other.kind != failure.kind)
@@ -50,7 +50,7 @@ def choices(failure: Failure, rng: random.Random) -> list[Failure]:
 
 
 def order(score: Score, rng: random.Random) -> list[Failure]:
-    """Every failure once: first those never asked, then those most often missed; equals in random order."""
+    """Return every failure once: first those never asked, then those most often missed; equals in random order."""
     failures = rng.sample(list(gallery().values()), len(gallery()))
     return sorted(failures, key=lambda f: score[f.name]["right"] / score[f.name]["asked"] if f.name in score else -1.0)
 

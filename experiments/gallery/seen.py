@@ -20,6 +20,6 @@ def show_seen(seen: Seen) -> None:
 
 
 def landmarks(curve: Sequence[float]) -> list[str]:
-    """The first and the last value, and between them the greatest if it is neither."""
+    """Return the first and the last value, and between them the greatest if it is neither."""
     first, greatest, last = (f"{v:.3g}" for v in (curve[0], largest(curve), curve[-1]))
     return [first, last] if greatest in (first, last) else [first, greatest, last]

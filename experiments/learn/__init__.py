@@ -1,1 +1,1 @@
-"""The watching loop: what is due, judged as you save it; see README.md."""
+"""The watching loop: what is due, graded as you save it; see README.md."""

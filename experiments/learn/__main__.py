@@ -1,4 +1,4 @@
-"""Say what is due, watch its file, and judge it on saving: python -m experiments.learn
+"""Say what is due, watch its file, and grade it on saving: python -m experiments.learn
 
 The first run asks a question per concept, to find what was forgotten. In a pipe it says what is due, and ends.
 """
@@ -58,7 +58,7 @@ def list_due() -> int:
 
 
 def watch() -> int:
-    """The loop in a terminal, a warm grader beside it."""
+    """Return the loop in a terminal, a warm grader beside it."""
     from experiments.drill.catalogue import DRILLS
     from experiments.drill.warm import Grader
     from experiments.learn.keys import keys

@@ -124,13 +124,13 @@ def all_needs(name: str) -> set[str]:
 
 
 def hardest_first() -> list[str]:
-    """The concepts in the order in which a placement asks: those that rest on the most first."""
+    """Return the concepts in the order in which a placement asks: those that rest on the most first."""
     return sorted(CONCEPTS, key=lambda name: -len(all_needs(name)))
 
 
 @cache
 def failures_of(name: str) -> tuple[str, ...]:
-    """The failures of the gallery that belong to a concept."""
+    """Return the failures of the gallery that belong to a concept."""
     named = {failure for concept in CONCEPTS.values() for failure in concept.failures}
     others = [f.name for f in gallery().values() if f.name not in named and OF_KIND.get(f.kind) == name]
     return tuple(f for f in CONCEPTS[name].failures if f in gallery()) + tuple(others)
@@ -138,13 +138,13 @@ def failures_of(name: str) -> tuple[str, ...]:
 
 @cache
 def rewrites() -> tuple[str, ...]:
-    """The old idioms to rewrite."""
+    """Return the old idioms to rewrite."""
     return tuple(pairs())
 
 
 @cache
 def concept_of(task: str) -> str | None:
-    """The concept that a task practises: a drill, or question:…, failure:…, bug:…"""
+    """Return the concept that a task practises: a drill, or question:…, failure:…, bug:…"""
     kind, _, rest = task.rpartition(":")
     for name, concept in CONCEPTS.items():
         if not kind and rest in concept.drills:

@@ -65,7 +65,7 @@ def _clock(seconds: float) -> str:
 
 
 def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
-    """Two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
+    """Return two panels over weeks, a line per concept: seconds to a pass, share passed at the first try."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
 

@@ -1,7 +1,7 @@
-"""The kinds of task: the file that each begins with, its place, and who judges it.
+"""The kinds of task: the file that each begins with, its place, and who grades it.
 
 A task is named KIND:NAME, a drill by its name alone. A kind is three functions: `begin(name)` is the text that the file
-begins with, `place(name)` where it lies, `judge(name, file)` a Judgement. A module with these three whose `judge`
+begins with, `place(name)` where it lies, `grade(name, file)` a Grade. A module with these three whose `grade`
 returns what is wrong, in lines, becomes a kind by `of_module`.
 """
 
@@ -23,7 +23,7 @@ from experiments.learn.questions import QUESTIONS
 from experiments.since import rewrite
 
 
-class Judgement(NamedTuple):
+class Grade(NamedTuple):
     passed: bool
     lines: list[str]
     star: bool = True
@@ -32,32 +32,32 @@ class Judgement(NamedTuple):
 class Kind(NamedTuple):
     begin: Callable[[str], str]
     place: Callable[[str], Path]
-    judge: Callable[[str, Path], Judgement]
+    grade: Callable[[str, Path], Grade]
     hints: Callable[[str], tuple[str, ...]]
     difference: Callable[[str], Any] | None
     """prints ours beside theirs"""
 
 
 def kinds(graded: Callable[[str, Path], Verdict]) -> dict[str, Kind]:
-    """Every kind by the name before the colon, "" for drills, which `graded` grades."""
+    """Return every kind by the name before the colon, "" for drills, which `graded` grades."""
     return {
         "": Kind(cut.cut, drill.place, _by(graded), lambda name: DRILLS[name].hints, drill.show),
-        "question": Kind(begin_question, place_question, judge_question, _no_hints, None),
-        "failure": Kind(begin_failure, place_failure, judge_failure, find_failure, None),
-        "shape": Kind(begin_shape, place_shape, judge_shape, shape_hints, None),
+        "question": Kind(begin_question, place_question, grade_question, _no_hints, None),
+        "failure": Kind(begin_failure, place_failure, grade_failure, find_failure, None),
+        "shape": Kind(begin_shape, place_shape, grade_shape, shape_hints, None),
         "bug": of_module(mine),
         "rewrite": of_module(rewrite),
     }
 
 
 def of_module(module: ModuleType) -> Kind:
-    """A kind from a module's begin(name) -> str, place(name) -> Path and judge(name, path) -> list[str]."""
+    """Return a kind from a module's begin(name) -> str, place(name) -> Path and grade(name, path) -> list[str]."""
 
-    def judge(name: str, file: Path) -> Judgement:
-        lines = module.judge(name, file)
-        return Judgement(not lines, lines or ["right"])
+    def grade(name: str, file: Path) -> Grade:
+        lines = module.grade(name, file)
+        return Grade(not lines, lines or ["right"])
 
-    return Kind(module.begin, module.place, judge, _no_hints, None)
+    return Kind(module.begin, module.place, grade, _no_hints, None)
 
 
 def _no_hints(_: str) -> tuple[str, ...]:
@@ -67,12 +67,12 @@ def _no_hints(_: str) -> tuple[str, ...]:
 # Drills.
 
 
-def _by(graded: Callable[[str, Path], Verdict]) -> Callable[[str, Path], Judgement]:
-    def judge(name: str, file: Path) -> Judgement:
+def _by(graded: Callable[[str, Path], Verdict]) -> Callable[[str, Path], Grade]:
+    def grade(name: str, file: Path) -> Grade:
         verdict = graded(name, file)
-        return Judgement(verdict.passed, verdict.lines, verdict.star)
+        return Grade(verdict.passed, verdict.lines, verdict.star)
 
-    return judge
+    return grade
 
 
 # Questions: a file with the question, and a line to complete.
@@ -81,7 +81,7 @@ ANSWER = "answer = "
 
 
 def _ask(lines: list[str]) -> str:
-    """The text of a question's file."""
+    """Return the text of a question's file."""
     text = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return f"{text}\n# Write it below, and save the file.\n{ANSWER}\n"
 
@@ -96,10 +96,10 @@ def _numbered(choices: list[str]) -> list[str]:
     return ["", *(f"{number}  {choice}" for number, choice in enumerate(choices, start=1))]
 
 
-def _judge_choice(given: str, right: int, why: str) -> Judgement:
+def _grade_choice(given: str, right: int, why: str) -> Grade:
     if given not in ("1", "2", "3", "4"):
-        return Judgement(False, ["write 1, 2, 3 or 4"])
-    return Judgement(int(given) == right, [f"right: {why}" if int(given) == right else "no: look again"])
+        return Grade(False, ["write 1, 2, 3 or 4"])
+    return Grade(int(given) == right, [f"right: {why}" if int(given) == right else "no: look again"])
 
 
 def place_question(name: str) -> Path:
@@ -111,9 +111,9 @@ def begin_question(name: str) -> str:
     return _ask(["What does this print?", "", *q.code.splitlines(), *_numbered([*q.choices])])
 
 
-def judge_question(name: str, file: Path) -> Judgement:
+def grade_question(name: str, file: Path) -> Grade:
     q = QUESTIONS[name]
-    return _judge_choice(answer_in(file), q.right, q.why)
+    return _grade_choice(answer_in(file), q.right, q.why)
 
 
 # Failures of the gallery, under names that give nothing away: a symptom, four causes.
@@ -124,7 +124,7 @@ def place_failure(name: str) -> Path:
 
 
 def causes(failure: Failure) -> list[str]:
-    """The titles of four failures, the right one among them; the others are of its kind as far as possible."""
+    """Return the titles of four failures, the right one among them; the others are of its kind as far as possible."""
     rng = random.Random(failure.name)
     others = [f for f in gallery().values() if f.name not in failure.akin | {failure.name}]
     rng.shuffle(others)
@@ -140,10 +140,10 @@ def begin_failure(name: str) -> str:
     return _ask(["Which cause has this symptom?", "", *symptom, *_numbered(causes(failure))])
 
 
-def judge_failure(name: str, file: Path) -> Judgement:
+def grade_failure(name: str, file: Path) -> Grade:
     failure = mine.named(name)
     right = causes(failure).index(failure.title) + 1
-    return _judge_choice(answer_in(file), right, f"{failure.parts['Cause']} just break {failure.name} runs it.")
+    return _grade_choice(answer_in(file), right, f"{failure.parts['Cause']} just break {failure.name} runs it.")
 
 
 def find_failure(name: str) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def place_shape(name: str) -> Path:
 
 
 def shape_of(name: str) -> tuple[dict[str, int], int]:
-    """The sizes of a convolution, drawn from the name, and the side of what it gives."""
+    """Return the sizes of a convolution, drawn from the name, and the side of what it gives."""
     rng = random.Random(name)
     s = {"image": rng.randrange(16, 65), "kernel": rng.choice([3, 5, 7]), "stride": rng.choice([1, 2, 3])}
     s |= {"padding": rng.randrange(0, 4), "dilation": rng.choice([1, 1, 2])}
@@ -172,14 +172,14 @@ def begin_shape(name: str) -> str:
     return _ask(["A convolution, the same along both axes:", f"  {given}", "How long is the side of the result?"])
 
 
-def judge_shape(name: str, file: Path) -> Judgement:
+def grade_shape(name: str, file: Path) -> Grade:
     s, side = shape_of(name)
     given = answer_in(file)
     if not given.isdigit():
-        return Judgement(False, ["write a whole number"])
+        return Grade(False, ["write a whole number"])
     span = s["dilation"] * (s["kernel"] - 1) + 1
     sum_ = f"⌊({s['image']} + 2·{s['padding']} - {span}) / {s['stride']}⌋ + 1 = {side}"
-    return Judgement(int(given) == side, [f"right: {sum_}" if int(given) == side else "no"])
+    return Grade(int(given) == side, [f"right: {sum_}" if int(given) == side else "no"])
 
 
 def shape_hints(_: str) -> tuple[str, ...]:

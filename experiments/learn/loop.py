@@ -1,4 +1,4 @@
-"""The watching loop: one task after the other, its file judged whenever it is saved."""
+"""The watching loop: one task after the other, its file graded whenever it is saved."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from experiments.drill import progress
 from experiments.drill.__main__ import shown
 from experiments.learn.concepts import CONCEPTS, all_needs, hardest_first
 from experiments.learn.keys import KeyReader
-from experiments.learn.kinds import Judgement, Kind
+from experiments.learn.kinds import Grade, Kind
 from experiments.learn.mistakes import named
 from experiments.learn.questions import QUESTIONS
 from experiments.learn.schedule import PLACED, next_task
@@ -55,7 +55,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     if not resumed or not file.exists():
         write(file, kind.begin(name))
         progress.record(task, "start")
-    desk.say(f"{shown(file)} is yours to write, in your editor; it is judged when you save it\n{KEYS}")
+    desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{KEYS}")
     seen = stamp(file)
     while True:
         match desk.key(POLL):
@@ -74,7 +74,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
         now = stamp(file)
         if now != seen and now is not None:
             seen = settled(file)
-            passed = judge(desk, task, file) or passed
+            passed = grade(desk, task, file) or passed
 
 
 def write(file: Path, text: str) -> None:
@@ -126,32 +126,30 @@ def hint(desk: Desk, task: str, shown: int) -> int:
     return shown + 1
 
 
-def judge(desk: Desk, task: str, file: Path) -> bool:
+def grade(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
-    desk.say("\njudging …")  # the first time the grader may still be loading torch
+    desk.say("\ngrading …")  # the first time the grader may still be loading torch
     try:
-        judgement = kind.judge(name, file)
+        graded = kind.grade(name, file)
     except OSError as error:  # gone again between two looks
-        judgement = Judgement(False, [f"{shown(file)} cannot be read: {error.strerror}"])
-    mistake = None if judgement.passed and judgement.star else named(judgement.lines)
-    progress.record(
-        task, "check", passed=judgement.passed, star=judgement.star, **({"mistake": mistake} if mistake else {})
-    )
-    desk.say("\n".join(judgement.lines))
+        graded = Grade(False, [f"{shown(file)} cannot be read: {error.strerror}"])
+    mistake = None if graded.passed and graded.star else named(graded.lines)
+    progress.record(task, "check", passed=graded.passed, star=graded.star, **({"mistake": mistake} if mistake else {}))
+    desk.say("\n".join(graded.lines))
     took = f"  ({desk.now() - began:.1f} s)"
-    if not judgement.passed:
+    if not graded.passed:
         desk.say(f"not yet{took}; save it again, or h for a hint")
         return False
-    star = " ★" if judgement.star else ", without the star for the edges"
+    star = " ★" if graded.star else ", without the star for the edges"
     ours = ", d shows the difference to ours" if kind.difference else ""
     desk.say(f"passed{star}{took}; Enter goes on{ours}")
     return True
 
 
 def place(desk: Desk) -> bool:
-    """The first minutes: one question per concept, the hardest first, none below what is known; False after q."""
+    """Ask one question per concept, the hardest first, none below what is known; return False after q."""
     known, asked, began = set[str](), set[str](), desk.now()
     for event in progress.attempts():  # of a placement that was left
         if event["event"] == "place":
@@ -188,7 +186,7 @@ def place(desk: Desk) -> bool:
 
 
 def pose(desk: Desk, concept: str, left: str) -> str:
-    """Ask the question of a concept; the key that answers."""
+    """Return ask the question of a concept; the key that answers."""
     q = QUESTIONS[CONCEPTS[concept].question]
     desk.say(f"\n{CONCEPTS[concept].title} ({left})\n")
     desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")

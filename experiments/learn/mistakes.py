@@ -56,12 +56,12 @@ MISTAKES = {
 
 
 def named(lines: Sequence[str]) -> str | None:
-    """The mistake that a refusal names; None if it names none of these."""
+    """Return the mistake that a refusal names; None if it names none of these."""
     told = [line for line in lines if not line.startswith("  ")]
     return next((name for name, m in MISTAKES.items() if any(re.search(m.said, line) for line in told)), None)
 
 
 def remedies(mistake: str) -> list[str]:
-    """The tasks that bring the idea behind a mistake back."""
+    """Return the tasks that bring the idea behind a mistake back."""
     m = MISTAKES[mistake]
     return [*([f"failure:{case(m.failure)}"] if m.failure else []), f"question:{m.question}", m.drill]

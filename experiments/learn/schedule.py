@@ -50,7 +50,7 @@ class Try(NamedTuple):
 
 
 def tries(events: Iterable[Event]) -> list[Try]:
-    """Every try that has ended, in order."""
+    """Return every try that has ended, in order."""
     open_: dict[str, list[Event]] = {}
     ended = []
     for event in events:
@@ -95,12 +95,12 @@ PLACED = "placement"
 
 
 def is_placed(events: list[Event]) -> bool:
-    """Whether the placement is over, or was made needless by passes."""
+    """Return whether the placement is over, or was made needless by passes."""
     return any(e["drill"] == PLACED for e in events) or sum(t.passed for t in tries(events)) >= 5
 
 
 def due_concepts(events: list[Event], now: float) -> list[str]:
-    """The concepts that are due: those that a placement found forgotten, then the most overdue."""
+    """Return the concepts that are due: those that a placement found forgotten, then the most overdue."""
     forgotten = _forgotten(events)
     due = {name: card.due.timestamp() for name, card in cards(events).items()}
     late = sorted((at, name) for name, at in due.items() if at <= now and name not in forgotten)
@@ -108,7 +108,7 @@ def due_concepts(events: list[Event], now: float) -> list[str]:
 
 
 def _forgotten(events: list[Event]) -> list[str]:
-    """The concepts placed as forgotten and not passed since, the easiest first."""
+    """Return the concepts placed as forgotten and not passed since, the easiest first."""
     last: dict[str, float] = {}
     for event in events:
         concept = concept_of(event["drill"])
@@ -125,7 +125,7 @@ def _forgotten(events: list[Event]) -> list[str]:
 
 
 def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
-    """(task, mistake) that the named mistakes call for and that was not ended since, the latest mistake first."""
+    """Return each (task, mistake) that a named mistake calls for and that was not ended since, the latest first."""
     made: dict[str, float] = {}
     for event in events:
         mistake = event.get("mistake")
@@ -166,7 +166,7 @@ class Next(NamedTuple):
 
 
 def under_way(events: list[Event]) -> str | None:
-    """The task begun last that has neither passed nor been skipped."""
+    """Return the task begun last that has neither passed nor been skipped."""
     open_: dict[str, float] = {}
     for event in events:
         if event["event"] == "start":

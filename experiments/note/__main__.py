@@ -42,7 +42,10 @@ ABBREVIATIONS = ("e.g.", "i.e.", "vs.", "cf.", "etc.", "approx.", "resp.", "fig.
 
 
 def split_heading(text: str) -> tuple[str, str]:
-    """(heading, rest): the first line where there are several, else the first sentence, which no abbreviation ends."""
+    """Return (heading, rest).
+
+    The first line where there are several, else the first sentence, which no abbreviation ends.
+    """
     line, _, rest = text.strip().partition("\n")
     if rest:
         return line.strip(), rest.strip()
@@ -54,7 +57,9 @@ def split_heading(text: str) -> tuple[str, str]:
 
 
 def entry(text: str, figures: str, day: date) -> str:
-    """The entry: "## 2026-11-25 · Heading", the rest as a paragraph, the figures; UsageError if there is no text.
+    """Return the entry: "## 2026-11-25 · Heading", the rest as a paragraph, the figures.
+
+    UsageError if there is no text.
 
     A # at the start of a line is escaped, so that it begins no other entry.
     """
@@ -66,7 +71,7 @@ def entry(text: str, figures: str, day: date) -> str:
 
 
 def run_figures(run: Path) -> str:
-    """The checks of a run as a table, and its command; UsageError for a folder without a summary.json."""
+    """Return the checks of a run as a table, and its command; UsageError for a folder without a summary.json."""
     from fn.files import read_json  # here, not above: what it imports would hold up --help
 
     try:
@@ -89,7 +94,7 @@ def _value(check: dict[str, Any]) -> str:
 
 
 def _cell(text: Any) -> str:
-    """The text of a cell; a pipe in it is escaped, so that it does not end the cell."""
+    """Return the text of a cell; a pipe in it is escaped, so that it does not end the cell."""
     return str(text).replace("|", r"\|")
 
 

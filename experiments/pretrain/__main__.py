@@ -78,12 +78,12 @@ def train(config: Config, model: Model, split: Split, device: torch.device) -> T
 
 
 def shrink(images: Tensor) -> Tensor:
-    """The images at 8×8 pixels: padded to 32×32 with background, then means of 4×4 pixels."""
+    """Return the images at 8×8 pixels: padded to 32×32 with background, then means of 4×4 pixels."""
     return avg_pool2d(F.pad(images, (2, 2, 2, 2), value=float(images.min())), 32 // SIZE)
 
 
 def rotate(images: Tensor, labels: Tensor) -> Split:
-    """Every image in four orientations, with ten classes for each orientation."""
+    """Return every image in four orientations, with ten classes for each orientation."""
     turns = [images.rot90(turn, (2, 3)) for turn in range(TURNS)]
     return Split(torch.cat(turns), torch.cat([labels + 10 * turn for turn in range(TURNS)]))
 

@@ -60,7 +60,7 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 
 
 def _race(accuracies: Iterator[float], seed: int) -> list[tuple[float, float]]:
-    """(seconds, accuracy) after each epoch, until the goal is reached or the epochs are over."""
+    """Return (seconds, accuracy) after each epoch, until the goal is reached or the epochs are over."""
     began, reached = time.perf_counter(), []
     for accuracy in accuracies:  # an iterator trains when it is asked
         reached.append((time.perf_counter() - began, accuracy))

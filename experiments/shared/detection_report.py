@@ -29,7 +29,7 @@ PARTS = {
 
 
 def good_enough(ap: Tensor) -> bool:
-    """Whether AP50 is 1 and AP50:95 at least 0.9: all objects found, nine tenths of them at every threshold."""
+    """Return whether AP50 is 1 and AP50:95 at least 0.9: all objects found, nine tenths of them at every threshold."""
     return bool(ap[0, 0].nanmean() >= 1) and bool(ap[:, 0].nanmean() >= 0.9)
 
 

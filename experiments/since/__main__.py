@@ -34,7 +34,7 @@ class Config(cli.Config):
     mine: Flag = False
     """write drills/since/NAME.py: the old way, for you to rewrite"""
     check: Flag = False
-    """judge drills/since/NAME.py"""
+    """grade drills/since/NAME.py"""
     reset: Flag = False
     """with --mine: start over; the file so far is kept as NAME.py.old"""
     table: Flag = False
@@ -42,7 +42,7 @@ class Config(cli.Config):
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
-    """The config from the flags; does what needs no torch, and exits, where that is asked for."""
+    """Return the config from the flags; does what needs no torch, and exits, where that is asked for."""
     config = cli.parse(config_type, argv)
     if sum((config.all, config.mine, config.check, config.table)) > 1:
         raise cli.UsageError("one thing at a time: --all, --mine, --check or --table")
@@ -67,7 +67,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
 
 
 def find(name: str) -> str:
-    """The pair of that name; UsageError with the nearest names if there is none."""
+    """Return the pair of that name; UsageError with the nearest names if there is none."""
     name = name.replace("-", "_")
     if name in pairs():
         return name
@@ -92,7 +92,7 @@ def list_pairs() -> None:
 
 
 def markdown() -> list[str]:
-    """The table of the README, a row per pair."""
+    """Return the table of the README, a row per pair."""
     rows = ["| | `just since …` | old | today's | the old one, today |", "|---|---|---|---|---|"]
     year = None
     for pair in pairs().values():
@@ -111,7 +111,7 @@ def begin(name: str, *, reset: bool) -> int:
     """Write the file of a rewrite, unless there is one."""
     file = rewrite.place(name)
     if file.exists() and not reset:
-        say(f"{shown(file)} is there already: --check judges it, --mine --reset starts over")
+        say(f"{shown(file)} is there already: --check grades it, --mine --reset starts over")
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
@@ -122,11 +122,11 @@ def begin(name: str, *, reset: bool) -> int:
 
 
 def check(name: str) -> int:
-    """Judge the file of a rewrite; 0 if it is right."""
+    """Grade the file of a rewrite; 0 if it is right."""
     file = rewrite.place(name)
     if not file.exists():
         raise cli.UsageError(f"{shown(file)} is not there: just since {name} --mine writes it")
-    lines = rewrite.judge(name, file)
+    lines = rewrite.grade(name, file)
     for line in lines or ["right: the result that is wanted, no warning, nothing of the old way"]:
         wrapped("", line) if line == line.lstrip() else wrapped("  ", line.strip(), style="")
     return 1 if lines else 0

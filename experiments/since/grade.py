@@ -1,8 +1,8 @@
-"""Judge one rewrite: the result that is wanted, no warning, and nothing of the old way.
+"""Grade one rewrite: the result that is wanted, no warning, and nothing of the old way.
 
     python -m experiments.since.grade NAME FILE VERDICT.json
 
-`rewrite.judge` starts this, and ends it if it waits too long.
+`rewrite.grade` starts this, and ends it if it waits too long.
 """
 
 import ast

@@ -14,7 +14,7 @@ Today the old way {does}. Rewrite `new` in today's way: the same
 arguments, the result that the old way was meant to give, and no warning.
 {group}
     just since {name}           shows both ways
-    just since {name} --check   judges this file
+    just since {name} --check   grades this file
 """
 '''
 GROUP = "torchrun has started this process, one of one, and made its group.\n"
@@ -52,7 +52,7 @@ def way(pair: Pair, which: str) -> str:
     return re.sub(r"^def old\(", "def new(", code, flags=re.MULTILINE)
 
 
-def judge(name: str, path: Path) -> list[str]:
+def grade(name: str, path: Path) -> list[str]:
     """Return what is wrong with the rewrite of a pair in a file, from a process of its own; nothing if it is right."""
     verdict = launch.graded(name, path, grader="experiments.since.grade")
     return [] if verdict.passed else verdict.lines

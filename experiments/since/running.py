@@ -128,5 +128,5 @@ def evaluate(pair: Pair, old: Outcome, new: Outcome, right: Any) -> list[cli.Che
 
 
 def in_one(checks: Sequence[cli.Check]) -> cli.Check:
-    """One check of a pair: how many of its statements hold."""
+    """Return one check of a pair: how many of its statements hold."""
     return cli.check(checks[0].name.partition(":")[0] + ": statements that hold", sum(c.ok for c in checks), "==", 3)

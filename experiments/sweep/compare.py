@@ -45,7 +45,7 @@ def compare_with_separate_runs(config: Config, model: Model, split: Split, grid:
 def train_together(
     config: Config, split: Split, grid: Grid, step: Callable, ts: TrainState
 ) -> tuple[TrainState, Params]:
-    """(the ensemble after at least 20 steps, its metrics with axes of steps and models)"""
+    """Return (the ensemble after at least 20 steps, its metrics with axes of steps and models)"""
     history, device = [], split.images.device
     lr, key = torch.tensor(grid.lrs, dtype=split.images.dtype, device=device), ensemble_key(grid.seeds, device)
     for epoch in range(_epochs(config, split)):
@@ -58,7 +58,7 @@ def train_together(
 
 
 def train_alone(config: Config, model: Model, split: Split, grid: Grid, k: int) -> tuple[TrainState, Params]:
-    """(member k trained without the others for as many steps, its metrics with an axis of steps)"""
+    """Return (member k trained without the others for as many steps, its metrics with an axis of steps)"""
     history, optimizer, seed = [], adamw(lr=grid.lrs[k]), grid.seeds[k]
     step, key = classifier_step(model, optimizer), run_key(seed)
     ts = init_train_state(model, optimizer, seed=seed, device=split.images.device)
@@ -75,12 +75,12 @@ def _epochs(config: Config, split: Split) -> int:
 
 
 def in_dtype(ts: TrainState, dtype: torch.dtype) -> TrainState:
-    """The TrainState with its floating-point tensors in that dtype; the step count stays an integer."""
+    """Return the TrainState with its floating-point tensors in that dtype; the step count stays an integer."""
     return TrainState(*(tree.map(lambda x: x.to(dtype) if x.is_floating_point() else x, part) for part in ts))
 
 
 def _gap(x: Tensor, reference: Tensor) -> float:
-    """The largest difference, relative to what exceeds 1; 0 between two values that diverged alike."""
+    """Return the largest difference, relative to what exceeds 1; 0 between two values that diverged alike."""
     alike = (x == reference) | (x.isnan() & reference.isnan())
     gap = (x - reference).abs() / reference.abs().clamp(min=1)
     return float(torch.where(alike, 0.0, gap.double()).max())

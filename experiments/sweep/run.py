@@ -53,7 +53,7 @@ def report(config: Config, device: torch.device) -> list[cli.Check]:
 
 
 def train(config: Config, model: Model, split: Split, grid: Grid, step: Callable) -> list[TrainState]:
-    """The TrainState of the ensemble at the start and after each epoch; no step writes to its input."""
+    """Return the TrainState of the ensemble at the start and after each epoch; no step writes to its input."""
     examples, device = len(split.labels), split.images.device
     lr = torch.tensor(grid.lrs, dtype=split.images.dtype, device=device)
     ts, key = ensemble_init(model, adamw, seeds=grid.seeds, device=device), ensemble_key(grid.seeds, device)

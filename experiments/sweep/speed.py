@@ -50,7 +50,7 @@ def compare_speed(split: Split) -> list[cli.Check]:
 
 
 def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.Check]]:
-    """(the row of the table, the checks) of one width."""
+    """Return (the row of the table, the checks) of one width."""
     model = mlp(split.images.shape[1:], int(split.labels.max()) + 1, hidden=(width,))
     step = partial(ensemble_step, objective=partial(classification_loss, apply=model.apply), optimizer=adamw)
     at_once, modules, in_turn = _contestants(jit(step), model, split)
@@ -79,7 +79,7 @@ def _race(split: Split, width: int, times: float) -> tuple[list[str], list[cli.C
 
 
 def _gap_to_modules(step: Callable, model: Model, split: Split) -> float:
-    """The relative error of the ensemble's weights beside those of the modules after the same steps.
+    """Return the relative error of the ensemble's weights beside those of the modules after the same steps.
 
     In float64: of a gradient near 0, rounded in two ways in float32, AdamW makes steps that differ.
     """
@@ -89,7 +89,7 @@ def _gap_to_modules(step: Callable, model: Model, split: Split) -> float:
 
 
 def flop(step: Callable, model: Model, split: Split) -> int:
-    """The operations of the matrix products in a step of all models, a multiply-add being two."""
+    """Return the operations of the matrix products in a step of all models, a multiply-add being two."""
     at_once, _, _ = _contestants(step, model, split, steps=1)
     with FlopCounterMode(display=False) as counter:
         at_once()
@@ -99,7 +99,7 @@ def flop(step: Callable, model: Model, split: Split) -> int:
 def _contestants(
     step: Callable, model: Model, split: Split, steps: int = STEPS
 ) -> tuple[Callable[[], Params], list[nn.Module], Callable[[Sequence[Callable]], None]]:
-    """(a function that trains all at once, the same models as modules, a function that trains modules in turn)"""
+    """Return (what trains all at once, the same models as modules, what trains modules in turn)."""
     seeds, device, dtype = range(MODELS), split.images.device, split.images.dtype
     start = in_dtype(ensemble_init(model, adamw, seeds=seeds, device=device), dtype)
     index = torch.randint(len(split.labels), (steps, MODELS, BATCH), generator=generator(0)).to(device)
@@ -110,7 +110,7 @@ def _contestants(
 
 
 def _module(params: Params) -> nn.Module:
-    """The perceptron of torch.nn with these parameters."""
+    """Return the perceptron of torch.nn with these parameters."""
     module = mlp_module(params).to(tree.leaves(params)[0])
     module.load_state_dict(tree.flatten(params))
     return module
@@ -133,7 +133,7 @@ def _one_after_the_other(modules: Sequence[Callable], split: Split, index: Tenso
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, list[float]]:
-    """The seconds of each way in every round, after two rounds that do not count."""
+    """Return the seconds of each way in every round, after two rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 2):
         for name, way in ways.items():

@@ -88,7 +88,7 @@ def split_data(config: Config, dataset: Dataset) -> dict[str, Split]:
 
 
 def _thin(split: Split, limit: int | None) -> Split:
-    """At most `limit` examples, evenly spaced, as some sets are sorted by class."""
+    """Return at most `limit` examples, evenly spaced, as some sets are sorted by class."""
     n = len(split.labels)
     return split if limit is None or limit >= n else Split(*(x[torch.arange(limit) * n // limit] for x in split))
 
@@ -111,7 +111,10 @@ def _content(x: Images) -> Iterator[bytes]:
 
 
 def build_model(config: Config, dataset: Dataset, examples: int) -> Model:
-    """The model, tried on the smallest part of a batch that it will meet: batch norm wants two values per channel."""
+    """Return the model, tried on the smallest part of a batch that it will meet.
+
+    Batch norm wants two values per channel.
+    """
     sizes = [min(config.batch_size, examples), examples % config.batch_size or config.batch_size]
     parts = [part for size in sizes for part in torch.empty(size).tensor_split(config.parts or 1) if len(part)]
     smallest = min(len(piece) for part in parts for piece in part.chunk(config.accumulate))

@@ -116,7 +116,7 @@ class Config(cli.Compiled):
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
-    """The config from the flags, from the file that they name, or from the run that they resume."""
+    """Return the config from the flags, from the file that they name, or from the run that they resume."""
     config = cli.parse(config_type, argv)
     if resume := config.resume:
         beside = {name: getattr(config, name) for name in BESIDE_RESUME}

@@ -72,7 +72,7 @@ def _attention(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params
 
 
 def _modules(config: cli.Config) -> dict[str, tuple[Callable, Callable, Params]]:
-    """Our parameters in torch's modules, which have none of their own."""
+    """Return our parameters in torch's modules, which have none of their own."""
     rng, options = generator(config.seed), {"dropout": 0.0, "batch_first": True, "device": "meta"}
     layer = encoder_init(rng, d_model=64, layers=1, heads=4, d_ff=128)["layers"]["0"]
     inputs = {"params": layer, "x": torch.randn(3, 20, 64, generator=rng)}

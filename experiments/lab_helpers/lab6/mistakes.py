@@ -24,14 +24,20 @@ class Noisy(Dataset):
 
 
 def repeated_draws(seed: int) -> tuple[float, float]:
-    """The share of draws that repeat another's: of numpy's generator copied to 4 workers, and of a key per example."""
+    """Return the share of draws that repeat another's.
+
+    Of numpy's generator copied to 4 workers, and of a key per example.
+    """
     noise = torch.cat(list(DataLoader(Noisy(seed), 8, num_workers=4, multiprocessing_context=START_METHOD)))
     keys = fold_in(rng_key(seed, 0).expand(64), torch.arange(64))
     return 1 - len(set(noise.tolist())) / 64, 1 - len(set(keys.tolist())) / 64
 
 
 def moved_places(seed: int) -> tuple[float, float]:
-    """The share of places where two orders differ: of unseeded shuffles, and of `epoch_order` for one (seed, epoch)."""
+    """Return the share of places where two orders differ.
+
+    Of unseeded shuffles, and of `epoch_order` for one (seed, epoch).
+    """
     shuffles = []
     for _ in range(2):
         torch.seed()  # as a fresh process begins
@@ -41,10 +47,13 @@ def moved_places(seed: int) -> tuple[float, float]:
 
 
 def replayed_epochs(seed: int) -> tuple[bool, bool]:
-    """Whether epoch 3, resumed, has the order of epoch 1: of a generator seeded at the start, and of `epoch_order`."""
+    """Return whether epoch 3, resumed, has the order of epoch 1.
+
+    Of a generator seeded at the start, and of `epoch_order`.
+    """
 
     def usual(first: int) -> list[Tensor]:
-        """The orders of the epochs from `first` to 3 that one process trains."""
+        """Return the orders of the epochs from `first` to 3 that one process trains."""
         rng = torch.Generator().manual_seed(seed)
         return [torch.randperm(1000, generator=rng) for _ in range(first, 4)]
 

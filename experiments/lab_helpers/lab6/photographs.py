@@ -13,7 +13,7 @@ from fn.data.datasets import Split, digits
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """A grey picture of PIL's, black to white, of an image (height, width)."""
+    """Return a grey picture of PIL's, black to white, of an image (height, width)."""
     return Image.fromarray(((image - image.min()) * 255 / (image.max() - image.min())).byte().numpy())
 
 

@@ -15,7 +15,7 @@ Loader = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 def timed(f: Callable[[], Result]) -> tuple[float, Result]:
-    """(seconds, result) of `f()`"""
+    """Return (seconds, result) of `f()`"""
     began = time.perf_counter()
     result = f()
     return time.perf_counter() - began, result

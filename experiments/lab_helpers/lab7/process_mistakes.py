@@ -111,7 +111,7 @@ def mask_of_batch(by: str, seed: int) -> Tensor:
 
 
 def reduced_inside(params: tree.Params, state: tree.Params, x: Tensor, y: Tensor, **options: Any) -> tuple:
-    """The loss, with the mean over processes taken where `grad` should see it, and does not."""
+    """Return the loss, with the mean over processes taken where `grad` should see it, and does not."""
     loss, aux = classification_loss(params, state, x, y, **options)
     total = loss.clone()
     dist.all_reduce(total)

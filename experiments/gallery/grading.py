@@ -1,6 +1,6 @@
 """Run a mended program, within limits, and say in words what is wrong with it still.
 
-    python -m experiments.gallery.judging FAILURE FILE VERDICT.json
+    python -m experiments.gallery.grading FAILURE FILE VERDICT.json
 
 `experiments.gallery.mine` starts this, in a process of its own, and ends it if it waits too long.
 """
@@ -32,7 +32,7 @@ MOST_PRINTED = 10
 """lines of what the program prints"""
 
 
-def judged(failure: Failure, file: Path) -> list[str]:
+def grade(failure: Failure, file: Path) -> list[str]:
     """Run `program` of the file; return what is wrong with what it returns, nothing if it is mended."""
     printed = io.StringIO()
     try:
@@ -66,7 +66,7 @@ def _wrong_with(seen: Any, failure: Failure) -> list[str]:
             show_seen(seen)
         still, solved = run.shows(seen), run.solves(seen)
     except Exception as error:  # a program may return anything
-        return [f"what it returns cannot be judged: {type(error).__name__}: {error}"]
+        return [f"what it returns cannot be graded: {type(error).__name__}: {error}"]
     returned = ["", "it returns", *shown.get().splitlines()]
     if still:
         return [f"it shows the symptom still: {failure.symptom}", *returned]
@@ -83,11 +83,11 @@ def warm() -> None:
 
 
 def main(name: str, file: Path, out: Path) -> None:
-    """Judge, and write the verdict; a Ctrl-C ends this process in silence, as the one that asks says so."""
+    """Grade, and write the verdict; a Ctrl-C ends this process in silence, as the one that asks says so."""
     torch.set_num_threads(1)
     limit_memory()
     try:
-        wrong = judged(gallery()[name], file)
+        wrong = grade(gallery()[name], file)
     except KeyboardInterrupt:
         sys.exit(130)
     write_verdict(Verdict(not wrong, wrong), out)
