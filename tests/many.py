@@ -1,6 +1,7 @@
 """Run a job with several numbers of processes, or a training that is killed again and again:
 
     python tests/many.py FOLDER steps 1,2,4 [families, compile, shard, short]
+    python tests/many.py FOLDER split 2,4
     python tests/many.py FOLDER train 1,2,4 [flags of the trainer]
     python tests/many.py FOLDER kills 30 SEED [flags of the trainer]
 
@@ -51,7 +52,7 @@ from fn.rng import generator
 from fn.train import TrainState, classification_loss, init_train_state, run_key, train_step
 from tests import killer
 
-LIMIT = 300
+LIMIT = 900
 PATIENCE = 20
 """seconds that the others have to end by themselves where one is killed"""
 FAMILIES: dict[str, Callable[..., Any]] = {

@@ -88,9 +88,10 @@ def test_a_sharded_optimizer_changes_no_bit(tmp_path):
 
 @pytest.mark.longest
 @pytest.mark.slow
-def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path):
-    """PYTHONPATH=. python tests/many.py DIR steps 1,2,4 compile FAMILY does it for another, which takes minutes."""
-    run_many(tmp_path, "steps", "1,4", "compile", "mlp")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path, family):
+    """The gradient of one part, and the update; all but the mlp compile for a minute or more."""
+    run_many(tmp_path, "steps", "1,4", "compile", family)
     assert_same_files(*(tmp_path / number for number in "14"))
 
 
