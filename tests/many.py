@@ -1,6 +1,7 @@
 """Run a job with several numbers of processes, or a training that is killed again and again:
 
     python tests/many.py FOLDER steps 1,2,4 [families, compile, shard, short]
+    python tests/many.py FOLDER split 2,4
     python tests/many.py FOLDER train 1,2,4 [flags of the trainer]
     python tests/many.py FOLDER kills 30 SEED [flags of the trainer]
 
@@ -14,6 +15,7 @@ import os
 import random
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +38,7 @@ from fn import tree
 from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
 from fn.distributed import data_parallel_step, place, sharded, unshard_state, whole_batch_norm
+from fn.dtensors import split_rows, split_step, whole
 from fn.jit import jit
 from fn.metrics import count_targets
 from fn.models import Detector, Model
@@ -49,7 +52,9 @@ from fn.rng import generator
 from fn.train import TrainState, classification_loss, init_train_state, run_key, train_step
 from tests import killer
 
-LIMIT = 300
+LIMIT = 900
+PATIENCE = 20
+"""seconds that the others have to end by themselves where one is killed"""
 FAMILIES: dict[str, Callable[..., Any]] = {
     "mlp": partial(mlp, hidden=(9,), dropout_p=0.2),
     "cnn": partial(cnn, widths=(4, 6), dropout_p=0.2),
@@ -134,6 +139,32 @@ def exact(out: Path, *_: str) -> None:
     (out / f"gaps{place()[0]}.json").write_text(json.dumps(gaps))
 
 
+def split(out: Path, *_: str) -> None:
+    """Write the largest gap to `train_step` in float64 of divided parameters, and the share of them that this one has.
+
+    With dropout, clipping, and a batch that cannot be divided. SGD: Adam divides what is rounding alone by √s + ε.
+    """
+    join_if_many()
+    found: dict[str, Any] = {}
+    rule = clip_by_global_norm(sgd(lr=0.1, momentum=0.9), 1.0)
+    for family in ("mlp", "transformer"):
+        model, rng = FAMILIES[family](SHAPES[family], 3), generator(1)
+        options = {"objective": objective_of(model), "optimizer": rule, "key": run_key(0)}
+        params = tree.to(init_train_state(model, rule, seed=0).params, torch.float64)
+        alone = TrainState(params, {}, rule.init(params))
+        ours = TrainState(*map(split_rows, alone))
+        for size in (12, 7):
+            x, y = examples(family, size, rng)
+            ours, metrics = split_step(ours, x.double(), y, **options)
+            alone, expected = train_step(alone, x.double(), y, **options)
+        held = [getattr(leaf, "to_local", lambda leaf=leaf: leaf)() for leaf in tree.leaves(ours._asdict())]
+        share = sum(leaf.numel() for leaf in held) / tree.size(ours._asdict())
+        pairs = zip(tree.leaves(whole(ours._asdict())), tree.leaves(alone._asdict()), strict=True)
+        gaps = [float((a - b).abs().max()) for a, b in [*pairs, *((metrics[name], expected[name]) for name in metrics)]]
+        found[family] = [max(gaps), share]
+    (out / f"found{place()[0]}.json").write_text(json.dumps(found))
+
+
 def train(out: Path, *flags: str) -> None:
     """Run the trainer; what the leading process says on stderr goes to a file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -176,8 +207,23 @@ def status_of(job: Callable, out: Path, *options: str) -> int:
 
 
 def wait(children: list[int]) -> list[int]:
-    """Return the exit statuses of the processes, -9 after SIGKILL."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    """Return the exit statuses of the processes, -9 after SIGKILL.
+
+    As torchrun does, end the others where one is killed: if that was before they met, they would wait for it for long.
+    """
+    ends: dict[int, int] = {}
+    last_end = 0.0
+    while len(ends) < len(children):
+        child, status = os.waitpid(-1, os.WNOHANG if -signal.SIGKILL in ends.values() else 0)
+        if child:
+            ends[child] = os.waitstatus_to_exitcode(status)
+            last_end = time.monotonic()
+        elif time.monotonic() - last_end > PATIENCE:
+            for child in set(children) - ends.keys():
+                os.kill(child, signal.SIGKILL)
+        else:
+            time.sleep(0.01)
+    return [ends[child] for child in children]
 
 
 def run(job: Callable, out: Path, processes: int, *options: str) -> None:
@@ -252,7 +298,14 @@ def attempt(how: str, victim: int, instant: int, out: Path, *flags: str) -> None
 
 
 STORES: list[TCPStore] = []
-JOBS = {"steps": steps, "exact": exact, "train": train, "interrupted": interrupted, "disagreeing": disagreeing}
+JOBS = {
+    "steps": steps,
+    "exact": exact,
+    "split": split,
+    "train": train,
+    "interrupted": interrupted,
+    "disagreeing": disagreeing,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

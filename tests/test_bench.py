@@ -13,13 +13,14 @@ from PIL import Image
 from torch.func import grad_and_value
 
 from experiments.bench import __main__ as bench
-from experiments.bench import gpt, grid, grid_report, jax_steps, ops, report, worker
+from experiments.bench import gpt, grid, grid_report, jax_steps, ops, processes, report, worker
 from experiments.bench.memory import peak_bytes
 from experiments.bench.timing import Lost, Result, Timing, measure
 from experiments.bench.timing import worker as begin_worker
 from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.bench.worker import VARIANTS, tasks
 from experiments.bench.workloads import WORKLOADS
+from experiments.lab_helpers.lab7.collectives import Cost, nccl_cost, step_seconds
 from experiments.shared import cli
 from experiments.shared.registry import resolve
 from fn import tree
@@ -391,3 +392,40 @@ def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch):
     assert [network["fastest_module"] for network in found["networks"]] == ["nn.Module, fused"] * 2
     with Image.open(tmp_path / "grid.png") as image:
         image.verify()
+
+
+def test_tokens_pay_from_where_the_sum_takes_as_long_as_the_work():
+    """Half of 8 times as fast; nine tenths takes nine times as many; large models all want the same."""
+    for n in (8, 64):
+        alpha, beta = nccl_cost(n)
+        half, most = (processes.tokens_per_gpu(1e8, n, share) for share in (0.5, 0.9))
+        work = 6 * 1e8 * half / processes.H100
+        assert work == pytest.approx(alpha + beta * 4e8)
+        assert step_seconds(work * n, n, (alpha, beta), 4e8) == pytest.approx(2 * work)
+        assert most == pytest.approx(9 * half)
+        assert processes.tokens_per_gpu(1e11, n, 0.5) == pytest.approx(processes.tokens_per_gpu(1e10, n, 0.5), rel=0.01)
+
+
+def test_the_step_of_many_processes_is_timed_modelled_and_drawn(monkeypatch, tmp_path, capsys):
+    """One process stands for two and four; the model of them has no more than two cores."""
+    monkeypatch.setattr(processes, "in_processes", lambda f, n, *args: [f(*args)] * n)
+    monkeypatch.setattr(processes, "time_sums", lambda: {size: 1e-3 + 1e-9 * size for size in (10**3, 10**6)})
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    [check] = processes.main(["mlp"], 2, 0, tmp_path)
+    assert (check.name, check.value, check.ok) == ("mlp: results of 1, 2, 4 processes", 1, True)
+    figures = json.loads((tmp_path / "processes.json").read_text())
+    assert figures["costs"]["4"] == pytest.approx([1e-3, 1e-9])
+    timed = [processes.Timed(*one) for one in figures["steps"]["mlp"]]
+    shared = timed[0].seconds / 2 + 1e-3 + 4e-9 * timed[0].parameters
+    costs: dict[int, Cost] = {2: (1e-3, 1e-9), 4: (1e-3, 1e-9)}
+    assert processes.modelled(timed, costs) == pytest.approx([timed[0].seconds, shared, shared])
+    assert "A step in 4 parts" in capsys.readouterr().out
+    with Image.open(tmp_path / "processes.png") as picture:
+        assert picture.width > 500
+
+
+def test_processes_are_timed_for_some_workloads_on_the_cpu():
+    with pytest.raises(cli.UsageError, match="--processes times mlp, gpt, cnn, and none of them is in --workloads"):
+        bench.time_processes(bench.Config(workloads=("ssd",)))
+    with pytest.raises(cli.UsageError, match="--device cuda: the processes meet on the CPU"):
+        bench.time_processes(bench.Config(device="cuda"))

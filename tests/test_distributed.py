@@ -36,11 +36,12 @@ from fn.distributed import (
     to_vector,
     unshard_state,
 )
+from fn.dtensors import split_rows, split_step, whole
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import adamw, sgd
 from fn.rng import generator
-from fn.train import TrainState, classification_loss, classifier_step, init_train_state, run_key
+from fn.train import TrainState, classification_loss, classifier_step, init_train_state, run_key, train_step
 from tests.two import in_two
 
 FAMILIES = ("mlp", "cnn", "resnet", "transformer", "ssd")
@@ -87,9 +88,10 @@ def test_a_sharded_optimizer_changes_no_bit(tmp_path):
 
 @pytest.mark.longest
 @pytest.mark.slow
-def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path):
-    """PYTHONPATH=. python tests/many.py DIR steps 1,2,4 compile does it for every family, which takes many minutes."""
-    run_many(tmp_path, "steps", "1,4", "compile", "mlp")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path, family):
+    """The gradient of one part, and the update; all but the mlp compile for a minute or more."""
+    run_many(tmp_path, "steps", "1,4", "compile", family)
     assert_same_files(*(tmp_path / number for number in "14"))
 
 
@@ -102,10 +104,23 @@ def test_the_parts_give_what_the_whole_batch_gives(tmp_path):
             assert gap <= 1e-12, (file, family)
 
 
+@pytest.mark.longest
+@pytest.mark.slow
+def test_divided_parameters_give_what_whole_ones_give(tmp_path):
+    """DTensors over 2 and 4 processes in float64; each holds its share of parameters and optimizer state."""
+    run_many(tmp_path, "split", "2,4")
+    found = {number: [json.loads(file.read_text()) for file in (tmp_path / number).glob("found*")] for number in "24"}
+    assert max(gap for of in found.values() for one in of for gap, _ in one.values()) <= 1e-12
+    for number, of in found.items():
+        assert max(one["transformer"][1] for one in of) <= 1 / int(number) + 0.01
+
+
 SMALL = ("--limit", "150", "--batch-size", "32", "--epochs", "2", "--parts", "8", "--augment", "crop", "flip")
 SMALL += ("--clip-norm", "1", "--warmup-steps", "3", "--schedule", "cosine", "--label-smoothing", "0.1")
 MLP = ("--model", "mlp", "--hidden", "8", "--dropout-p", "0.2", *SMALL)
 RESNET = ("--model", "resnet", "--widths", "4", "6", "8", *SMALL)
+DIVIDED = ("--model", "transformer", "--d-model", "8", "--layers", "1", "--heads", "2", "--dropout-p", "0.1")
+DIVIDED += ("--shard", "params", "--optimizer", "sgd", "--limit", "60", "--batch-size", "20", "--epochs", "2")
 
 
 def read_last(run: Path) -> tree.Params:
@@ -140,6 +155,19 @@ def test_a_run_of_1_2_and_4_processes_is_the_same_to_the_byte(tmp_path, flags):
 def test_kills_of_one_process_or_all_change_nothing_and_any_number_resumes(tmp_path):
     run_many(tmp_path, "kills", "12", "0", *MLP, "--epochs", "20", "--checkpoint-every", "2")
     assert_same_run(*(tmp_path / name / "run" for name in ("whole", "killed")))
+
+
+@pytest.mark.longest
+@pytest.mark.slow
+def test_a_run_of_divided_parameters_is_resumed_by_one_process(tmp_path):
+    """Its checkpoint is a file of safetensors as any other; the end is equal up to rounding."""
+    refused_many(tmp_path, "interrupted", "2", "4", *DIVIDED)
+    (newest,) = (tmp_path / "2" / "run" / "checkpoints").glob("step-00000004*")
+    assert load_file(newest)["params.patches.weight"].shape == (8, 4)
+    run_many(tmp_path, "train", "1", "--resume", str(tmp_path / "2" / "run"))
+    run_many(tmp_path / "whole", "train", "1", *DIVIDED)
+    resumed, alone = read_last(tmp_path / "2" / "run"), read_last(tmp_path / "whole" / "1" / "run")
+    torch.testing.assert_close(tree.flatten(resumed), tree.flatten(alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -245,8 +273,8 @@ def test_a_sharded_state_comes_back_whole_and_is_refused_for_several_dtypes():
 def test_two_slices_of_a_state_come_back_whole_in_both_processes(shape):
     params = {"w": torch.randn(shape, generator=generator(0)), "b": torch.ones(2)}
     state = adamw(lr=0.1).update(params, params, adamw(lr=0.1).init(params))[1]
-    for whole in in_two(lambda: unshard_state(shard_state(state), params)):
-        assert_same(whole, state)
+    for unsharded in in_two(lambda: unshard_state(shard_state(state), params)):
+        assert_same(unsharded, state)
 
 
 def test_batch_norm_over_two_processes_is_that_of_the_whole_batch():
@@ -311,6 +339,30 @@ def test_a_batch_is_cut_where_there_are_processes_and_threads_are_counted(monkey
 )
 def test_parts_that_do_not_divide_are_refused_before_a_process_starts(flags, reason):
     assert refusal(*flags) == reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--model", "cnn"), "--shard params divides mlp and transformer, not cnn: --shard optimizer divides any"),
+        (("--model", "mlp", "--parts", "4"), "--shard params does not go with --parts: --shard optimizer does"),
+        (("--model", "mlp", "--compile"), "--shard params does not go with --compile: --shard optimizer does"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_a_line(flags, reason):
+    assert refusal("--shard", "params", *flags) == reason
+    assert parse(Config, ("--shard", "params", "--model", "mlp", "--processes", "3")).parts == 1
+
+
+def test_a_step_of_divided_parameters_is_the_plain_step_in_two_processes():
+    """An MLP of five units and three images, which two processes cannot cut evenly."""
+    model, rule = mlp((1, 4, 4), 3, hidden=(5,), dropout_p=0.2), sgd(lr=0.1)
+    params = tree.to(model.init(generator(0))[0], torch.float64)
+    ts, x, y = TrainState(params, {}, rule.init(params)), torch.randn(3, 1, 4, 4).double(), torch.arange(3)
+    options = {"objective": partial(classification_loss, apply=model.apply), "optimizer": rule, "key": run_key(0)}
+    alone, _ = train_step(ts, x, y, **options)
+    for ours in in_two(lambda: whole(split_step(TrainState(*map(split_rows, ts)), x, y, **options)[0].params)):
+        torch.testing.assert_close(ours, alone.params, rtol=1e-12, atol=1e-12)
 
 
 def end_of(rank: int, status: int, message: str = "", *, lost: bool = False) -> object:

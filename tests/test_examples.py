@@ -24,6 +24,7 @@ ROOMS = (
     "fn.detection.heatmaps",
     "fn.detection.train",
     "fn.distributed",
+    "fn.dtensors",
     "fn.generation",
     "fn.gradcheck",
     "fn.initializers",

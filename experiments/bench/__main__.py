@@ -49,6 +49,8 @@ class Config(cli.Config):
     """the models to train"""
     rounds: cli.Count = 15
     """turns of every way"""
+    processes: bool = False
+    """time a step shared by 1, 2 and 4 processes instead (mlp, gpt, cnn), and say where 8 and 64 GPUs pay"""
     growth: bool = False
     """draw growth.png too: time against batch and width, which compiles for minutes"""
     grid: cli.MaybeCount = None
@@ -74,6 +76,8 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     load = os.getloadavg()[0]
     if load > 0.5:
         show.log.print(f"others keep this machine busy (load {load:.1f}): a short step on several threads suffers most")
+    if config.processes:
+        return time_processes(config)
     flags = ("--device", device.type, "--seed", str(config.seed))
     if config.grid:
         return race(config.grid, config.rounds, config.seed, config.out, flags)
@@ -85,6 +89,18 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
     if config.growth:
         report.draw_growth(results, [grow(result, flags) for result in results], config.out / "growth.png")
     return [check for result in results for check in evaluate(result)] + checks
+
+
+def time_processes(config: Config) -> list[cli.Check]:
+    """Time the step that processes share; they meet on the CPU."""
+    from experiments.bench import processes  # here, not above: torch takes seconds, which --help need not wait for
+
+    names = [name for name in config.workloads if name in processes.NAMES]
+    if not names:
+        raise cli.UsageError(f"--processes times {', '.join(processes.NAMES)}, and none of them is in --workloads")
+    if config.device not in ("auto", "cpu"):
+        raise cli.UsageError(f"--device {config.device}: the processes meet on the CPU; leave the flag out")
+    return processes.main(names, config.rounds, config.seed, config.out)
 
 
 def time_steps(name: str, rounds: int, flags: Sequence[str]) -> Result:

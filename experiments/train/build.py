@@ -18,6 +18,7 @@ from fn.data.loader import epoch_order
 from fn.data.stored import Images, Stored
 from fn.data.transforms import compose
 from fn.distributed import data_parallel_step, place, sharded
+from fn.dtensors import split_step
 from fn.jit import jit
 from fn.metrics import Metric, count_targets, top_k_accuracy
 from fn.models import Model
@@ -156,6 +157,8 @@ def build_optimizer(config: Config, schedule: Callable, *, shard: bool = False, 
 def build_step(config: Config, model: Model, schedule: Callable) -> Callable:
     """Return the step: of one process with the whole batch, or of any number of them that share its parts."""
     objective = partial(classification_loss, apply=model.apply, label_smoothing=config.label_smoothing)
+    if config.shard == "params":
+        return partial(split_step, objective=objective, optimizer=build_optimizer(config, schedule))
     shard, accumulate, batch_size = config.shard == "optimizer", config.accumulate, config.batch_size
     if config.parts in (None, 1) and place()[1] == 1:
         optimizer = build_optimizer(config, schedule, shard=shard)

@@ -14,6 +14,8 @@ from experiments.shared.registry import AugmentName, DatasetName, ModelName, Opt
 
 BESIDE_RESUME = ("device", "traceback", "processes", "max_restarts")
 """flags that belong to one start of a run, not to the run"""
+DIVISIBLE = ("mlp", "transformer")
+"""models whose parameters DTensor can divide: it has no rule for the windows of a convolution as ours are cut"""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Config(cli.Compiled):
     """processes on this machine, or torchrun starts them; their number changes no value"""
     max_restarts: Annotated[int, cli.Between(0, 1000)] = 0
     """how often a process that is lost is replaced"""
-    shard: Literal["nothing", "optimizer"] = "nothing"
-    """what the processes divide among them, to need less memory: the optimizer's state (ZeRO-1)"""
+    shard: Literal["nothing", "optimizer", "params"] = "nothing"
+    """what the processes divide among them, to need less memory: the optimizer's state (ZeRO-1), parameters too"""
 
     checkpoint_every: cli.MaybeCount = None
     """steps between checkpoints, besides the one after each epoch"""
@@ -112,6 +114,7 @@ class Config(cli.Compiled):
 
     def compile_pays(self) -> bool:
         large = self.dataset not in ("digits", "folder") and (self.limit is None or self.limit >= 10_000)
+        large = large and self.shard != "params"
         return large and self.epochs >= (7 if self.model == "mlp" else 2)  # where MNIST's two lines cross
 
 
@@ -141,8 +144,9 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
 
 def with_parts(config: Config) -> Config:
     """Return the config with the parts and threads that depend on whether there are processes."""
-    parts = config.parts or (8 if config.processes or ranks.processes() else 1)
-    threads = config.threads or (1 if parts > 1 else None)
+    many, divided = bool(config.processes or ranks.processes()), config.shard == "params"
+    parts = config.parts or (8 if many and not divided else 1)
+    threads = config.threads or (1 if parts > 1 or divided else None)
     return dataclasses.replace(config, parts=parts, threads=threads)
 
 
@@ -153,6 +157,20 @@ def require_valid(config: Config) -> None:
     parts, processes = config.parts or 1, ranks.processes() or config.processes or 1
     if parts > config.batch_size:
         raise cli.UsageError(f"--parts {parts} cannot part a batch of {config.batch_size}")
+    if config.shard == "params":
+        require_divisible(config)
+        return
     each, left = divmod(parts, processes)
     if processes > 1 and (left or each.bit_count() != 1):
         raise cli.UsageError(f"--parts {parts}: {processes} processes must get 1, 2, 4 or 8 … of them each")
+
+
+def require_divisible(config: Config) -> None:
+    """UsageError for a run whose parameters cannot be divided."""
+    if config.model not in DIVISIBLE:
+        models = " and ".join(DIVISIBLE)
+        raise cli.UsageError(f"--shard params divides {models}, not {config.model}: --shard optimizer divides any")
+    wrong = {"--parts": (config.parts or 1) > 1, "--accumulate": config.accumulate > 1, "--compile": config.compile}
+    wrong["--precision bf16"] = config.precision == "bf16"
+    for flag in (flag for flag, given in wrong.items() if given):
+        raise cli.UsageError(f"--shard params does not go with {flag}: --shard optimizer does")

@@ -23,6 +23,7 @@ from fn import rng, tree
 from fn.checkpoint import Progress
 from fn.data.loader import batches
 from fn.distributed import shard_state, unshard_state
+from fn.dtensors import split_rows, whole
 from fn.metrics import add_examples, count_targets, mean_per_example
 from fn.train import TrainState, check_finite, eval_one_epoch, init_train_state, run_key
 
@@ -64,12 +65,14 @@ def train(config: Config, device: torch.device) -> Run:
                             save(config, ts, progress, history)
                         if asked:
                             raise interrupted(config, progress)
-                means, validation = mean_per_example(progress.totals), lead(evaluate, parts, ts, "validation", device)
+                means = mean_per_example(progress.totals)
+                validation = lead(evaluate, parts, whole_state(config, ts), "validation", device)
                 progress = after_epoch(progress, validation)
                 log("epoch", progress, train=means, validation=validation)
                 save(config, ts, progress, history, best=progress.best_epoch == progress.epoch)
                 show_epoch(config, progress, train=means, validation=validation)
-        test = lead(test_best, config, parts, whole_state(config, ts), progress, device)
+        ts = whole_state(config, ts)
+        test = lead(test_best, config, parts, ts, progress, device)
         log("end", progress, test=test, best_epoch=progress.best_epoch)
         if ranks.leads():
             draw_curves(history, config.out / "curves.png")
@@ -104,6 +107,8 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
             rng.set_global_state(progress.generators)
     if config.shard == "optimizer":
         ts = ts._replace(opt_state=shard_state(ts.opt_state))
+    if config.shard == "params":
+        ts = TrainState(*map(split_rows, ts))
     return parts, ts, progress, history
 
 
@@ -119,7 +124,7 @@ def whole_state(config: Config, ts: TrainState) -> TrainState:
     """Return the state as a checkpoint holds it; all processes call this, as each may have a slice of it."""
     if config.shard == "optimizer":
         return ts._replace(opt_state=unshard_state(ts.opt_state, ts.params))
-    return ts
+    return TrainState(*map(whole, ts)) if config.shard == "params" else ts
 
 
 def save(config: Config, ts: TrainState, progress: Progress, history: folder.History, *, best: bool = False) -> None:
