@@ -59,7 +59,7 @@ note *flags:
 drill *flags:
     @uv run python -m experiments.drill "$@"
 
-# What is due, judged when you save it: drills, bugs, questions; the first run finds what was forgotten
+# What is due, graded when you save it: drills, bugs, questions; the first run finds what was forgotten
 [no-exit-message]
 learn *flags:
     @uv run python -m experiments.learn "$@"
