@@ -26,8 +26,7 @@ from fn.metrics import top_k_accuracy
 from fn.models.mlp import mlp
 from fn.optim import adamw
 from fn.rng import generator
-from fn.rng import key as rng_key
-from fn.train import TrainState, classifier_step
+from fn.train import TrainState, classifier_step, run_key
 from fn.train_variants import accumulated_step
 
 
@@ -170,7 +169,7 @@ def accumulate(config: Config, device: torch.device) -> list[cli.Check]:
     model, optimizer = mlp((1, 8, 8), 10), adamw(lr=1e-2)
     params = tree.to(model.init(generator(config.seed))[0], device, torch.float64)
     ts = TrainState(params, {}, optimizer.init(params))
-    key = rng_key(config.seed)
+    key = run_key(config.seed)
     whole, _ = classifier_step(model, optimizer)(ts, x, y, key=key)
     in_parts = classifier_step(model, optimizer, step=accumulated_step)
     gaps = [relative_error(in_parts(ts, x, y, key=key, parts=n)[0].params, whole.params) for n in (2, 4, 8)]

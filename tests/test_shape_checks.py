@@ -313,6 +313,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
         ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords, parts=1
     ),
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
+    "fn.dtensors.split_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
     "fn.distributed.from_vector": lambda n: {"like": {"w": torch.ones(n["numbers"])}},
     "fn.distributed.part_gradient": lambda n: batch_given(
         weights=(PERCEPTRON, {}), objective=PERCEPTRON_STEP.keywords["objective"]
@@ -347,7 +348,7 @@ ANY = (1, 1)
 DTYPES = {"float": torch.float32, "int": torch.int64, "bool": torch.bool}
 # Whatever a model reads and a loss compares: the functions that these are handed to check them; and what is only drawn.
 STEPS = ("train._checked_step", "train.train_step", "train_variants.accumulated_step")
-STEPS += ("distributed.part_gradient", "distributed.parts_step")
+STEPS += ("distributed.part_gradient", "distributed.parts_step", "dtensors.split_step")
 BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {
     "fn.draw.heat.heat_maps": {"panels"},
     "fn.data.loader.batches": {"split"},
