@@ -39,7 +39,6 @@ MODELS = {
     "mlp": mlp((1, 8, 8), 10, hidden=(12,), dropout_p=0.3),
     "cnn": cnn((1, 8, 8), 10, widths=(3, 5), dropout_p=0.3),
 }
-each_model = pytest.mark.parametrize("name", MODELS)
 OPTIMIZER = clip_by_global_norm(adamw(lr=partial(cosine_schedule, lr=1e-2, total_steps=60)), 1.0)
 
 
@@ -74,7 +73,7 @@ def largest_gap(a: TrainState, b: TrainState) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "accumulate"), [("mlp", 1), ("cnn", 2)])
+@pytest.mark.parametrize(("name", "accumulate"), [("mlp", 1), pytest.param("cnn", 2, marks=pytest.mark.longest)])
 def test_fifty_steps_agree_with_the_step_and_run_none_of_its_python(name, accumulate):
     """Dropout, clipping and a schedule included; every batch another."""
     model = MODELS[name]
@@ -115,7 +114,7 @@ def test_draws_are_the_same_bits(shape):
 
 
 @pytest.mark.slow
-@each_model
+@pytest.mark.parametrize("name", ["mlp", pytest.param("cnn", marks=pytest.mark.longest)])
 def test_a_donated_state_is_overwritten_with_the_same_steps(name):
     model = MODELS[name]
     step = classifier_step(model, OPTIMIZER)

@@ -121,6 +121,7 @@ def test_members_differ_as_their_seeds_and_rates_do():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_compiled_ensemble_is_the_same():
     """In float64, as in float32 a compiled step rounds differently; in whole batches only, to compile once."""
     model, split = MODELS["mlp with dropout"], take(examples(torch.float64), 32)
