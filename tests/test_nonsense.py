@@ -33,10 +33,11 @@ from fn.gradcheck import largest, relative_error
 from fn.layers import batch_norm
 from fn.losses import cross_entropy
 from fn.metrics import accuracy, confusion_matrix, exact_match, top_k_accuracy
-from fn.models.cnn import cnn_init
-from fn.models.mlp import mlp, mlp_apply
+from fn.models.cnn import cnn, cnn_init
+from fn.models.mlp import mlp
 from fn.models.pyramid import small_backbone
-from fn.models.resnet import resnet_init
+from fn.models.resnet import resnet, resnet_init
+from fn.models.transformer import transformer
 from fn.optim import adam_init, sgd, sgd_init, sgd_update
 from fn.rng import generator
 from tests.test_domains import EXAMPLES, NUMBERS, TOWER
@@ -190,7 +191,7 @@ def test_every_function_with_a_number_is_given_nonsense():
 
 
 LOGITS, X = torch.zeros(2, 3), torch.zeros(2, 5, 8)
-NO_X, NO_STATISTICS = torch.zeros(0, 3), (torch.zeros(3), torch.ones(3))
+NO_STATISTICS = (torch.zeros(3), torch.ones(3))
 HEADS = multi_head_attention_init(generator(0), 8)
 OBJECTIVE = lambda params, state, x, y: (x.sum(), ({}, state))  # noqa: E731
 METRICS: dict[str, Callable] = {f.__name__: f for f in (cross_entropy, accuracy, exact_match, confusion_matrix)}
@@ -231,11 +232,33 @@ FOUND: dict[str, tuple[Callable[[], Any], str]] = {
     "an ensemble of none": (lambda: stack([]), "members"),
     "no such member": (lambda: member(stack([PERCEPTRON_AT_REST]), 1), "k"),
     "nesterov without a momentum": (lambda: sgd(lr=0.1, nesterov=True), "nesterov"),
-    "more layers than there are": (lambda: mlp_apply({"fc1": {}}, {}, NO_X, train=False, layers=2), "layers"),
     "no block": (lambda: cnn_init(generator(0), (1, 8, 8), 3, ()), "widths"),
     "too few widths": (lambda: small_backbone(1, widths=(4, 4)), "widths"),
     "no stage": (lambda: resnet_init(generator(0), 1, 3, blocks=(), widths=()), "widths"),
 }
+
+
+LAYERED: dict[str, tuple[Any, str]] = {
+    "mlp": (mlp((1, 8, 8), 3, hidden=(4, 4)), "layers"),
+    "cnn": (cnn((1, 8, 8), 3, widths=(4, 4)), "blocks"),
+    "text": (transformer((6,), 3, d_model=8, layers=2), "layers"),
+    "images": (transformer((1, 8, 8), 3, d_model=8, layers=2), "layers"),
+    "resnet": (resnet((1, 8, 8), 3, depth=8), "blocks"),
+}
+"""a model, and the argument that says how many layers it has"""
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["fewer", "more"])
+@pytest.mark.parametrize("name", LAYERED)
+def test_another_number_of_layers_than_the_parameters_hold_is_refused(name, change):
+    model, argument = LAYERED[name]
+    params, state = model.init(generator(0))
+    said = model.apply.keywords[argument]
+    other = said + change if isinstance(said, int) else (*said[:-1], said[-1] + change)
+    x = torch.zeros(2, 6).long() if name == "text" else torch.zeros(2, 1, 8, 8)
+    model.apply(params, state, x, train=False)
+    with pytest.raises(ValueError, match=f"{argument}.* but the parameters hold"):
+        model.apply(params, state, x, train=False, **{argument: other})
 
 
 @pytest.mark.parametrize("name", FOUND)
