@@ -21,13 +21,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from fn import tree
+from fn.data.sequences import IGNORED
 from fn.distributed import place
 from fn.optim import Optimizer
 from fn.train import Metrics, TrainState, train_step
 from fn.tree import Params
-
-IGNORED = -100
-"""a target that counts neither in a sum nor in a mean"""
 
 
 def split_rows(params: Params) -> Params:

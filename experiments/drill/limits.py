@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.shared.errors import is_out_of_memory
+
 ANSWER = "drill_answer"
 """the name of the module that an answer is imported as"""
 CPU_SECONDS = 30.0
@@ -24,11 +26,11 @@ class OutOfMemory(BaseException):
 
 @contextlib.contextmanager
 def memory_limited() -> Iterator[None]:
-    """Raise OutOfMemory where memory could not be had: Python's error is a MemoryError, torch's a RuntimeError."""
+    """Raise OutOfMemory where memory could not be had."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise OutOfMemory(str(error).partition("\n")[0] or type(error).__name__) from None
         raise
 

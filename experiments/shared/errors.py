@@ -31,12 +31,16 @@ def explain(error: BaseException) -> str:
     return "\n".join([_sentence(error), where, *_tensors_given(error)])
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory could not be had: Python raises a MemoryError, torch a RuntimeError that says so."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory"))
+
+
 def out_of_memory(error: BaseException) -> str | None:
     """Return what is said of an error for want of memory; None for any other."""
-    said = str(error)
-    if not isinstance(error, MemoryError) and "allocate memory" not in said and "out of memory" not in said:
+    if not is_out_of_memory(error):
         return None
-    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", said, re.IGNORECASE)
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(error), re.IGNORECASE)
     return f"out of memory{f': {asked[1]} were asked for at once' if asked else ''}; smaller sizes need less"
 
 
