@@ -370,8 +370,8 @@ def test_what_a_step_frees_is_there_for_the_next():
     (mapped, *_), (mapped_after, free, grown) = map(ast.literal_eval, ran.stdout.splitlines())
     assert mapped >= 40_000_000
     assert mapped_after == 0
-    assert free >= 40_000_000 - 4096
-    assert grown >= 40_000_000 - 4096
+    assert free >= 39_000_000  # some of it may go to a small object meanwhile
+    assert grown >= 39_000_000
 
 
 def test_under_grad_vmap_and_another_jit_it_is_the_step_itself(compilations):
