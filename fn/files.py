@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import category
 
 Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor", "rows"]
 MOST_BYTES: dict[Kind, int] = {
@@ -84,6 +85,15 @@ def parse_json(text: bytes | str) -> Any:
             raise ValueError("it holds NaN or Infinity, which is no JSON") from None
         raise
     return value
+
+
+def as_label(name: str) -> str:
+    r"""Return the name of a class as a label of one line: a control character or a line break as its escape.
+
+    >>> as_label("red\ncell"), as_label("naïve 👩‍🔬")
+    ('red\\ncell', 'naïve 👩‍🔬')
+    """
+    return "".join(repr(c)[1:-1] if category(c) in ("Cc", "Zl", "Zp") else c for c in name)
 
 
 def decode_text(content: bytes) -> str:

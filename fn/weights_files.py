@@ -32,6 +32,7 @@ OTHERS = {
     b"Rar!": "is a RAR archive: unpack it first",
     b"\x89HDF": "is an HDF5 file, as of Keras, not of PyTorch",
     b"\x93NUMPY": "is an array of NumPy, not a state_dict",
+    b"GGUF": "is in the GGUF format of llama.cpp, not of PyTorch",
     b"version https://git-lfs": "is a Git-LFS pointer, not the file, which `git lfs pull` fetches",
 }
 """the first bytes of files that are not read, and what is said of each"""
@@ -68,6 +69,8 @@ def _refuse_others(start: bytes) -> None:
     for signature, said in OTHERS.items():
         if start.startswith(signature):
             raise ValueError(said)
+    if re.match(rb"\x08.\x12", start, re.DOTALL):  # the fields 1 and 2 of its protobuf: version and producer
+        raise ValueError("is an ONNX graph, not a state_dict")
     if len(start) > 8 and not re.search(rb"[^\t\n\r\x20-\x7e]", start):
         raise ValueError(f"is a text, not weights: it begins with {one_line(start[:40].decode())}")
 
@@ -85,6 +88,8 @@ def _of_archive(path: Path) -> Any:
         if not found:
             raise ValueError("is a TorchScript archive without a tensor outside its code, as torch.jit.freeze makes it")
         return found
+    if files and all(name.endswith(".npy") for name in files):
+        raise ValueError("holds arrays of NumPy (.npz), not a state_dict")
     if "data.pkl" not in names:
         found = ", ".join(one_line(name) for name in files[:3])
         raise ValueError(f"is a zip archive, not of torch.save, that holds {found or 'nothing'}: unpack it first")

@@ -302,9 +302,12 @@ def test_the_first_like_it_is_the_first_of_all():
             lambda root: (root / "annotations" / "0.xml").write_text(
                 XML.format(name="0.png", width=79, objects=OBJECT.format("cat", 1, 1, 40, 20))
             ),
-            "0.xml is of 40×79 pixels, but .*0.png of 40×80",
+            r"0.xml says 79×40 pixels \(width×height\), but .*0.png has 80×40",
         ),
-        (lambda root: turn(root / "images" / "0.png"), "0.xml is of 40×80 pixels, but .*0.png of 80×40"),
+        (
+            lambda root: turn(root / "images" / "0.png"),
+            r"0.xml says 80×40 pixels \(width×height\), but .*0.png has 40×80",
+        ),
         (lambda root: (root / "images" / "0.png").unlink(), r"0\.xml is of no photograph: .*0\.png is not there"),
         (lambda root: (root / "images" / "0.png").write_bytes(b"no png"), "0.png cannot be read as an image"),
         (lambda root: (root / "annotations" / "4.xml").unlink(), "holds 4 XML files"),

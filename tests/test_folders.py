@@ -19,6 +19,7 @@ from fn import draw
 from fn.data import datasets
 from fn.data.datasets import Dataset, DatasetUnavailable, folder
 from fn.draw.figures import plain
+from fn.files import as_label
 
 SIZE = 8
 
@@ -146,7 +147,7 @@ def test_a_link_to_nothing_is_refused(tmp_path, name, to, reason):
 
 # Names
 
-NAMES = ["US$", "$", "a$b$c", "$x^$", r"\$ and \alpha", "_{", "[bold]x", "[red]", "日本", "😀", "a\nb"]
+NAMES = ["US$", "$", "a$b$c", "$x^$", r"\$ and \alpha", "_{", "[bold]x", "[red]", "日本", "😀", "a\nb", "\x1b[31mred"]
 NAMES += [os.fsdecode(b"caf\xe9")]
 
 
@@ -158,7 +159,10 @@ def test_a_class_of_any_name_reaches_pictures_tables_and_files(monkeypatch, tmp_
     show.print_anything()
     fill(tmp_path / "root", zebra=[6], **{name: [1, 2, 3, 4, 5]})
     data = folder(tmp_path / "root", image_size=SIZE)
-    assert sorted(data.classes) == sorted(["zebra", name])
+    label = as_label(name)
+    assert len(label.splitlines()) == 1
+    assert "\x1b" not in label
+    assert sorted(data.classes) == sorted(["zebra", label])
     logits, labels = torch.eye(2), torch.tensor([0, 1])
     drawn = draw.Drawn((0, 0, 4, 4), name, "false")
     figures = {
@@ -172,12 +176,12 @@ def test_a_class_of_any_name_reaches_pictures_tables_and_files(monkeypatch, tmp_
     }
     for which, figure in figures.items():
         assert imread(draw.save(figure, tmp_path / f"{which}.png")).ndim == 3
-    show.table(name, (name, "x"), [(name, "1")])
-    show.console.print(name, markup=False)
+    show.table(label, (label, "x"), [(label, "1")])
+    show.console.print(label, markup=False)
     terminal.flush()
     assert labels.tolist() == [0, 1]
     printed = terminal.buffer.getvalue().decode()
-    assert name.splitlines()[0].encode("utf-8", "replace").decode() in printed
+    assert label.encode("utf-8", "replace").decode() in printed
 
 
 @pytest.mark.parametrize("name", NAMES)

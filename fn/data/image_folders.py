@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fn.data.images import find_images, is_hidden
+from fn.files import as_label
 
 TRAIN = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval")
@@ -65,7 +66,7 @@ def find_classes(root: Path) -> Found:
         labels += [label] * len(images)
     if unread:
         warnings.warn(f"{root}: {_counted(unread)} not read as images", stacklevel=2)
-    return Found(files, labels, [folder.name for folder in folders])
+    return Found(files, labels, [as_label(folder.name) for folder in folders])
 
 
 def _is_between(below: list[str]) -> bool:

@@ -19,7 +19,7 @@ from fn.data.transforms import channel_stats, normalize
 from fn.data.voc_layouts import find_parts, find_photographs
 from fn.detection.boxes import clip_boxes_to_image, remove_small_boxes
 from fn.domains import Count
-from fn.files import read_bytes
+from fn.files import as_label, read_bytes
 
 
 def voc(
@@ -83,8 +83,8 @@ def _require_boxes(
     turned = []
     for (file, annotation), taken, size in zip(parsed.items(), photographs, sizes, strict=True):
         if annotation.size != size:
-            (height, width), (tall, wide) = annotation.size, size
-            raise ValueError(f"{file} is of {height}×{width} pixels, but {taken} of {tall}×{wide}")
+            said, actual = (f"{width}×{height}" for height, width in (annotation.size, size))
+            raise ValueError(f"{file} says {said} pixels (width×height), but {taken} has {actual}")
         corners = annotation.boxes + torch.tensor([1.0, 1.0, 0.0, 0.0])
         inside = ((corners >= 0) & (corners <= 1)).all(dim=1)
         if (inside & (corners != corners.round()).any(dim=1)).any():
@@ -145,12 +145,12 @@ def read_voc(file: Path) -> Annotation:
         boxes = torch.tensor(corners).reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
         size = (round(_number(root, "size/height")), round(_number(root, "size/width")))
         if min(size) < 1:
-            raise ValueError(f"the image is of {size[0]}×{size[1]} pixels")
+            raise ValueError(f"the image is {size[1]} wide and {size[0]} high")
         filename = (root.findtext("filename") or "").strip()
         if Path(filename).is_absolute() or ".." in Path(filename).parts:
             raise ValueError(f"filename {filename} is none within images/")
         difficult = [(o.findtext("difficult") or "0").strip() == "1" for o in objects]
-        return Annotation(filename, size, boxes, [_text(o, "name") for o in objects], difficult)
+        return Annotation(filename, size, boxes, [as_label(_text(o, "name")) for o in objects], difficult)
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # of an encoding that nobody knows
         raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({first_line(error)})") from None
 
