@@ -164,6 +164,16 @@ def test_what_is_donated_must_come_back_alike(step):
         jit(step, donate=True)(X.clone())
 
 
+@pytest.mark.slow
+def test_what_torch_cannot_fuse_is_compiled_unfused():
+    """The gradient of a softmax is written over its input, github.com/pytorch/pytorch/issues/196570."""
+    logits, target = torch.randn(32, 10, generator=generator(0)), torch.arange(32) % 10
+    new = logits - grad(cross_entropy)(logits, target)
+    (donated,) = jit(lambda x, y: (x - grad(cross_entropy)(x, y),), donate=True)(logits, target)
+    torch.testing.assert_close(donated, new)
+    assert donated is logits
+
+
 def test_what_is_donated_shares_its_memory_with_nothing():
     step, x, both = jit(lambda pair, y: ((pair[0] + y, pair[1] * 3),), donate=True), X.clone(), torch.zeros(6)
     for pair, y in [((x, x), X), ((both[:3], both[3:]), X), ((X.clone(), both[:3]), both[3:])]:

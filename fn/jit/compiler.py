@@ -110,7 +110,6 @@ def hollow(tree):
 def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate: bool = False) -> Program:
     # here, not above: they take seconds, which a run without jit need not wait for
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
-    import torch._inductor
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
@@ -129,7 +128,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
             graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
         shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in laid]
-        run: Any = torch._inductor.compile(graph, shapes, options=OPTIONS)
+        run = _compile(graph, shapes)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(NEEDS_VALUES) from error
     except InductorError as error:
@@ -140,6 +139,22 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
         return Program(None, [], None)
     _keep_freed_memory()
     return Program(run, [x.stride() for x in laid], output, donated, has_indices)
+
+
+def _compile(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Return the graph compiled, and unfused where TorchInductor fails to fuse loops around a write in place.
+
+    See github.com/pytorch/pytorch/issues/196570.
+    """
+    from torch._inductor import compile
+    from torch._inductor.exc import InductorError
+
+    try:
+        return compile(graph, inputs, options=OPTIONS)
+    except InductorError as error:
+        if not isinstance(error.inner_exception, KeyError):
+            raise
+        return compile(graph, inputs, options=OPTIONS | {"max_fusion_size": 1})
 
 
 @cache
