@@ -11,6 +11,8 @@ from torch import Tensor
 from experiments.drill.values import is_close, leaves, name_of, names_of, same
 
 Said = tuple[str, str]
+Parts = list[tuple[str, Any]]
+"""(path, leaf) of everything in the arguments"""
 NEAR = 1e-3
 """of a factor: an ε beside it blurs it. A factor by chance does not explain every call, so none is named"""
 
@@ -24,9 +26,10 @@ def compare(
     signature: inspect.Signature,
 ) -> Iterator[Said]:
     """Yield (kind, text) of each difference that explains all of it, then how far apart the values are."""
+    parts = list(leaves(given, ""))
     names = names or [f"axis {i}" for i in range(ours.ndim)]
     if not ours.is_floating_point() or not yours.is_floating_point():
-        yield from _kept(yours, where, given)
+        yield from _kept(yours, where, parts)
         yield from whole_numbers(yours, ours, names)
         return
     kind = torch.float64 if ours.dtype == yours.dtype == torch.float64 else torch.float32  # which has its own tolerance
@@ -39,10 +42,10 @@ def compare(
         yield from _arrangement(a, b, names)
         yield from _sums(a, b, names)
         yield from _factor(a, b, given, signature)
-        yield from _term(a, b, given)
-        yield from _step(a, b, where, given, signature)
-        yield from _masked(a, b, given)
-        yield from _negative(a, b, given)
+        yield from _term(a, b, parts)
+        yield from _step(a, b, where, parts, given, signature)
+        yield from _masked(a, b, parts)
+        yield from _negative(a, b, parts)
         if ours.dtype == torch.float64 and torch.allclose(a[finite], b[finite], rtol=1e-5, atol=1e-6):
             yield "precision", "right to about seven digits, no more: was something on the way computed in float32?"
     yield from _places(a, b, names)
@@ -75,9 +78,9 @@ def whole_numbers(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
         yield "values", wrong if a.numel() > 1 else f"{a.item()}, expected {b.item()}"
 
 
-def _kept(yours: Tensor, where: str, given: dict[str, Any]) -> Iterator[Said]:
+def _kept(yours: Tensor, where: str, parts: Parts) -> Iterator[Said]:
     """Yield a counter that stays as it was."""
-    for name, x in leaves(given, ""):
+    for name, x in parts:
         same_place = name.rpartition(".")[2] == where.rpartition(".")[2] and "." in name
         if same_place and isinstance(x, Tensor) and x.dtype == yours.dtype and torch.equal(x, yours):
             yield f"unchanged {name}", f"`{name}` comes back as it was"
@@ -160,10 +163,10 @@ def _factor(a: Tensor, b: Tensor, given: dict[str, Any], signature: inspect.Sign
                     return
 
 
-def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+def _term(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
     """Yield an argument that is missing in the sum, in it twice, of the wrong sign, or returned unchanged."""
     difference = a - b
-    for name, x in leaves(given, ""):
+    for name, x in parts:
         if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
             continue
         x = x.detach().double()
@@ -171,10 +174,9 @@ def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
             yield f"unchanged {name}", f"`{name}` comes back as it was"
         shapes = [x.shape, *([(*x.shape, *[1] * (a.ndim - 2))] if x.ndim == 1 and a.ndim > 2 else [])]
         for shape in shapes:
-            try:
-                term = x.reshape(shape).expand_as(a)
-            except RuntimeError:
+            if len(shape) > a.ndim or any(n not in (1, m) for n, m in zip(shape[::-1], a.shape[::-1], strict=False)):
                 continue
+            term = x.reshape(shape).expand_as(a)
             if x.any() and same(difference, -term):
                 yield f"missing {name}", f"the term `{name}` is missing: the difference is just that"
             elif x.any() and same(difference, term):
@@ -186,10 +188,12 @@ def _term(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
         yield "constant", f"off by a constant term of {float(flat[0]):.5g}"
 
 
-def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: inspect.Signature) -> Iterator[Said]:
+def _step(
+    a: Tensor, b: Tensor, where: str, parts: Parts, given: dict[str, Any], signature: inspect.Signature
+) -> Iterator[Said]:
     """Yield an update whose step is a multiple of ours."""
     first = next(iter(signature.parameters), "")
-    for name, x in leaves(given, ""):
+    for name, x in parts:
         head, _, tail = name.partition(".")
         became = {first: f"result[0].{tail}", "state": f"result[1].{tail}"}.get(head)
         if tail and where == became and isinstance(x, Tensor) and x.shape == b.shape and x.is_floating_point():
@@ -211,10 +215,10 @@ def _step(a: Tensor, b: Tensor, where: str, given: dict[str, Any], signature: in
                     yield "step" if value > 0 else "step sign", f"moves `{name}` {told}"
 
 
-def _masked(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+def _masked(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
     """Entries that are wrong where a boolean argument is True, or False."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
-    for name, mask in leaves(given, ""):
+    for name, mask in parts:
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.numel() > 1:
             try:
                 hidden = (~mask).expand_as(wrong)
@@ -225,10 +229,10 @@ def _masked(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
                     yield f"masked {name}", f"wrong just where `{name}` is {value}"
 
 
-def _negative(a: Tensor, b: Tensor, given: dict[str, Any]) -> Iterator[Said]:
+def _negative(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
     """Entries that are wrong where an argument is negative, positive or 0."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
-    for name, x in leaves(given, ""):
+    for name, x in parts:
         if isinstance(x, Tensor) and x.shape == a.shape and x.is_floating_point() and 2 < wrong.sum() < wrong.numel():
             for said, places in (("negative", x < 0), ("positive", x > 0), ("0", x == 0)):
                 if torch.equal(wrong, places):
