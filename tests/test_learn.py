@@ -251,7 +251,9 @@ def test_a_placement_asks_nothing_below_what_is_known():
 
 def test_what_a_placement_finds_forgotten_comes_first_and_what_is_known_later(clock):
     loop.place(Desk(["0"] * 40).desk)
-    assert next_task(clock[0]).why == f"due: {CONCEPTS['tensors'].title}"
+    first = next_task(clock[0])
+    assert first.why == f"due: {CONCEPTS['tensors'].title}"
+    assert first.task == f"failure:{mine.case('silent_broadcast')}"  # not the question whose answer was just told
     due = schedule.due_concepts(list(progress.events()), clock[0])
     assert set(due) == set(CONCEPTS)
     passed("question:broadcasting", clock)
@@ -267,6 +269,24 @@ def test_a_placement_ends_after_ten_minutes_and_goes_on_where_it_was_left(clock)
     desk = Desk([later, "0", "0"])
     assert loop.place(desk.desk)
     assert len([e for e in progress.events() if e["drill"].startswith("concept:")]) == 2
+
+
+def test_a_placement_that_is_ended_counts_only_what_it_asked():
+    desk = Desk(["0", "s"])
+    assert loop.place(desk.desk)
+    first = CONCEPTS[concepts.hardest_first()[0]].title
+    assert f"0 of 1 concepts are there, {len(CONCEPTS) - 1} were not asked; to begin with: {first}" in desk.said
+    assert "it is 2: " in desk.said
+    assert "no, it is" not in desk.said  # 0 was no mistake
+
+
+def test_only_keys_that_do_something_are_named():
+    desk = Desk(["q"])
+    loop.work(desk.desk, "question:broadcasting")
+    assert desk.said.endswith("\ns skip · q quit")
+    desk = Desk(["q"])
+    loop.work(desk.desk, "relu")
+    assert desk.said.endswith("\nh hint · s skip · d difference · q quit")
 
 
 # What is due.

@@ -120,9 +120,9 @@ def _weight(kind: str) -> int:
 
 
 def example(call: Call) -> list[str]:
-    """Return the arguments of a call, its result and the expected one, and where the two differ first."""
+    """Return the arguments of a call, its result and the wanted one, and where the two differ first."""
     given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
-    said = ["given", *given, "yours    " + show(call.yours), "expected " + show(call.ours)]
+    said = ["given", *given, "yours    " + show(call.yours), "wanted   " + show(call.ours)]
     return [*said, *beside(call.ours, call.yours)]
 
 

@@ -19,7 +19,6 @@ POLL = 0.1
 SETTLED = 0.05
 """seconds in which a file that was saved no longer changes: an editor may empty it before it writes"""
 PLACEMENT_SECONDS = 600.0
-KEYS = "h hint · s skip · d difference · q quit"
 
 
 class Desk(NamedTuple):
@@ -55,7 +54,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     if not resumed or not file.exists():
         write(file, kind.begin(name))
         progress.record(task, "start")
-    desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{KEYS}")
+    desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{keys_of(kind, name)}")
     seen = stamp(file)
     while True:
         match desk.key(POLL):
@@ -75,6 +74,16 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
         if now != seen and now is not None:
             seen = settled(file)
             passed = grade(desk, task, file) or passed
+
+
+def keys_of(kind: Kind, name: str) -> str:
+    """Return the keys that do something in a task.
+
+    >>> keys_of(Kind(str, Path, Grade, lambda name: ("Read the axes.",), None), "softmax")
+    'h hint · s skip · q quit'
+    """
+    named_keys = {"h hint": kind.hints(name), "s skip": True, "d difference": kind.difference, "q quit": True}
+    return " · ".join(key for key, works in named_keys.items() if works)
 
 
 def write(file: Path, text: str) -> None:
@@ -140,7 +149,7 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     desk.say("\n".join(graded.lines))
     took = f"  ({desk.now() - began:.1f} s)"
     if not graded.passed:
-        desk.say(f"not yet{took}; save it again, or h for a hint")
+        desk.say(f"not yet{took}; save it again" + (", or h for a hint" if kind.hints(name) else ""))
         return False
     star = " ★" if graded.star else ", without the star for the edges"
     ours = ", d shows the difference to ours" if kind.difference else ""
@@ -167,9 +176,9 @@ def place(desk: Desk) -> bool:
         if answer == "s":
             break
         asked.add(concept)
-        right = answer == str(QUESTIONS[CONCEPTS[concept].question].right)
         q = QUESTIONS[CONCEPTS[concept].question]
-        desk.say(f"{'right' if right else f'no, it is {q.right}'}: {q.why}")
+        right = answer == str(q.right)
+        desk.say(f"{'right' if right else f'it is {q.right}' if answer == '0' else f'no, it is {q.right}'}: {q.why}")
         progress.record(f"concept:{concept}", "place", known=right)
         for needed in sorted(all_needs(concept) - asked) if right else ():
             asked.add(needed)
@@ -179,14 +188,15 @@ def place(desk: Desk) -> bool:
     progress.record(PLACED, "place")
     gone = [CONCEPTS[c].title for c in CONCEPTS if c in asked - known]
     desk.say(
-        f"\n{len(known)} of {len(CONCEPTS)} concepts are there"
+        f"\n{len(known)} of {len(asked)} concepts are there"
+        + (f", {unasked} were not asked" if (unasked := len(CONCEPTS) - len(asked)) else "")
         + (f"; to begin with: {', '.join(gone)}" if gone else "")
     )
     return True
 
 
 def pose(desk: Desk, concept: str, left: str) -> str:
-    """Return ask the question of a concept; the key that answers."""
+    """Ask the question of a concept; return the key that answers."""
     q = QUESTIONS[CONCEPTS[concept].question]
     desk.say(f"\n{CONCEPTS[concept].title} ({left})\n")
     desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")

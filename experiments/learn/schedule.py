@@ -160,6 +160,12 @@ def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
     return tasks
 
 
+def _asked(events: list[Event]) -> dict[str, float]:
+    """Return when a placement asked each question, and told the answer: another task comes first."""
+    placed = [e for e in events if e["event"] == "place" and concept_of(e["drill"])]
+    return {f"question:{CONCEPTS[str(concept_of(e['drill']))].question}": e["at"] for e in placed}
+
+
 class Next(NamedTuple):
     task: str
     why: str
@@ -180,7 +186,7 @@ def under_way(events: list[Event]) -> str | None:
 def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | None:
     """Return the next task: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
     kinds = list(kinds)
-    last = {t.task: t.at for t in tries(events)}
+    last = _asked(events) | {t.task: t.at for t in tries(events)}
     open_ = under_way(events)
     if open_ and open_.rpartition(":")[0] in kinds and (open_ in DRILLS or ":" in open_):
         return Next(open_, "under way")
