@@ -20,6 +20,8 @@ settings.load_profile("fn")
 # for the processes that tests start too: to be the same to the bit, a run must go on with as many threads
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TERM"] = "xterm"  # on a dumb terminal no bar is drawn
+for _name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):  # tests read printed tables, of rich's own width
+    os.environ.pop(_name, None)
 torch.set_num_threads(1)  # on tensors this small, waking a second thread costs 5 ms an op: 100 times the work
 
 

@@ -47,11 +47,12 @@ from tests.two import in_two
 FAMILIES = ("mlp", "cnn", "resnet", "transformer", "ssd")
 
 
-def run_many(folder: Path, *job: str) -> None:
-    """Run a job of tests/many.py; that of 2 processes has folder/2."""
+def run_many(folder: Path, *job: str) -> str:
+    """Run a job of tests/many.py and return what it printed; that of 2 processes has folder/2."""
     command = [sys.executable, "tests/many.py", str(folder), *job]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def assert_same_files(folder: Path, *others: Path) -> None:

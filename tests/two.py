@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-LIMIT = 30
+LIMIT = 60
 """seconds: a process that waits longer for the other gets an error, and the fork is ended"""
 
 

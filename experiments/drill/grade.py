@@ -56,10 +56,9 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
         recorder = Recorder(load(name, file, seconds, allow_torch=allow_torch), resolve_name(DRILLS[name].of))
     except Wrong as error:
         return Verdict(False, str(error).splitlines())
-    run = Run(recorder, DRILLS[name].stages)
+    run = Run(recorder, DRILLS[name].stages, seconds)
     try:
-        with timed(seconds):
-            status = run.tests()
+        status = run.tests()
     except (OutOfTime, OutOfMemory) as error:
         run.error, status = error, 1
     verdict = _verdict(run, name, file, seconds, status)
@@ -104,8 +103,10 @@ def _right_so_far(run: "Run") -> list[str]:
 class Run:
     """A plugin of pytest that hands the answer to the tests, counts those that call it, and keeps the first failure."""
 
-    def __init__(self, recorder: Recorder, stages: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, recorder: Recorder, stages: dict[str, tuple[str, ...]], seconds: float | None = None) -> None:
         self.recorder, self.stages, self.counted, self.printed = recorder, stages, 0, ""
+        self.seconds = seconds
+        """for all tests, once they are collected; None where who calls holds the clock"""
         self.stage = "main"
         """of the test that ran last"""
         self.cases: dict[str, int] = {}
@@ -139,6 +140,15 @@ class Run:
                 few["report_multiple_bugs"] = False  # a group of exceptions is not the answer's own
                 item.obj._hypothesis_internal_use_settings = hypothesis.settings(own, **few)
                 item.obj._hypothesis_internal_use_seed = SEED
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Any:
+        try:
+            with timed(self.seconds) if self.seconds is not None else contextlib.nullcontext():
+                return (yield)
+        except OutOfTime as error:  # between two tests
+            self.error = error
+            raise
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Any:
