@@ -112,8 +112,8 @@ def p_value(accuracies: Sequence[float]) -> float:
 
     if len(set(accuracies)) == 1:  # no spread, for which t is infinite
         return float("nan") if len(accuracies) == 1 else float(accuracies[0] <= GOAL)
-    _, p = stats.ttest_1samp(accuracies, GOAL, alternative="greater")
-    return float(p)
+    result: Any = stats.ttest_1samp(accuracies, GOAL, alternative="greater")
+    return float(result.pvalue)
 
 
 def load(file: Path) -> Callable[..., Any]:
