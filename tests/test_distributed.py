@@ -154,7 +154,8 @@ def test_a_run_of_1_2_and_4_processes_is_the_same_to_the_byte(tmp_path, flags):
 @pytest.mark.longest
 @pytest.mark.slow
 def test_kills_of_one_process_or_all_change_nothing_and_any_number_resumes(tmp_path):
-    run_many(tmp_path, "kills", "12", "0", *MLP, "--epochs", "20", "--checkpoint-every", "2")
+    said = run_many(tmp_path, "kills", "12", "0", *MLP, "--epochs", "20", "--checkpoint-every", "2")
+    assert said == "12 kills\n"
     assert_same_run(*(tmp_path / name / "run" for name in ("whole", "killed")))
 
 

@@ -12,6 +12,7 @@ from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.forbidden import find_forbidden
 from experiments.drill.limits import ANSWER, OutOfTime, timed
+from experiments.shared.errors import first_line
 from experiments.shared.source import run_file
 
 
@@ -121,12 +122,6 @@ def compare_signatures(yours: Any, ours: Any) -> None:
         if defaults[0] is not defaults[1] and repr(defaults[0]) != repr(defaults[1]):
             given, expected = ("missing" if d is inspect.Parameter.empty else repr(d) for d in defaults)
             raise Wrong(f"the default of `{name}` is {given}, expected {expected}")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type of an exception and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def line_of(error: BaseException, file: Path) -> list[str]:

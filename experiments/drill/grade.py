@@ -23,12 +23,13 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from experiments.drill.answer import Wrong, first_line, line_of, load
+from experiments.drill.answer import Wrong, line_of, load
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain, show
 from experiments.drill.launch import ROOT, Verdict, write_verdict
 from experiments.drill.limits import CPU_SECONDS, MEMORY, OutOfMemory, OutOfTime, limit_memory, memory_limited, timed
 from experiments.drill.recorder import RECORDER, Arguments, Recorder
+from experiments.shared.errors import first_line
 
 AS_OURS = (
     "nothing that it returned could be compared with ours",
@@ -57,11 +58,7 @@ def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = 
     except Wrong as error:
         return Verdict(False, str(error).splitlines())
     run = Run(recorder, DRILLS[name].stages, seconds)
-    try:
-        status = run.tests()
-    except (OutOfTime, OutOfMemory) as error:
-        run.error, status = error, 1
-    verdict = _verdict(run, name, file, seconds, status)
+    verdict = _verdict(run, name, file, seconds, run.tests())
     return verdict._replace(lines=[*verdict.lines, *_printed(run.printed)])
 
 

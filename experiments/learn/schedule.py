@@ -3,7 +3,7 @@
 Everything is computed from the events that `experiments.drill.progress` keeps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,16 +107,22 @@ def due_concepts(events: list[Event], now: float) -> list[str]:
     return [*forgotten, *(name for _, name in late)]
 
 
-def _forgotten(events: list[Event]) -> list[str]:
-    """Return the concepts placed as forgotten and not passed since, the easiest first."""
-    last: dict[str, float] = {}
+def _placed(events: list[Event]) -> Iterator[tuple[str, Event]]:
+    """Yield each concept that a placement asked for, with the event."""
     for event in events:
         concept = concept_of(event["drill"])
         if event["event"] == "place" and concept and event["drill"] != PLACED:
-            if event.get("known") is True:
-                last.pop(concept, None)
-            else:
-                last[concept] = event["at"]
+            yield concept, event
+
+
+def _forgotten(events: list[Event]) -> list[str]:
+    """Return the concepts placed as forgotten and not passed since, the easiest first."""
+    last: dict[str, float] = {}
+    for concept, event in _placed(events):
+        if event.get("known") is True:
+            last.pop(concept, None)
+        else:
+            last[concept] = event["at"]
     for t in tries(events):
         concept = concept_of(t.task)
         if t.passed and concept in last and t.at >= last[concept]:
@@ -162,8 +168,7 @@ def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
 
 def _asked(events: list[Event]) -> dict[str, float]:
     """Return when a placement asked each question, and told the answer: another task comes first."""
-    placed = [e for e in events if e["event"] == "place" and concept_of(e["drill"])]
-    return {f"question:{CONCEPTS[str(concept_of(e['drill']))].question}": e["at"] for e in placed}
+    return {f"question:{CONCEPTS[concept].question}": event["at"] for concept, event in _placed(events)}
 
 
 class Next(NamedTuple):

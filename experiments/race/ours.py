@@ -80,7 +80,8 @@ def muon_update(
 
 def optimizer_init(params: Params) -> Params:
     kernels, rest = tree.split(params, KERNELS)
-    return {"step": torch.zeros_like(adam_init(rest)["step"]), "kernels": sgd_init(kernels), "rest": adam_init(rest)}
+    adam = adam_init(rest)
+    return {"step": adam["step"].clone(), "kernels": sgd_init(kernels), "rest": adam}
 
 
 def triangle(step: Int[Tensor, ""], steps: int) -> Float[Tensor, ""]:

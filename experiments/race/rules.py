@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.shared.errors import first_line
 from experiments.shared.flags import UsageError
 from experiments.shared.source import run_file
 from fn.data.datasets import Dataset, Split
@@ -125,8 +126,7 @@ def load(file: Path) -> Callable[..., Any]:
     except SyntaxError as error:
         raise UsageError(f"--mine {file}, line {error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split("\n")[0].split())
-        raise UsageError(f"--mine {file} fails when it is imported: {type(error).__name__}: {said}") from None
+        raise UsageError(f"--mine {file} fails when it is imported: {first_line(error)}") from None
     if train is None:
         raise UsageError(f"--mine {file} has no function train(split, seed)")
     if not callable(train):

@@ -113,3 +113,9 @@ def _nearest_line(frames: Sequence[traceback.FrameSummary]) -> traceback.FrameSu
     above = [frame for frame in frames if Path(frame.filename).parent not in (FN, FN / "jit")]
     above = [frame for frame in above if not _is_ours(frame)] or above
     return (above or frames or [None])[-1]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
