@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value
 
-from experiments.lab_helpers.lab7 import collectives, process_mistakes
+from experiments.lab_helpers.lab7 import process_mistakes
 from experiments.lab_helpers.lab7.collective_pictures import draw_costs
-from experiments.lab_helpers.lab7.local_processes import in_processes
-from experiments.shared import cli, show
+from experiments.shared import cli, collectives, show
+from experiments.shared.local_processes import in_processes
 from fn import tree
 from fn.data.loader import batches
 from fn.distributed import data_parallel_step, from_vector, place, sharded, to_vector

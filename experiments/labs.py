@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab import LABS
-from experiments.report.write import write_index
+from experiments.shared.report.write import write_index
 from experiments.shared.show import console, print_anything, table
 from fn.files import read_json
 

@@ -29,7 +29,7 @@ BEGUN_FIRST = ("every_wrong_answer", "labs_hold", "lab_holds", "fifty", "compile
 """parts of the names of the tests that take half a minute and more"""
 
 
-FORKS = ("test_distributed.py", "test_lab7.py", "test_bugs.py", "lab7")
+FORKS = ("test_distributed.py", "test_lab7.py", "test_gallery_mine.py", "lab7")
 """parts of the names of the tests that go on in a fork of their process"""
 
 

@@ -20,8 +20,8 @@ from experiments.bench.timing import worker as begin_worker
 from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
 from experiments.bench.worker import VARIANTS, tasks
 from experiments.bench.workloads import WORKLOADS
-from experiments.lab_helpers.lab7.collectives import Cost, nccl_cost, step_seconds
 from experiments.shared import cli
+from experiments.shared.collectives import Cost, nccl_cost, step_seconds
 from experiments.shared.registry import resolve
 from fn import tree
 from fn.detection.train import detection_loss

@@ -1,6 +1,6 @@
 """Many processes, one result: the sums, the step and the sharded optimizer with 1, 2 and 4 processes.
 
-tests/many.py forks the processes; each waits a limited time for the others.
+tests/many_processes.py forks the processes; each waits a limited time for the others.
 """
 
 import dataclasses
@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from experiments.lab_helpers.lab7 import local_processes
-from experiments.shared import cli, ranks
+from experiments.shared import cli, local_processes, ranks
 from experiments.train import launch, together
 from experiments.train.config import Config, parse
 from fn import checkpoint, distributed, tree
@@ -42,14 +41,14 @@ from fn.models.mlp import mlp
 from fn.optim import adamw, sgd
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, classifier_step, init_train_state, run_key, train_step
-from tests.two import in_two
+from tests.two_processes import in_two
 
 FAMILIES = ("mlp", "cnn", "resnet", "transformer", "ssd")
 
 
 def run_many(folder: Path, *job: str) -> str:
-    """Run a job of tests/many.py and return what it printed; that of 2 processes has folder/2."""
-    command = [sys.executable, "tests/many.py", str(folder), *job]
+    """Run a job of tests/many_processes.py and return what it printed; that of 2 processes has folder/2."""
+    command = [sys.executable, "tests/many_processes.py", str(folder), *job]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -194,7 +193,7 @@ def test_processes_that_differ_are_refused_in_a_line(tmp_path, what, reason):
 
 def refused_many(folder: Path, *job: str) -> list[str]:
     """Run a job whose processes end with one status that is not 0; return the errors they printed."""
-    command = [sys.executable, "tests/many.py", str(folder), *job]
+    command = [sys.executable, "tests/many_processes.py", str(folder), *job]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     *said, summary = done.stderr.splitlines()
     status = 130 if job[0] == "interrupted" else 2

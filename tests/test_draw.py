@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import CSS4_COLORS, TABLEAU_COLORS, to_hex
 
-from experiments.report import record, write
+from experiments.shared.report import record, write
 from experiments.shared.titles import course, told
 from fn import draw
 from fn.draw.figures import DPI, SHOWN

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from experiments.drill import __main__ as drill
-from experiments.drill import answer, cut, grade, launch, progress, prove
+from experiments.drill import answer, cut, grade, launch, prove
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
 from experiments.drill.recorder import Call, Recorder
-from experiments.shared import cli
+from experiments.shared import attempts, cli
 
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
 
@@ -129,7 +129,7 @@ def test_a_pass_of_what_was_never_begun_is_told_not_to_count(monkeypatch, capsys
     monkeypatch.setattr(launch, "graded", lambda name, path: Verdict(True, ["said"]))
     assert run("relu", "--check") == 0
     assert "passed, but not counted: just drill relu --reset begins it" in capsys.readouterr().out
-    assert progress.standings()["relu"].passes == 0
+    assert attempts.standings()["relu"].passes == 0
 
 
 @pytest.mark.parametrize("flags", [("--hint", "--check"), ("--check", "--reset"), ("--show", "--blank")])
@@ -461,21 +461,21 @@ def test_each_drill_has_four_wrong_answers_and_a_right_one(name):
 
 def events(*entries: tuple[str, dict]) -> None:
     for event, details in entries:
-        progress.record("relu", event, **details)
+        attempts.record("relu", event, **details)
 
 
 def test_a_log_that_was_cut_off_anywhere_still_counts_what_is_whole():
     events(("start", {}), ("check", {"passed": False}), ("check", {"passed": True}))
-    path = progress.file()
+    path = attempts.file()
     whole = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         complete = sum(end - 1 <= length for end in ends)
-        standing = progress.standings().get("relu", progress.Standing())
+        standing = attempts.standings().get("relu", attempts.Standing())
         assert (standing.attempts, standing.passes) == (max(complete - 1, 0), int(complete == 3))
-        progress.record("relu", "check", passed=False)
-        assert progress.standings()["relu"].attempts == standing.attempts + 1
+        attempts.record("relu", "check", passed=False)
+        assert attempts.standings()["relu"].attempts == standing.attempts + 1
 
 
 NO_EVENTS = [b"", b"{", b"3", b"[]", b"null", b"\xff\x00", b'{"v": 1}', b"[" * 100_000]
@@ -485,36 +485,36 @@ NO_EVENTS += [b'{"drill": "relu", "event": 3, "at": 0}', b'{"drill": "relu", "ev
 @pytest.mark.parametrize("line", NO_EVENTS, ids=range(len(NO_EVENTS)))
 def test_a_line_that_is_no_event_is_passed_over(line):
     events(("start", {}))
-    with progress.file().open("ab") as log:
+    with attempts.file().open("ab") as log:
         log.write(line + b"\n")
     events(("check", {"passed": True}))
-    assert progress.standings()["relu"].passes == 1
+    assert attempts.standings()["relu"].passes == 1
 
 
 def test_what_a_later_version_wrote_is_kept_and_does_no_harm():
     events(("start", {"mood": "good"}), ("sung", {"v": 9}), ("check", {"passed": True, "score": [1, 2]}))
-    with progress.file().open("a") as log:
+    with attempts.file().open("a") as log:
         log.write(json.dumps({"v": 7, "drill": "a drill of tomorrow", "event": "start", "at": 5, "new": {}}) + "\n")
-    before = progress.file().read_bytes()
+    before = attempts.file().read_bytes()
     events(("hint", {}))
-    assert progress.file().read_bytes().startswith(before)
-    assert progress.standings()["relu"].passes == 1
+    assert attempts.file().read_bytes().startswith(before)
+    assert attempts.standings()["relu"].passes == 1
     assert run() == 0
 
 
 def test_killed_at_any_moment_the_log_is_sound():
     """A process that records without end, killed five times."""
-    code = "from experiments.drill import progress\nwhile True: progress.record('relu', 'check', passed=False)"
+    code = "from experiments.shared import attempts\nwhile True: attempts.record('relu', 'check', passed=False)"
     for _ in range(5):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=cut.ROOT, env={**os.environ})
-        before = len(progress.file().read_bytes()) if progress.file().exists() else 0
+        before = len(attempts.file().read_bytes()) if attempts.file().exists() else 0
         while process.poll() is None:
-            if progress.file().exists() and len(progress.file().read_bytes()) > before + 1000:
+            if attempts.file().exists() and len(attempts.file().read_bytes()) > before + 1000:
                 break
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    lines = progress.file().read_bytes().splitlines()
-    assert progress.standings()["relu"].attempts >= len(lines) - 5
+    lines = attempts.file().read_bytes().splitlines()
+    assert attempts.standings()["relu"].attempts >= len(lines) - 5
 
 
 def test_passes_are_further_and_further_apart(monkeypatch):
@@ -524,25 +524,25 @@ def test_passes_are_further_and_further_apart(monkeypatch):
     waits = []
     for hint in (False, False, False, True, False):
         events(("start", {}), *[("hint", {})] * hint, ("check", {"passed": True}), ("check", {"passed": True}))
-        standing = progress.standings()["relu"]
+        standing = attempts.standings()["relu"]
         assert standing.due is not None
-        waits.append((standing.due - now[0]) / progress.DAY)
+        waits.append((standing.due - now[0]) / attempts.DAY)
         now[0] = standing.due
     assert waits == pytest.approx([1, 2.5, 6.25, 1, 2.5])
     events(("start", {}))
     now[0] += 90
     events(("check", {"passed": True}), ("start", {}), ("check", {"passed": True}))
-    standing = progress.standings()["relu"]
+    standing = attempts.standings()["relu"]
     assert standing.interval == pytest.approx(6.25)
     assert (standing.passes, standing.best) == (7, 0)
 
 
 def test_next_is_what_is_under_way_then_what_is_due_then_the_easiest_new_one():
     difficulty = {"hard": 3, "easy": 1, "relu": 2}
-    pick = partial(progress.next_drill, list(difficulty), difficulty)
+    pick = partial(attempts.next_drill, list(difficulty), difficulty)
     assert pick(time.time()) == "easy"
     events(("start", {}))
     assert pick(time.time()) == "relu"
     events(("check", {"passed": True}))
     assert pick(time.time()) == "easy"
-    assert pick(time.time() + 2 * progress.DAY) == "relu"
+    assert pick(time.time() + 2 * attempts.DAY) == "relu"

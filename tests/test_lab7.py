@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiments import lab7_processes
-from experiments.lab_helpers.lab7 import collectives, local_processes, process_mistakes
-from experiments.shared import cli
+from experiments.lab_helpers.lab7 import process_mistakes
+from experiments.shared import cli, collectives, local_processes
 from fn import tree
 from fn.distributed import part_gradient, place
 from fn.models.cnn import cnn
@@ -27,7 +27,7 @@ from fn.optim import adamw_update, sgd
 from fn.rng import generator
 from fn.rng import key as rng_key
 from fn.train import TrainState, classification_loss, classifier_step, init_train_state
-from tests.two import in_two
+from tests.two_processes import in_two
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, progress, warm
+from experiments.drill import cut, launch, warm
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
 from experiments.gallery import mine
@@ -27,9 +27,9 @@ from experiments.learn import concepts, fluency, loop, mistakes, schedule
 from experiments.learn.concepts import CONCEPTS
 from experiments.learn.kinds import Grade, kinds, of_module, shape_of
 from experiments.learn.questions import QUESTIONS
-from experiments.shared import cli
+from experiments.shared import attempts, cli
 
-DAY = progress.DAY
+DAY = attempts.DAY
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
 
 
@@ -45,13 +45,13 @@ def clock(monkeypatch, tmp_path) -> list[float]:
 
 def record(*events: tuple[str, str, dict]) -> None:
     for task, event, details in events:
-        progress.record(task, event, **details)
+        attempts.record(task, event, **details)
 
 
 def passed(task: str, clock: list[float], seconds: float = 30.0, **details) -> None:
-    progress.record(task, "start")
+    attempts.record(task, "start")
     clock[0] += seconds
-    progress.record(task, "check", **({"passed": True} | details))
+    attempts.record(task, "check", **({"passed": True} | details))
 
 
 class Desk:
@@ -78,7 +78,7 @@ def save(file: Path, text: str) -> Callable[[], object]:
 
 
 def next_task(now: float) -> schedule.Next:
-    found = schedule.next_task(list(progress.events()), now, ["", "question", "failure", "shape"])
+    found = schedule.next_task(list(attempts.events()), now, ["", "question", "failure", "shape"])
     assert found is not None
     return found
 
@@ -148,7 +148,7 @@ def test_a_file_is_judged_whenever_it_is_saved_until_it_passes(clock):
     assert "not yet" in desk.said
     assert f"1 of 3: {DRILLS['relu'].hints[0]}" in desk.said
     assert "passed ★" in desk.said
-    [done] = schedule.tries(progress.events())
+    [done] = schedule.tries(attempts.events())
     assert (done.checks, done.hints, done.passed, done.rating) == (2, 1, True, "Hard")
 
 
@@ -178,9 +178,9 @@ def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is
 
 def test_a_skipped_task_is_no_longer_under_way(clock):
     assert loop.work(Desk(["s"]).desk, "relu") == "next"
-    assert not progress.standings()["relu"].open
+    assert not attempts.standings()["relu"].open
     assert next_task(clock[0]).why != "under way"
-    assert [t.rating for t in schedule.tries(progress.events())] == ["Again"]
+    assert [t.rating for t in schedule.tries(attempts.events())] == ["Again"]
 
 
 def test_a_file_that_is_replaced_or_gone_for_a_moment_is_no_surprise():
@@ -198,7 +198,7 @@ def test_a_file_that_is_replaced_or_gone_for_a_moment_is_no_surprise():
 def test_the_loop_leads_from_one_task_to_the_next_and_quits(clock):
     desk = Desk(["s", "s", "q"])
     loop.learn(desk.desk)
-    begun = [e["drill"] for e in progress.events() if e["event"] == "start"]
+    begun = [e["drill"] for e in attempts.events() if e["event"] == "start"]
     assert len(begun) == len(set(begun)) == 3
 
 
@@ -242,11 +242,11 @@ def answer(right: bool) -> Iterator[str]:
 def test_a_placement_asks_nothing_below_what_is_known():
     desk = Desk([str(QUESTIONS[CONCEPTS["training"].question].right), *["0"] * 30])
     assert loop.place(desk.desk)
-    placed = {e["drill"].removeprefix("concept:"): e.get("known") for e in progress.events() if e["event"] == "place"}
+    placed = {e["drill"].removeprefix("concept:"): e.get("known") for e in attempts.events() if e["event"] == "place"}
     assert placed["training"] is placed["loops"] is placed["gradients"] is True
     assert "\ngradients\n" not in desk.said
     assert placed["attention"] is False
-    assert schedule.is_placed(list(progress.events()))
+    assert schedule.is_placed(list(attempts.events()))
 
 
 def test_what_a_placement_finds_forgotten_comes_first_and_what_is_known_later(clock):
@@ -254,10 +254,10 @@ def test_what_a_placement_finds_forgotten_comes_first_and_what_is_known_later(cl
     first = next_task(clock[0])
     assert first.why == f"due: {CONCEPTS['tensors'].title}"
     assert first.task == f"failure:{mine.case('silent_broadcast')}"  # not the question whose answer was just told
-    due = schedule.due_concepts(list(progress.events()), clock[0])
+    due = schedule.due_concepts(list(attempts.events()), clock[0])
     assert set(due) == set(CONCEPTS)
     passed("question:broadcasting", clock)
-    assert "tensors" not in schedule.due_concepts(list(progress.events()), clock[0])
+    assert "tensors" not in schedule.due_concepts(list(attempts.events()), clock[0])
 
 
 def test_a_placement_ends_after_ten_minutes_and_goes_on_where_it_was_left(clock):
@@ -265,10 +265,10 @@ def test_a_placement_ends_after_ten_minutes_and_goes_on_where_it_was_left(clock)
         clock[0] += 700
 
     assert not loop.place(Desk(["0", "q"]).desk)
-    assert not schedule.is_placed(list(progress.events()))
+    assert not schedule.is_placed(list(attempts.events()))
     desk = Desk([later, "0", "0"])
     assert loop.place(desk.desk)
-    assert len([e for e in progress.events() if e["drill"].startswith("concept:")]) == 2
+    assert len([e for e in attempts.events() if e["drill"].startswith("concept:")]) == 2
 
 
 def test_a_placement_that_is_ended_counts_only_what_it_asked():
@@ -314,9 +314,9 @@ def test_a_concept_that_is_passed_comes_back_later_and_later_the_same_each_time(
     waits = []
     for _ in range(4):
         passed("relu", clock)
-        due = schedule.cards(list(progress.events()))["relu"].due.timestamp()
+        due = schedule.cards(list(attempts.events()))["relu"].due.timestamp()
         waits.append((due - clock[0]) / DAY)
-        assert schedule.cards(list(progress.events()))["relu"].due.timestamp() == due
+        assert schedule.cards(list(attempts.events()))["relu"].due.timestamp() == due
         clock[0] = due
     assert waits == sorted(waits)
     assert waits[0] >= 1
@@ -343,7 +343,7 @@ def test_the_last_two_mistakes_are_remedied_the_later_first_for_two_weeks(clock)
         clock[0] += 10
 
     def called_for(now: float) -> list[str]:
-        return list(dict.fromkeys(mistake for _, mistake in schedule.pending_remedies(list(progress.events()), now)))
+        return list(dict.fromkeys(mistake for _, mistake in schedule.pending_remedies(list(attempts.events()), now)))
 
     assert called_for(clock[0]) == ["another dtype", "a wrong slope"]
     assert called_for(clock[0] - 11 + 14 * DAY) == ["another dtype"]
@@ -359,13 +359,13 @@ def test_a_refusal_in_the_loop_is_remembered_by_its_mistake(clock):
 
 def test_events_of_no_kind_here_and_lines_that_are_garbled_do_no_harm(clock):
     passed("relu", clock)
-    with progress.file().open("ab") as log:
+    with attempts.file().open("ab") as log:
         log.write(b'{"drill": "song:9", "event": "start", "at": 1e9}\n\xff{"drill": "relu", "event": "check", "at"')
     record(
         ("softmax", "check", {"passed": True, "mistake": 3}), ("softmax", "check", {"passed": False, "mistake": "?"})
     )
     assert next_task(clock[0]).task not in ("relu", "song:9")
-    assert list(schedule.cards(list(progress.events()))) == ["relu"]
+    assert list(schedule.cards(list(attempts.events()))) == ["relu"]
 
 
 # Progress.
@@ -400,8 +400,8 @@ def test_in_a_pipe_it_says_what_is_due_and_ends(tmp_path):
         ([], "ten minutes"),
         ([{"drill": "placement", "event": "place", "at": 5}], "first: question:"),
     ):
-        progress.file().parent.mkdir(parents=True, exist_ok=True)
-        progress.file().write_text("".join(json.dumps(e) + "\n" for e in events))
+        attempts.file().parent.mkdir(parents=True, exist_ok=True)
+        attempts.file().write_text("".join(json.dumps(e) + "\n" for e in events))
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=cut.ROOT, stdin=subprocess.DEVNULL
         )

@@ -14,8 +14,8 @@ from experiments.drill.catalogue import DRILLS
 from experiments.gallery.failures import gallery
 from experiments.shared import cli, page
 from experiments.shared.page import Change
-from tests.edited import edited, new_source, ours_of_all_modules
-from tests.parts import PARTS, make_small
+from tests.apply_change import edited, new_source, ours_of_all_modules
+from tests.lab_parts import PARTS, make_small
 
 SECTIONS = ["Read, in this order", "The equations", "Predict, before you run", "Change it, and run again"]
 SECTIONS += ["Write it yourself", "Questions", "Next"]

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.drill import progress
-from experiments.shared import checks, cli, predictions, show
+from experiments.shared import attempts, checks, cli, predictions, show
 from experiments.shared.predictions import Prediction, Ranking
 
 
@@ -104,7 +103,7 @@ def test_yours_stands_beside_the_measured_value_and_is_kept(monkeypatch, tmp_pat
     answers = [Prediction("first error", 0.1, 0.1234, "<= 0.2"), Prediction("never wrong", 0.0, 0, "== 0")]
     assert summary(tmp_path)["predictions"] == [answer._asdict() for answer in answers]
     assert predictions.past() == answers
-    [event, _] = progress.events()
+    [event, _] = attempts.events()
     assert event.items() >= {"event": "predict", "lab": "lab9", "claim": "first error", "predicted": 0.1}.items()
     said = " ".join(reader.screen.getvalue().split())
     assert "Your predictions so far, 2: off by a factor 1.23, the median of 1; off by 0, the median of 1" in said
@@ -140,7 +139,7 @@ def test_the_end_of_input_stops_too(monkeypatch, tmp_path):
     assert len(reader.asked) == 1
     assert "0.1234" in reader.screen.getvalue()
     assert summary(tmp_path)["predictions"] == []
-    assert not progress.file().exists()
+    assert not attempts.file().exists()
 
 
 def test_what_waits_is_shown_when_a_run_is_interrupted_and_nobody_is_asked_afterwards(monkeypatch, tmp_path, capsys):
@@ -168,7 +167,7 @@ def test_without_the_flag_nothing_asks(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, tmp_path) == 1
     assert ["check", "value", "target"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     assert summary(tmp_path).keys().isdisjoint({"predictions", "mine"})
-    assert not progress.file().exists()
+    assert not attempts.file().exists()
 
 
 def test_in_a_pipe_it_is_refused_in_a_line(monkeypatch, capsys, tmp_path):
@@ -209,12 +208,12 @@ def test_how_far_off_they_tend_to_be():
 def test_a_garbled_file_keeps_the_other_predictions(monkeypatch, tmp_path):
     Reader(monkeypatch, "0.1", "0.1", "0.1")
     run(monkeypatch, tmp_path, "--predict")
-    whole = progress.file().read_bytes()
+    whole = attempts.file().read_bytes()
     bad = [b'{"event": "predict", "at": 1}', b'{"event": "predict", "at": 1, "claim": 3, "predicted": "x"}', b"\xff{"]
     bad.append(b'{"event":"predict","at":1,"claim":"a","predicted":1,"measured":null,"target":"<= 1"}')
     bad.append(b'{"event":"predict","at":1,"claim":"a","predicted":1,"measured":2,"target":"about 1"}')
     bad.append(b'{"event":"predict","at":1,"claim":"a","predicted":["a"],"measured":["a","b"]}')
-    progress.file().write_bytes(b"\n".join([*bad, whole, *bad]) + b"\n" + whole[:50])
+    attempts.file().write_bytes(b"\n".join([*bad, whole, *bad]) + b"\n" + whole[:50])
     assert [answer.claim for answer in predictions.past()] == ["first error", "steps", "never wrong"]
-    progress.record("relu", "start")
-    assert progress.standings().keys() == {"relu"}
+    attempts.record("relu", "start")
+    assert attempts.standings().keys() == {"relu"}

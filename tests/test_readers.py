@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from experiments import labs
-from experiments.drill import progress
 from experiments.gallery import quiz
 from experiments.note.__main__ import run_figures
+from experiments.shared import attempts
 from experiments.shared.cli import Config, UsageError
 from experiments.shared.flags import as_flags
 from experiments.train.folder import read_log
@@ -133,11 +133,11 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def read_progress(path: Path) -> Any:
-    return progress.next_drill(["relu"], {"relu": 1}, 1e9), progress.standings()
+    return attempts.next_drill(["relu"], {"relu": 1}, 1e9), attempts.standings()
 
 
 def drills_of(monkeypatch, path: Path) -> None:
-    monkeypatch.setattr(progress, "file", lambda: path)
+    monkeypatch.setattr(attempts, "file", lambda: path)
 
 
 EVENTS = [{"v": 1, "at": 1e9 + i, "drill": "relu", "event": "check", "passed": True} for i in range(3)]
@@ -317,7 +317,7 @@ def test_a_damaged_file_is_read_right_or_refused_in_words(tmp_path, name, times)
 @pytest.mark.parametrize("times", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_the_progress_of_the_drills_survives_any_damage(monkeypatch, tmp_path, times):
     """It refuses nothing: lines that cannot be read are passed over."""
-    monkeypatch.setattr(progress, "file", lambda: tmp_path / "drills.jsonl")
+    monkeypatch.setattr(attempts, "file", lambda: tmp_path / "drills.jsonl")
     reader = Reader("drills.jsonl", READERS["log"].content, read_progress, ZeroDivisionError, lambda found: True)
     assert fuzz(reader, tmp_path, times) == (times, 0)
 
@@ -343,11 +343,11 @@ def test_strict_json_is_read_in_any_encoding_and_with_any_name_of_a_file(tmp_pat
 
 @pytest.mark.parametrize("at", ["NaN", "Infinity", '"nan"', '"inf"', "1e999", "1e300", "-1", "null", "[]", '"\\ud800"'])
 def test_a_time_that_is_none_does_not_count(monkeypatch, tmp_path, at):
-    monkeypatch.setattr(progress, "file", lambda: tmp_path / "drills.jsonl")
+    monkeypatch.setattr(attempts, "file", lambda: tmp_path / "drills.jsonl")
     good = '{"at": 5, "drill": "relu", "event": "start"}\n{"at": 65, "drill": "relu", "event": "check", "passed": true}'
     odd = f'{{"at": {at}, "drill": "relu", "event": "check", "passed": true}}'
     (tmp_path / "drills.jsonl").write_text(f"{odd}\n{good}\n{odd}\n")
-    standing = progress.standings()["relu"]
+    standing = attempts.standings()["relu"]
     assert (standing.attempts, standing.passes, standing.best, standing.due) == (1, 1, 60.0, 65 + 86_400)
 
 

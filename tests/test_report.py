@@ -20,8 +20,8 @@ from PIL import Image
 
 from experiments import labs
 from experiments.lab_helpers.lab3.attention_pictures import show_attention
-from experiments.report import record, write
 from experiments.shared import cli, show
+from experiments.shared.report import record, write
 from experiments.shared.shapes import trace_shapes
 from experiments.shared.training_pictures import draw_losses
 from fn import draw

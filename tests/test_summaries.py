@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.func import grad, vmap
 
-from experiments.drill.beside import beside
+from experiments.drill.differences import first_differences
 from experiments.drill.explain import example, show
 from experiments.drill.recorder import Call
 from experiments.shared import cli
@@ -139,27 +139,27 @@ def test_a_large_tensor_of_a_drill_is_its_summary_and_first_numbers():
 
 def test_the_first_entries_that_differ_stand_beside_each_other():
     wanted, yours = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[1.0, 2], [5, 4]])
-    assert beside(wanted, yours) == [
+    assert first_differences(wanted, yours) == [
         "",
         "first differences",
         "  at      wanted  yours  difference",
         "  [1, 0]  3       5      2",
     ]
-    lines = beside(({}, {"w": torch.zeros(20)}), ({}, {"w": torch.ones(20)}))
+    lines = first_differences(({}, {"w": torch.zeros(20)}), ({}, {"w": torch.ones(20)}))
     assert lines[1] == "first differences in result[1].w"
     assert lines[-1] == "  and 14 more entries"
-    assert beside(wanted, wanted + 1e-7) == []
-    assert beside(wanted, yours[0]) == []
-    assert beside(wanted, None) == []
-    assert beside(wanted.to("meta"), yours.to("meta")) == []
-    assert beside(3.0, 4.0) == []
+    assert first_differences(wanted, wanted + 1e-7) == []
+    assert first_differences(wanted, yours[0]) == []
+    assert first_differences(wanted, None) == []
+    assert first_differences(wanted.to("meta"), yours.to("meta")) == []
+    assert first_differences(3.0, 4.0) == []
 
 
 def test_an_image_is_drawn_three_times():
     wanted = torch.zeros(2, 1, 4, 5)
     yours = wanted.clone()
     wanted[1, 0, 1:3, 1:4], yours[1, 0, 1:3, 2:5] = 1.0, 1.0
-    assert beside(wanted, yours) == [
+    assert first_differences(wanted, yours) == [
         "",
         "first difference: result[1, 0], from 0 (blank) to 1 (full); the difference up to 1",
         "wanted      yours       difference",
@@ -169,11 +169,11 @@ def test_an_image_is_drawn_three_times():
         "",
     ]
     mask = torch.ones(4, 4, dtype=torch.bool).tril()
-    assert beside(mask, mask.T)[1].startswith("first difference: result, from 0")
+    assert first_differences(mask, mask.T)[1].startswith("first difference: result, from 0")
     large = torch.rand(3, 40, 40)
-    assert all(len(line) <= 60 for line in beside(large, large + torch.rand(3, 40, 40))[2:])
+    assert all(len(line) <= 60 for line in first_differences(large, large + torch.rand(3, 40, 40))[2:])
     broken = torch.full((2, 3, 3), math.nan)
-    assert beside(torch.zeros(2, 3, 3), broken)[3].split() == ["×××", "×××"]
+    assert first_differences(torch.zeros(2, 3, 3), broken)[3].split() == ["×××", "×××"]
 
 
 def test_a_refused_answer_shows_it():

@@ -654,7 +654,7 @@ def test_a_log_that_is_lost_is_refused(run_trainer, tmp_path, damage):
 def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
     flags = ["--model", "mlp", "--hidden", "8", "--epochs", "16", "--checkpoint-every", "1"]
     flags += ["--augment", "crop", "--dropout-p", "0.1"]
-    command = [sys.executable, "tests/killer.py", "50", "0", str(tmp_path), *flags]
+    command = [sys.executable, "tests/kill_trainer.py", "50", "0", str(tmp_path), *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr
     kills, steps, in_the_midst = map(int, re.findall(r"\d+", done.stdout))

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.bench.torch_steps import Task, begin
-from experiments.lab_helpers.lab7.collectives import SIZES, Cost, fit, least_seconds, nccl_cost, step_seconds
-from experiments.lab_helpers.lab7.local_processes import in_processes
 from experiments.shared import cli, show, strict_json
+from experiments.shared.collectives import SIZES, Cost, fit, least_seconds, nccl_cost, step_seconds
+from experiments.shared.local_processes import in_processes
 from fn import draw, tree
 from fn.distributed import data_parallel_step, sum_over_processes, to_vector
 from fn.files import write_atomic

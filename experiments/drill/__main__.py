@@ -15,10 +15,10 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments.drill import answer, cut, launch, progress, prove, whole
+from experiments.drill import answer, cut, launch, prove, whole_lab
 from experiments.drill.catalogue import DRILLS, WHOLES
-from experiments.drill.progress import Standing
-from experiments.shared import cli
+from experiments.shared import attempts, cli
+from experiments.shared.attempts import Standing
 from experiments.shared.show import console, say, table
 
 FOLDER = cut.FOLDER
@@ -71,7 +71,7 @@ def main(config: Config) -> int:
 def find(name: str) -> str:
     """Return the drill of that name, or the next one; UsageError with the nearest names if there is none."""
     if name == "next":
-        return progress.next_drill(list(DIFFICULTY), DIFFICULTY, time.time())
+        return attempts.next_drill(list(DIFFICULTY), DIFFICULTY, time.time())
     if name in DIFFICULTY:
         return name
     words = name.lower().replace("-", "_")
@@ -85,7 +85,7 @@ NARROW = 80
 
 
 def list_drills() -> int:
-    standings, now, rows = progress.standings(), time.time(), []
+    standings, now, rows = attempts.standings(), time.time(), []
     for name, drill in DRILLS.items():
         s, topic = standings.get(name, Standing()), drill.topic.removeprefix("Lab ")
         best = minutes(s.best) + " ★" * s.star
@@ -111,7 +111,7 @@ def due(s: Standing, now: float) -> str:
         return "under way"
     if s.due is None:
         return "-"
-    days = (s.due - now) / progress.DAY
+    days = (s.due - now) / attempts.DAY
     return "now" if days <= 0 else "tomorrow" if days < 1.5 else f"in {days:.0f} days"
 
 
@@ -125,7 +125,7 @@ def shown(file: Path) -> str:
 
 def begin(name: str, *, blank: bool, reset: bool) -> int:
     """Write the drill's file, unless one is under way."""
-    file, standing = place(name), progress.standings().get(name, Standing())
+    file, standing = place(name), attempts.standings().get(name, Standing())
     again = not standing.open and standing.due is not None and standing.due <= time.time()
     if file.exists() and not (reset or again):
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
@@ -134,7 +134,7 @@ def begin(name: str, *, blank: bool, reset: bool) -> int:
     if file.exists():
         file.replace(file.with_suffix(".py.old"))
     file.write_text("" if blank else cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name))
-    progress.record(name, "start", blank=blank)
+    attempts.record(name, "start", blank=blank)
     say(f"{shown(file)} is yours to write; then: just check-drill {name}")
     return 0
 
@@ -146,20 +146,20 @@ def check(name: str) -> int:
         raise cli.UsageError(f"{shown(file)} is not there: just drill {name} begins it")
     waiting = console.status("the tests that hold ours are run on yours")
     if name in WHOLES:
-        verdict = whole.check(name, file)
+        verdict = whole_lab.check(name, file)
     elif lines := answer.refusal(name, file):
         verdict = launch.Verdict(False, lines)
     else:
         with waiting if console.is_terminal else contextlib.nullcontext():
             verdict = launch.graded(name, file)
-    before = progress.standings().get(name, Standing())
-    progress.record(name, "check", passed=verdict.passed, star=verdict.star)
+    before = attempts.standings().get(name, Standing())
+    attempts.record(name, "check", passed=verdict.passed, star=verdict.star)
     for line in verdict.lines:
         say(line)
     if not verdict.passed:
         say("\nnot yet; --hint says more" if before.hints < len(hints_of(name)) else "\nnot yet")
         return 1
-    now = progress.standings()[name]
+    now = attempts.standings()[name]
     if now.begun is None:
         say(f"\npassed, but not counted: just drill {name} --reset begins it")
         return 0
@@ -176,9 +176,9 @@ def hints_of(name: str) -> tuple[str, ...]:
 
 def hint(name: str) -> int:
     """Print the hints so far and one more."""
-    shown_before, hints = progress.standings().get(name, Standing()).hints, hints_of(name)
+    shown_before, hints = attempts.standings().get(name, Standing()).hints, hints_of(name)
     if shown_before < len(hints):
-        progress.record(name, "hint")
+        attempts.record(name, "hint")
     for i, text in enumerate(hints[: shown_before + 1], start=1):
         say(f"{i} of {len(hints)}: {text}")
     if shown_before >= len(hints):
@@ -188,7 +188,7 @@ def hint(name: str) -> int:
 
 def show(name: str) -> int:
     """Print ours and yours, side by side where there is room."""
-    file, standing = place(name), progress.standings().get(name, Standing())
+    file, standing = place(name), attempts.standings().get(name, Standing())
     if standing.open or not standing.passes:
         print(f"not before yours has passed: just check-drill {name}", file=sys.stderr)
         return 1

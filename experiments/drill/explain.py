@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.drill.beside import beside
 from experiments.drill.compare import compare, whole_numbers
-from experiments.drill.guess import asked_for
+from experiments.drill.conditions import conditions
+from experiments.drill.differences import first_differences
+from experiments.drill.other_arguments import matching_changes
 from experiments.drill.recorder import Call
 from experiments.drill.values import alike, as_tensors, axes, children, equal, leaves, same
-from experiments.drill.when import when
 from fn import tensors
 
 GUESSES = 8
@@ -60,7 +60,7 @@ def explain(seen: Sequence[Call], signature: inspect.Signature, ours: Callable) 
     if rest:
         other = max(rest, key=lambda k: rest[k] * _weight(k))
         lines.append("in others: " + next(f.text for case in others for f in case.findings if f.kind == other))
-    under = when([case.call for case in wrong], [case.call for case in right], signature)
+    under = conditions([case.call for case in wrong], [case.call for case in right], signature)
     if under:
         lines.append(under)
     return [*lines, "", *example(case.call)]
@@ -100,7 +100,7 @@ def _numbers_of(result: Any) -> int:
 def _guess(wrong: list[Case], ours: Callable, signature: inspect.Signature) -> None:
     """Put first, in each wrong case, the change of an argument with which ours gives the same wrong result."""
     tried = _varied([case for case in wrong if not isinstance(case.call.ours, Exception)])[:GUESSES]
-    guesses = [set(asked_for(case.call, ours, signature)) for case in tried]
+    guesses = [set(matching_changes(case.call, ours, signature)) for case in tried]
     often = Counter(said for guess in guesses for said in guess)
     for case, guess in zip(tried, guesses, strict=True):
         said = max(guess, key=lambda said: often[said], default="")
@@ -123,7 +123,7 @@ def example(call: Call) -> list[str]:
     """Return the arguments of a call, its result and the wanted one, and where the two differ first."""
     given = [f"  {name} = {show(value)}" for name, value in call.before.items()]
     said = ["given", *given, "yours    " + show(call.yours), "wanted   " + show(call.ours)]
-    return [*said, *beside(call.ours, call.yours)]
+    return [*said, *first_differences(call.ours, call.yours)]
 
 
 def show(x: Any, room: int = 200) -> str:

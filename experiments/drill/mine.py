@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-from experiments.drill import cut, launch, progress
+from experiments.drill import cut, launch
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
 from experiments.drill.stand_in import Stand, said_of_refused, standing_in
-from experiments.shared import show
+from experiments.shared import attempts, show
 from experiments.shared.flags import UsageError
 
 
@@ -65,7 +65,7 @@ def graded(files: dict[str, Path]) -> dict[str, Verdict]:
 def _entry(name: str, file: Path) -> Path:
     """Return where the verdict is kept: its name is a digest of the answer, of all our sources and of the versions."""
     digest = hashlib.sha256(f"{name} {sources()} ".encode() + file.read_bytes()).hexdigest()
-    return progress.file().parent / "graded" / f"{digest[:32]}.json"
+    return attempts.file().parent / "graded" / f"{digest[:32]}.json"
 
 
 @functools.cache

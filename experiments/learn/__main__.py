@@ -11,10 +11,9 @@ from typing import NoReturn
 
 import tyro
 
-from experiments.drill import progress
 from experiments.drill.launch import Verdict
 from experiments.learn.concepts import CONCEPTS
-from experiments.shared import cli
+from experiments.shared import attempts, cli
 from experiments.shared.show import say
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -33,7 +32,7 @@ def main(config: Config) -> int:
         from experiments.learn import fluency
 
         cli.prepare(config.out)
-        fluency.show(list(progress.attempts()), time.time(), config.out)
+        fluency.show(list(attempts.task_events()), time.time(), config.out)
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return list_due()
@@ -45,7 +44,7 @@ def list_due() -> int:
     from experiments.learn.kinds import kinds
     from experiments.learn.schedule import due_concepts, is_placed, next_task
 
-    events, now = list(progress.attempts()), time.time()
+    events, now = list(attempts.task_events()), time.time()
     if not is_placed(events):
         say("first, in a terminal: just learn asks a question per concept, about ten minutes")
         return 0
@@ -68,7 +67,7 @@ def watch() -> int:
 
     with Grader() as grader, keys() as key:
         desk = Desk(key, time.time, say, kinds(grader.graded), lambda t: grader.warm(t) if t in DRILLS else None)
-        if is_placed(list(progress.attempts())) or place(desk):
+        if is_placed(list(attempts.task_events())) or place(desk):
             learn(desk)
     return 0
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from experiments.drill.progress import DAY
 from experiments.learn.concepts import CONCEPTS, concept_of
 from experiments.learn.schedule import Event, Try, cards, tries
+from experiments.shared.attempts import DAY
 from experiments.shared.show import console, spark, table
 
 WEEK = 7 * DAY

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.drill import progress
 from experiments.drill.__main__ import shown
 from experiments.learn.concepts import CONCEPTS, all_needs, hardest_first
 from experiments.learn.keys import KeyReader
@@ -13,6 +12,7 @@ from experiments.learn.kinds import Grade, Kind
 from experiments.learn.mistakes import named
 from experiments.learn.questions import QUESTIONS
 from experiments.learn.schedule import PLACED, next_task
+from experiments.shared import attempts
 
 POLL = 0.1
 """seconds between two looks at the file"""
@@ -34,7 +34,7 @@ class Desk(NamedTuple):
 
 def learn(desk: Desk) -> None:
     """Lead from task to task until q, or until nothing is left."""
-    while found := next_task(list(progress.attempts()), desk.now(), desk.kinds):
+    while found := next_task(list(attempts.task_events()), desk.now(), desk.kinds):
         desk.say(f"\n{found.task}  ({found.why})")
         if work(desk, found.task, resumed=found.why == "under way") == "quit":
             return
@@ -53,7 +53,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     file, hints, passed = kind.place(name), 0, False
     if not resumed or not file.exists():
         write(file, kind.begin(name))
-        progress.record(task, "start")
+        attempts.record(task, "start")
     desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{keys_of(kind, name)}")
     seen = stamp(file)
     while True:
@@ -62,7 +62,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
                 return "quit"
             case "s":
                 if not passed:
-                    progress.record(task, "skip")
+                    attempts.record(task, "skip")
                 return "next"
             case "\n" | "\r" | " " | "n" if passed:
                 return "next"
@@ -130,7 +130,7 @@ def hint(desk: Desk, task: str, shown: int) -> int:
     if shown >= len(hints):
         desk.say("there are no more hints" if hints else "there are no hints here")
         return shown
-    progress.record(task, "hint")
+    attempts.record(task, "hint")
     desk.say(f"{shown + 1} of {len(hints)}: {hints[shown]}")
     return shown + 1
 
@@ -145,7 +145,7 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     except OSError as error:  # gone again between two looks
         graded = Grade(False, [f"{shown(file)} cannot be read: {error.strerror}"])
     mistake = None if graded.passed and graded.star else named(graded.lines)
-    progress.record(task, "check", passed=graded.passed, star=graded.star, **({"mistake": mistake} if mistake else {}))
+    attempts.record(task, "check", passed=graded.passed, star=graded.star, **({"mistake": mistake} if mistake else {}))
     desk.say("\n".join(graded.lines))
     took = f"  ({desk.now() - began:.1f} s)"
     if not graded.passed:
@@ -160,7 +160,7 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
 def place(desk: Desk) -> bool:
     """Ask one question per concept, the hardest first, none below what is known; return False after q."""
     known, asked, began = set[str](), set[str](), desk.now()
-    for event in progress.attempts():  # of a placement that was left
+    for event in attempts.task_events():  # of a placement that was left
         if event["event"] == "place":
             asked.add(event["drill"].removeprefix("concept:"))
             known |= {event["drill"].removeprefix("concept:")} if event.get("known") is True else set()
@@ -179,13 +179,13 @@ def place(desk: Desk) -> bool:
         q = QUESTIONS[CONCEPTS[concept].question]
         right = answer == str(q.right)
         desk.say(f"{'right' if right else f'it is {q.right}' if answer == '0' else f'no, it is {q.right}'}: {q.why}")
-        progress.record(f"concept:{concept}", "place", known=right)
+        attempts.record(f"concept:{concept}", "place", known=right)
         for needed in sorted(all_needs(concept) - asked) if right else ():
             asked.add(needed)
             known.add(needed)
-            progress.record(f"concept:{needed}", "place", known=True)
+            attempts.record(f"concept:{needed}", "place", known=True)
         known |= {concept} if right else set()
-    progress.record(PLACED, "place")
+    attempts.record(PLACED, "place")
     gone = [CONCEPTS[c].title for c in CONCEPTS if c in asked - known]
     desk.say(
         f"\n{len(known)} of {len(asked)} concepts are there"

@@ -1,6 +1,6 @@
 """Choose what is due: FSRS spaces the concepts, and the last named mistake goes before all.
 
-Everything is computed from the events that `experiments.drill.progress` keeps.
+Everything is computed from the events that `experiments.shared.attempts` keeps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.drill.catalogue import DRILLS
-from experiments.drill.progress import DAY
 from experiments.learn.concepts import CONCEPTS, case, concept_of, failures_of, rewrites
 from experiments.learn.mistakes import MISTAKES, remedies
+from experiments.shared.attempts import DAY
 
 if TYPE_CHECKING:
     from fsrs import Card

@@ -22,7 +22,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.report import record
 from experiments.shared import ranks, show, strict_json
 from experiments.shared.checks import Check, check, check_mean, deviation, order
 from experiments.shared.errors import explain, out_of_memory
@@ -55,6 +54,7 @@ from experiments.shared.flags import (
     program,
 )
 from experiments.shared.registry import DATASETS, resolve
+from experiments.shared.report import record
 from experiments.shared.show import console, print_anything, table
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def asking(config: Config) -> "contextlib.AbstractContextManager[Questions | Non
     return questions(type(config).out.name)
 
 
-def standing_in(config: Config, main: Callable) -> "contextlib.AbstractContextManager[Stand | None]":
+def standing_in(config: Config | None, main: Callable) -> "contextlib.AbstractContextManager[Stand | None]":
     """Return the context in which the reader's functions stand in for ours, if --mine says so; None without it.
 
     A process that such a lab starts finds them in its environment.
@@ -295,7 +295,7 @@ def report(
 
     Of `questions` the answers stand beside the values; of `stand` is said which functions were the reader's.
     """
-    from experiments.report.write import write_run  # here, not above: what it imports would hold up --help
+    from experiments.shared.report.write import write_run  # here, not above: what it imports would hold up --help
     from fn.files import write_atomic
 
     summary = {

@@ -17,8 +17,7 @@ from typing import TextIO, TypeVar
 
 from rich.console import Console
 
-from experiments.drill import progress
-from experiments.shared import checks, show
+from experiments.shared import attempts, checks, show
 from experiments.shared.checks import Check, Order
 from experiments.shared.flags import UsageError
 from experiments.shared.predictions import EVENT, Prediction, Ranking, past, record_of, told
@@ -92,7 +91,7 @@ class Questions:
             answer = self._number(claim) if isinstance(claim, Check) else self._order(claim)
             if answer is not None:
                 self.answers.append(answer)
-                progress.append(EVENT, lab=self.lab, **answer._asdict())
+                attempts.append(EVENT, lab=self.lab, **answer._asdict())
                 show.wrapped("  ", told(answer))
         self.seconds += time.perf_counter() - began
 

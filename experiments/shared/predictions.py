@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import median
 from typing import Any, NamedTuple
 
-from experiments.drill import progress
+from experiments.shared import attempts
 from experiments.shared.checks import holds
 
 EVENT = "predict"
@@ -68,7 +68,7 @@ def right_side(answer: Prediction) -> bool:
 
 def past() -> list[Prediction | Ranking]:
     """Return every prediction that was ever made, from the file that keeps the drills' attempts too."""
-    return [answer for event in progress.events() if event["event"] == EVENT for answer in read(event)]
+    return [answer for event in attempts.events() if event["event"] == EVENT for answer in read(event)]
 
 
 def read(event: dict[str, Any]) -> Iterator[Prediction | Ranking]:

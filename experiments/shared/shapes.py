@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from experiments.report import record
 from experiments.shared import cli, show
+from experiments.shared.report import record
 from fn import tree
 from fn.models import Model
 from fn.rng import generator

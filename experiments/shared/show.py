@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Span, Text
 
-from experiments.report import record
+from experiments.shared.report import record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

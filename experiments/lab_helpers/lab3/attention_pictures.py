@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.report import record
 from experiments.shared import show
+from experiments.shared.report import record
 from fn import draw
 from fn.attention import attention_scores
 from fn.positions import rotary_encoding, sinusoidal_encoding

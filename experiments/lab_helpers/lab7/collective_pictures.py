@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab_helpers.lab7.collectives import NCCL, SIZES, Costs, Times, nccl_cost, pays_from
 from experiments.shared import show
+from experiments.shared.collectives import NCCL, SIZES, Costs, Times, nccl_cost, pays_from
 from fn import draw
 
 PARAMETERS = [10.0**k for k in range(3, 11)]

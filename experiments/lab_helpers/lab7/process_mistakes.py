@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from experiments.lab_helpers.lab7.local_processes import in_processes
 from experiments.shared import cli
+from experiments.shared.local_processes import in_processes
 from fn import tree
 from fn.data.datasets import Split, take
 from fn.data.loader import batches, epoch_order

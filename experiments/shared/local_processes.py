@@ -139,7 +139,5 @@ def standing_in(mine: tuple[str, str] | None) -> contextlib.AbstractContextManag
     """Return the context in which the reader's functions stand in for ours in this process too."""
     if not mine:
         return contextlib.nullcontext()
-    from experiments.drill.stand_in import from_environment
-
     lab, os.environ["FN_MINE"] = mine
-    return from_environment(resolve_name(f"{lab}:main"))
+    return cli.standing_in(None, resolve_name(f"{lab}:main"))

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.report import record
 from experiments.shared import strict_json
 from experiments.shared.page import page
+from experiments.shared.report import record
 from fn.files import read_bytes, write_atomic
 
 TEMPLATE = Path(__file__).with_name("report.html")

@@ -1,4 +1,4 @@
-"""Run the trainer once in peace, once killed at random instants: python tests/killer.py KILLS SEED FOLDER [flags]
+"""Run the trainer once in peace, once killed at random instants: python tests/kill_trainer.py KILLS SEED FOLDER [flags]
 
 Every try is a fork of this process, which has imported all that it needs, so that it begins within milliseconds. The
 runs are FOLDER/whole and FOLDER/killed. No gradient is taken here: a child of a process that has taken one cannot.

@@ -20,7 +20,7 @@ from jaxtyping import TypeCheckError
 
 from experiments import lab0_mlp, lab2_training, lab6_data
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, mine, stand_in, whole
+from experiments.drill import cut, launch, mine, stand_in, whole_lab
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.lab import LABS
@@ -32,7 +32,7 @@ from fn.models.mlp import mlp_apply, mlp_init
 from fn.rng import generator
 from fn.trace import trace
 from fn.train import ACCURACY, eval_one_epoch
-from tests import parts
+from tests import lab_parts
 
 ANSWERS = cut.ROOT / "tests" / "drills"
 GRADED = launch.graded
@@ -308,7 +308,7 @@ def test_all_functions_of_a_whole_lab_stand_in_and_leave(lab):
 
 
 def test_a_whole_lab_is_begun_and_refused_before_it_runs(monkeypatch, capsys):
-    monkeypatch.setattr(whole.subprocess, "run", lambda *_, **__: pytest.fail("the lab was run"))
+    monkeypatch.setattr(whole_lab.subprocess, "run", lambda *_, **__: pytest.fail("the lab was run"))
     command = lambda *flags: drill.main(cli.parse_flags(drill.Config, flags))  # noqa: E731
     assert command("lab0") == 0
     assert command("lab0", "--check") == 1
@@ -326,7 +326,7 @@ def test_a_whole_lab_is_begun_and_refused_before_it_runs(monkeypatch, capsys):
         assert command("lab0", "--check") == 1
         assert said in capsys.readouterr().out
     write("lab0", text)
-    monkeypatch.setattr(whole.subprocess, "run", lambda *_, **__: CompletedProcess([], 1))
+    monkeypatch.setattr(whole_lab.subprocess, "run", lambda *_, **__: CompletedProcess([], 1))
     assert command("lab0", "--check") == 1
     assert capsys.readouterr().out.startswith("Lab 0 runs with your functions")  # it is silent while it imports torch
     assert command("lab0", "--hint") == 0
@@ -338,19 +338,19 @@ def test_a_whole_lab_is_begun_and_refused_before_it_runs(monkeypatch, capsys):
 def test_the_verdict_on_a_whole_lab_is_that_of_its_checks(tmp_path):
     summary = tmp_path / "summary.json"
     said = "the lab ended with status 1, before its checks; it said why above"
-    assert whole.verdict(summary, 1) == Verdict(False, [said])
+    assert whole_lab.verdict(summary, 1) == Verdict(False, [said])
     checks = [{"name": "steps", "value": None, "target": "<= 300", "ok": False}]
     summary.write_text(json.dumps({"checks": checks, "mine": {"calls": {"mlp_loss": 3}}}))
-    assert whole.verdict(summary, 1).lines[1] == "  steps: not finite, not <= 300"
+    assert whole_lab.verdict(summary, 1).lines[1] == "  steps: not finite, not <= 300"
     summary.write_text(json.dumps({"checks": [], "mine": {"calls": {"mlp_loss": 3, "classic_loop": 0}}}))
-    assert whole.verdict(summary, 0).lines == ["never called: classic_loop"]
+    assert whole_lab.verdict(summary, 0).lines == ["never called: classic_loop"]
     summary.write_text(json.dumps({"checks": [{**checks[0], "ok": True}], "mine": {"calls": {"mlp_loss": 3}}}))
-    assert whole.verdict(summary, 0).passed
-    assert whole.verdict(summary, 0).star
+    assert whole_lab.verdict(summary, 0).passed
+    assert whole_lab.verdict(summary, 0).star
 
 
 def test_of_a_whole_lab_that_is_passed_no_edges_are_said_to_be_missing(monkeypatch, capsys):
-    monkeypatch.setattr(whole, "check", lambda *_: Verdict(True, ["all 9 checks hold"], 9, star=True))
+    monkeypatch.setattr(whole_lab, "check", lambda *_: Verdict(True, ["all 9 checks hold"], 9, star=True))
     drill.main(drill.Config("lab0"))
     drill.main(drill.Config("lab0", check=True))
     said = capsys.readouterr().out
@@ -377,11 +377,11 @@ def test_the_parts_of_a_whole_lab_hold_its_checks(monkeypatch, tmp_path):
 def test_a_whole_lab_from_memory_holds_its_checks_and_is_called(monkeypatch, tmp_path, lab):
     """With two seeds, and of the long labs those parts that call it."""
     file = ANSWERS / f"{lab}.py"
-    whole.require_written(lab, file)
-    monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
+    whole_lab.require_written(lab, file)
+    monkeypatch.setattr(lab6_data, "EXAMPLES", lab_parts.EXAMPLES)  # before the file imports it
     monkeypatch.setattr(show, "failures", [])
     with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
-        checks = parts.whole(lab, monkeypatch, tmp_path)
+        checks = lab_parts.whole(lab, monkeypatch, tmp_path)
     assert [check for check in checks if not check.ok and not any(word in check.name for word in TIMED)] == []
     assert [name for name, calls in stand.calls().items() if not calls] == []
     assert show.failures == []  # of pictures
@@ -402,18 +402,21 @@ def test_a_wrong_whole_lab_is_refused_in_words(monkeypatch, tmp_path, lab, old, 
     assert text.count(old) == 1
     file = write(lab, text.replace(old, new))
     if not part:
-        monkeypatch.setattr(whole.subprocess, "run", lambda *_, **__: pytest.fail("the lab was run"))
-        assert said in "\n".join(whole.check(lab, file).lines)
+        monkeypatch.setattr(whole_lab.subprocess, "run", lambda *_, **__: pytest.fail("the lab was run"))
+        assert said in "\n".join(whole_lab.check(lab, file).lines)
         return
-    whole.require_written(lab, file)
-    monkeypatch.setattr(lab6_data, "EXAMPLES", parts.EXAMPLES)  # before the file imports it
+    whole_lab.require_written(lab, file)
+    monkeypatch.setattr(lab6_data, "EXAMPLES", lab_parts.EXAMPLES)  # before the file imports it
     with stand_in.standing_in({lab: file}, main_of(lab)) as stand:
-        parts.make_small(monkeypatch)
-        checks = parts.PARTS[lab](part, tmp_path)() if part != "main" else parts.whole(lab, monkeypatch, tmp_path)
+        lab_parts.make_small(monkeypatch)
+        if part == "main":
+            checks = lab_parts.whole(lab, monkeypatch, tmp_path)
+        else:
+            checks = lab_parts.PARTS[lab](part, tmp_path)()
     summary = tmp_path / "summary.json"
     found = [{"name": c.name, "value": c.value, "target": c.target, "ok": c.ok} for c in checks]
     summary.write_text(json.dumps({"checks": found, "mine": stand.as_json()}))
-    verdict = whole.verdict(summary, 1)
+    verdict = whole_lab.verdict(summary, 1)
     assert verdict.lines[0] == "these checks of the lab do not hold:"
     assert said in "\n".join(verdict.lines)
 

@@ -2,7 +2,7 @@
 
 Every argument in the table of numbers, tests.test_domains.NUMBERS, is given nonsense: what lies outside its domain is
 refused before anything is computed; what lies inside is answered, or refused by name for how it goes with the others.
-tests/test_nonsense_torch.py holds the answers to torch's.
+tests/test_invalid_numbers_torch.py holds the answers to torch's.
 """
 
 import inspect

@@ -73,12 +73,12 @@ def append(event: str, **details: Any) -> None:
 def standings() -> dict[str, Standing]:
     """Return the standing in each drill that was ever begun."""
     found: dict[str, Standing] = {}
-    for event in attempts():
+    for event in task_events():
         found[event["drill"]] = _after(found.get(event["drill"], Standing()), event)
     return found
 
 
-def attempts() -> Iterator[dict[str, Any]]:
+def task_events() -> Iterator[dict[str, Any]]:
     """Yield the events of drills and of the other tasks, in the order of the file."""
     return (event for event in events() if isinstance(event.get("drill"), str))
 

@@ -40,6 +40,11 @@ def import_graph() -> dict[str, set[str]]:
     return {name: set(imports(name)) for name in MODULES}
 
 
+def package(name: str) -> str:
+    """Return the package of experiments that a module belongs to, or its own name where it stands in none."""
+    return ".".join(name.split(".")[:2])
+
+
 def reached(start: str) -> set[str]:
     """Return all modules that an import of `start` may load, itself included."""
     seen, waiting = set(), [start]
@@ -56,6 +61,20 @@ def test_there_is_no_circle_of_imports(folder):
     """Imports inside functions included."""
     graph = {name: others for name, others in import_graph().items() if f"{name}.".startswith(f"{folder}.")}
     assert graph
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_there_is_no_circle_of_packages():
+    """But for --mine: cli asks the drills which of the reader's functions pass."""
+    graph: dict[str, set[str]] = {}
+    for name, others in import_graph().items():
+        if name.startswith("experiments."):
+            packages = {package(other) for other in others - {"experiments"}} - {package(name)}
+            excepted = {"experiments.drill"} if name == "experiments.shared.cli" else set()
+            graph.setdefault(package(name), set()).update(packages - excepted)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -120,7 +139,7 @@ def test_a_family_is_a_file_with_its_factory_of_the_same_name(family):
 
 LABS = sorted((ROOT / "experiments").glob("lab[0-9]*.py"))
 TOOLS = sorted(path.parent for path in (ROOT / "experiments").glob("*/__main__.py"))
-FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/README.md"))
+FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/**/README.md"))
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda path: path.stem)
@@ -147,7 +166,11 @@ def test_a_tool_is_a_package_with_a_readme(tool):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_a_readme_names_each_file_of_its_folder(folder):
     readme = (folder / "README.md").read_text()
-    names = {path.stem for path in folder.rglob("*.py") if path.parent.name != "catalogue"} - {"__init__", "__main__"}
+    files = [path for path in folder.rglob("*.py") if path.parent.name != "catalogue"]
+    files = [
+        path for path in files if not any(path.is_relative_to(inner) for inner in FOLDERS if inner.parent == folder)
+    ]
+    names = {path.stem for path in files} - {"__init__", "__main__"}
     assert not {name for name in names if not re.search(rf"`([\w/]+/)?{name}(\.py)?`", readme)}
 
 

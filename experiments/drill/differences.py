@@ -14,7 +14,7 @@ ENTRIES, SIDE = 6, 18
 """entries that are listed; rows and columns of an image that are drawn, so that three stand within 60 columns"""
 
 
-def beside(wanted: Any, yours: Any) -> list[str]:
+def first_differences(wanted: Any, yours: Any) -> list[str]:
     """Show the first tensor of a result that differs from the wanted one of its shape; no lines if there is none."""
     own = dict(leaves(yours))
     for where, a in leaves(wanted):

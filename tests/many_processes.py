@@ -1,9 +1,9 @@
 """Run a job with several numbers of processes, or a training that is killed again and again:
 
-    python tests/many.py FOLDER steps 1,2,4 [families, compile, shard, short]
-    python tests/many.py FOLDER split 2,4
-    python tests/many.py FOLDER train 1,2,4 [flags of the trainer]
-    python tests/many.py FOLDER kills 30 SEED [flags of the trainer]
+    python tests/many_processes.py FOLDER steps 1,2,4 [families, compile, shard, short]
+    python tests/many_processes.py FOLDER split 2,4
+    python tests/many_processes.py FOLDER train 1,2,4 [flags of the trainer]
+    python tests/many_processes.py FOLDER kills 30 SEED [flags of the trainer]
 
 FOLDER/1, FOLDER/2 and FOLDER/4 hold what the job wrote there; FOLDER/whole and FOLDER/killed the two trainings. Every
 process is a fork of this one, which has imported all that it needs and has taken no gradient. Nothing waits longer than
@@ -50,7 +50,7 @@ from fn.models.transformer import transformer
 from fn.optim import adam, adamw, clip_by_global_norm, one_cycle_schedule, sgd
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, init_train_state, run_key, train_step
-from tests import killer
+from tests import kill_trainer
 
 LIMIT = 900
 PATIENCE = 20
@@ -291,7 +291,7 @@ def attempt(how: str, victim: int, instant: int, out: Path, *flags: str) -> None
     """Train; the victim kills itself, or all, at a step; or the leading process itself, at a file operation."""
     rank = int(os.environ.get("RANK", "0"))
     if how == "file" and rank == 0:
-        killer.kill_at(instant, out / "run")
+        kill_trainer.kill_at(instant, out / "run")
     if how != "file" and rank == victim:
         kill_at(1 + instant // 4, how == "all", out, *flags)
     train(out, *flags)

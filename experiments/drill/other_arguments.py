@@ -14,7 +14,7 @@ from experiments.drill.values import alike, axes
 Change = tuple[str, dict[str, Any]]
 
 
-def asked_for(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
+def matching_changes(call: Call, ours: Callable, signature: inspect.Signature) -> list[str]:
     """Return the changes of one argument, or exchanges of two, with which ours gives what yours gave."""
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if isinstance(call.yours, Exception) or isinstance(call.ours, Exception):

@@ -13,7 +13,7 @@ from experiments.drill.recorder import Call
 Property = tuple[str, Callable[[dict[str, Any]], bool]]
 
 
-def when(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
+def conditions(wrong: Sequence[Call], right: Sequence[Call], signature: inspect.Signature) -> str:
     """Return the property of the arguments that nearly all wrong calls have, and the fewest of the right ones."""
     if not right:
         return f"wrong in all of {len(wrong)} calls" if len(wrong) > 1 else ""

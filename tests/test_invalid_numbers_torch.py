@@ -19,7 +19,7 @@ from fn import conv, layers, losses, optim
 from fn.detection import boxes
 from fn.rng import generator
 from tests.strategies import torchs_conv2d
-from tests.test_nonsense import names
+from tests.test_invalid_numbers import names
 
 INTEGERS = st.sampled_from([-(2**40), -3, -2, -1, 0, 1, 2, 3, 4, 7, 100])
 PAIRS = st.one_of(INTEGERS, st.tuples(INTEGERS, INTEGERS))

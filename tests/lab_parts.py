@@ -19,8 +19,7 @@ from experiments import (
 )
 from experiments.lab_helpers.lab3 import language_tasks
 from experiments.lab_helpers.lab5.baselines import score_baselines
-from experiments.lab_helpers.lab7 import local_processes
-from experiments.shared import cli
+from experiments.shared import cli, local_processes
 from experiments.train.config import Config as TrainerConfig
 from experiments.train.run import train
 from fn.data import scenes
