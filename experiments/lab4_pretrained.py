@@ -37,7 +37,7 @@ class Way(NamedTuple):
 
     epochs: int
     lr: float
-    rates: Mapping[str, float] = {}  # factors of the learning rate, by dotted prefix
+    lr_scales: Mapping[str, float] = {}  # factors of the learning rate, by dotted prefix
     augment: Callable | None = None
 
 
@@ -51,7 +51,7 @@ RECIPES = {
         timed_epochs=10,
     ),
     "folder": Recipe(  # chosen by fifths, held out in turn, of 243 photographs of ants and bees: see LEARNING.md
-        ways={"head": Way(30, 3e-3), "fine": Way(10, 5e-5, rates={"head": 10.0}, augment=VARIED)},
+        ways={"head": Way(30, 3e-3), "fine": Way(10, 5e-5, lr_scales={"head": 10.0}, augment=VARIED)},
         shots={None: 5},
         train=("last",),
         batch_share=1 / 8,
@@ -96,17 +96,17 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
 
     # The head on all images of train: under the frozen backbone, then on features that are computed once.
     frozen, seed, pairs = freeze(task.whole, ["head"]), config.seed, []
-    few = torch.arange(len(task.dataset.train.labels), device=device)
-    batch_size = batch_size_of(len(few), recipe.batch_share)
+    train = torch.arange(len(task.dataset.train.labels), device=device)
+    batch_size = batch_size_of(len(train), recipe.batch_share)
     for epochs in (1, *[recipe.timed_epochs] * 3):  # in turns; the first pair loads what torch needs: it is not timed
         way, began = ways["head"]._replace(epochs=epochs), perf_counter()
-        under = train_way(frozen, task.images, labels, few, way, batch_size, seed)
+        under = train_way(frozen, task.images, labels, train, way, batch_size, seed)
         halfway = perf_counter()
         features = extract_features(task.spec, *task.weights, task.images)
-        alone = train_way(task.head, features, labels, few, way, batch_size, seed)
+        alone = train_way(task.head, features, labels, train, way, batch_size, seed)
         pairs.append((under, alone, (halfway - began, perf_counter() - halfway)))
     under, alone, _ = pairs[-1]
-    faster = transfer_report.show_speed(recipe.timed_epochs, len(few), [seconds for *_, seconds in pairs[1:]])
+    faster = transfer_report.show_speed(recipe.timed_epochs, len(train), [seconds for *_, seconds in pairs[1:]])
     before = [tree.to(part, device) for part in task.whole.init(generator(seed))]
     checks = transfer_report.check_cached(before, (under.params, under.state), alone.params, faster)
 
@@ -144,18 +144,18 @@ def load_task(config: Config, recipe: Recipe, device: torch.device) -> Task:
 
 
 def train_way(
-    model: Model, inputs: Tensor, labels: Tensor, few: Tensor, way: Way, batch_size: int, seed: int
+    model: Model, inputs: Tensor, labels: Tensor, chosen: Tensor, way: Way, batch_size: int, seed: int
 ) -> Trained:
-    """Train a model on the inputs that `few` indexes, and measure it on all others."""
-    total = count_steps(len(few), epochs=way.epochs, batch_size=batch_size)
-    optimizer = lr_by_prefix(adamw, lr=partial(one_cycle_schedule, lr=way.lr, total_steps=total), scales=way.rates)
+    """Train a model on the inputs that `chosen` indexes, and measure it on all others."""
+    total = count_steps(len(chosen), epochs=way.epochs, batch_size=batch_size)
+    optimizer = lr_by_prefix(adamw, lr=partial(one_cycle_schedule, lr=way.lr, total_steps=total), scales=way.lr_scales)
     step = check_finite(classifier_step(model, optimizer))
     ts, key = init_train_state(model, optimizer, seed=seed, device=inputs.device), run_key(seed)
-    labelled = Split(inputs[few], labels[few])
+    labelled = Split(inputs[chosen], labels[chosen])
     for epoch in range(way.epochs):
         for x, y in batches(labelled, batch_size, seed=seed, epoch=epoch, augment=way.augment):
             ts, _ = step(ts, x, y, key=key)
-    others = torch.ones_like(labels, dtype=torch.bool).index_fill(0, few, False)
+    others = torch.ones_like(labels, dtype=torch.bool).index_fill(0, chosen, False)
     held_out = batches(Split(inputs[others], labels[others]), 100)
     accuracy = eval_one_epoch(ts.params, ts.state, held_out, apply=model.apply)["accuracy"]
     return Trained(ts.params, ts.state, accuracy)

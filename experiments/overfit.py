@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 def main(config: Config, device: torch.device) -> list[cli.Check]:
-    """Five seeds per family; a check holds if all of them do."""
+    """Overfit each family from five seeds; a check holds if all of them do."""
     if config.family in DETECTORS and (config.dataset != "digits" or config.root):
         raise cli.UsageError(f"--family {config.family} learns canvases of digits: it takes no --dataset and no --root")
     families = [*MODELS, *DETECTORS] if config.family == "all" else [config.family]

@@ -89,7 +89,10 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(query, key, value, mask, is_causal, scale, size):  # pyright: ignore
-        """Of a fully masked row row_max is 0 and row_sum is 1, so that its weights exp(-∞ - 0) / 1 are 0."""
+        """Return (y, row_max, row_sum).
+
+        Of a fully masked row row_max is 0 and row_sum is 1, so that its weights exp(-∞ - 0) / 1 are 0.
+        """
         rows = []
         for i, q in enumerate(query.split(size, dim=-2)):
             row_max = torch.full_like(q[..., :1], -math.inf)

@@ -97,7 +97,7 @@ def _of_archive(path: Path) -> Any:
 
 
 def _of_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The header is read twice: safetensors keeps the last of two equal names, and takes long over very many."""
+    """Read the header twice: safetensors keeps the last of two equal names, and takes long over very many."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

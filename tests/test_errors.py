@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import sys
 from pathlib import Path
 from typing import cast, get_type_hints
 
@@ -18,6 +17,7 @@ from experiments.train.__main__ import main
 from fn.layers import dropout, linear
 from fn.models import Model
 from fn.optim import adamw
+from tests.launch import run_in_process
 
 
 def own(give, shape=(10, 64)):
@@ -137,10 +137,9 @@ def evaluated(image_shape, classes):
 def launch(monkeypatch, capsys, tmp_path, row: str, *flags: str) -> tuple[int, str]:
     """Train with this row for an mlp; return (exit status, stderr)."""
     monkeypatch.setitem(registry.MODELS, "mlp", row)
-    monkeypatch.setattr(sys, "argv", ["train", "--model", "mlp", "--epochs", "1", "--limit", "64", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(train.Config, main, train.parse)
-    return int(stop.value.code or 0), capsys.readouterr().err
+    given = ("--model", "mlp", "--epochs", "1", "--limit", "64", *flags)
+    status, _, err = run_in_process(monkeypatch, capsys, train.Config, main, *given, parse=train.parse)
+    return status, err
 
 
 OWN_LINE, GIVEN = "tests/test_errors.py:", "    weight  f32[10,65] in [0"

@@ -33,6 +33,7 @@ from fn.data import scenes
 from fn.data.datasets import digits, take
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error
+from tests.launch import run_in_process
 
 CPU = torch.device("cpu")
 MODULES = {
@@ -49,10 +50,7 @@ MODULES = {
 
 def launch(monkeypatch, capsys, name: str, *flags: str) -> tuple[Any, str, str]:
     """Return (exit status, stdout, stderr) of an experiment run in this process."""
-    monkeypatch.setattr(sys, "argv", [name, *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(MODULES[name].Config, MODULES[name].main)
-    return stop.value.code, *capsys.readouterr()
+    return run_in_process(monkeypatch, capsys, MODULES[name].Config, MODULES[name].main, *flags)
 
 
 @pytest.mark.parametrize(

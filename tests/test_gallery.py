@@ -26,8 +26,9 @@ from experiments.gallery.failures import gallery as entries
 from experiments.gallery.failures.toys import message
 from experiments.gallery.seen import landmarks
 from experiments.note import __main__ as note
-from experiments.shared import cli, show
+from experiments.shared import show
 from fn.losses import mse_loss
+from tests.launch import run_in_process
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -41,10 +42,7 @@ def _score_in_a_temporary_folder(monkeypatch, tmp_path):
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
     """Run the command: (exit status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["gallery", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(gallery.Config, gallery.main, gallery.parse)
-    return stop.value.code, *capsys.readouterr()  # pyright: ignore[reportReturnType]
+    return run_in_process(monkeypatch, capsys, gallery.Config, gallery.main, *flags, parse=gallery.parse)
 
 
 def type_answers(monkeypatch, *answers: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from experiments.gallery import __main__ as command
 from experiments.gallery import grading, mending, mine, quiz
 from experiments.gallery.failures import Failure, gallery
-from experiments.shared import cli
+from tests.launch import run_in_process
 
 ALL = pytest.mark.parametrize("failure", gallery().values(), ids=lambda failure: failure.name)
 GIVEAWAYS = {
@@ -240,10 +240,7 @@ def test_a_file_that_cannot_be_read_is_a_verdict(tmp_path):
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
     """Run the command: (exit status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["gallery", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(command.Config, command.main, command.parse)
-    return stop.value.code, *capsys.readouterr()  # pyright: ignore[reportReturnType]
+    return run_in_process(monkeypatch, capsys, command.Config, command.main, *flags, parse=command.parse)
 
 
 def test_a_file_is_begun_once_and_started_over_on_demand(monkeypatch, capsys):

@@ -161,7 +161,7 @@ def test_fine_tuning_moves_what_it_is_told_to(train, moves):
 
 def test_fine_tuning_has_the_rates_it_is_given():
     """A rate of 0 keeps a parameter, though not a statistic."""
-    task, recipe = small_task(fine={"rates": {"backbone": 0.0, "backbone.bn1": 1.0}})
+    task, recipe = small_task(fine={"lr_scales": {"backbone": 0.0, "backbone.bn1": 1.0}})
     trained = three_ways(task, recipe)
     before, _ = attach_head(task.weights, (trained["head"].params, trained["head"].state))
     assert wrongly_moved(before, trained["fine"].params, ["head", "backbone.bn1"]) == []
@@ -355,14 +355,14 @@ def test_a_truncated_file_is_refused(tmp_path):
             "--train: nothing lies at or below 'backbone.layr2'; the nearest are 'backbone.layer2'",
         ),
         (
-            {"train": ("head",), "rates": {"backbone": 0.1}},
-            "--rates: nothing lies at or below 'backbone'; the nearest are '",
+            {"train": ("head",), "lr_scales": {"backbone": 0.1}},
+            "--lr-scales: nothing lies at or below 'backbone'; the nearest are '",
         ),
         ({"train": ()}, "--train names nothing: it takes head"),
         ({"train": ("head", "")}, "--train names nothing: it takes head"),
-        ({"rates": {"backbone": math.nan}}, "--rates backbone nan: a factor of the learning rate is"),
-        ({"rates": {"head": 0.0}}, "--rates head 0.0: a factor of the learning rate is"),
-        ({"rates": {"head": 1.0, "backbone": -1.0}}, "--rates backbone -1.0: a factor of the learning rate is"),
+        ({"lr_scales": {"backbone": math.nan}}, "--lr-scales backbone nan: a factor of the learning rate is"),
+        ({"lr_scales": {"head": 0.0}}, "--lr-scales head 0.0: a factor of the learning rate is"),
+        ({"lr_scales": {"head": 1.0, "backbone": -1.0}}, "--lr-scales backbone -1.0: a factor of the learning rate is"),
         ({"weights": "imagenet"}, "--weights imagenet: there are none of resnet8"),
         ({"weights": "nowhere.pth"}, "nowhere.pth cannot be read (No such file or directory)"),
         ({"backbone": "resnet18"}, "--backbone resnet18 does not suit --dataset digits"),
@@ -408,12 +408,12 @@ def test_photographs_are_seen_as_the_weights_expect(tmp_path, squeezenet):
 def test_the_head_of_photographs_learns_faster_unless_something_else_is_asked_for(tmp_path, squeezenet):
     config = Config(backbone="squeezenet1_1", weights=squeezenet, dataset="folder", root=photographs(tmp_path / "p"))
 
-    def rates(**changes: Any) -> Mapping[str, float]:
-        return setup(replace(config, **changes))[1].ways["fine"].rates
+    def lr_scales(**changes: Any) -> Mapping[str, float]:
+        return setup(replace(config, **changes))[1].ways["fine"].lr_scales
 
-    assert rates() == {"head": 10.0}
-    assert rates(train=("last",)) == {}
-    assert rates(rates={"backbone": 0.5}) == {"backbone": 0.5}
+    assert lr_scales() == {"head": 10.0}
+    assert lr_scales(train=("last",)) == {}
+    assert lr_scales(lr_scales={"backbone": 0.5}) == {"backbone": 0.5}
 
 
 # Downloads, from a file:// in place of the network.

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from experiments.shared import cli, show
 from fn.data.datasets import Dataset, Split, digits, take
 from fn.jit.compiler import flatten_call
 from fn.train import init_train_state, run_key
+from tests.launch import run_in_process
 
 README = (Path(race.__file__).parent / "README.md").read_text()
 [STARTER] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -38,10 +38,8 @@ def data() -> Dataset:
 @pytest.fixture
 def launch(monkeypatch, capsys, tmp_path, data):
     def run(*flags: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["race", "--no-compile", "--out", str(tmp_path / "out"), *flags])
-        with pytest.raises(SystemExit) as stop:
-            cli.run(race.Config, race.main)
-        return stop.value.code, *capsys.readouterr()
+        given = ("--no-compile", "--out", str(tmp_path / "out"), *flags)
+        return run_in_process(monkeypatch, capsys, race.Config, race.main, *given)
 
     monkeypatch.setattr(cli, "load", lambda *_: data)
     return run

@@ -11,11 +11,12 @@ from pkgutil import resolve_name
 import pytest
 import torch
 
-from experiments.shared import cli, show
+from experiments.shared import show
 from experiments.since import __main__ as since
 from experiments.since import grade, rewrite
 from experiments.since.pairs import THEMES, Pair, pairs, read, read_today
 from experiments.since.running import Outcome, does_as_stated, evaluate, run, wanted
+from tests.launch import run_in_process
 
 ROOT = Path(__file__).parents[1]
 EACH = pytest.mark.parametrize("pair", pairs().values(), ids=lambda pair: pair.name)
@@ -23,10 +24,7 @@ EACH = pytest.mark.parametrize("pair", pairs().values(), ids=lambda pair: pair.n
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[int, str, str]:
     """Run the command: (exit status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["since", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(since.Config, since.main, since.parse)
-    return stop.value.code, *capsys.readouterr()  # pyright: ignore[reportReturnType]
+    return run_in_process(monkeypatch, capsys, since.Config, since.main, *flags, parse=since.parse)
 
 
 @EACH

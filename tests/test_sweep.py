@@ -42,6 +42,7 @@ from fn.train import (
     init_train_state,
     run_key,
 )
+from tests.launch import run_in_process
 
 SHAPE, CLASSES = (1, 6, 6), 4
 MODELS = {
@@ -153,10 +154,7 @@ def test_an_ensemble_begins_and_is_evaluated_as_its_members(name):
 
 def launch(monkeypatch, capsys, *flags: str) -> tuple[object, str, str]:
     """Run the command: (exit status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["sweep", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(Config, main, parse)
-    return stop.value.code, *capsys.readouterr()
+    return run_in_process(monkeypatch, capsys, Config, main, *flags, parse=parse)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +163,11 @@ def launch(monkeypatch, capsys, *flags: str) -> tuple[object, str, str]:
         (["--seeds", "0"], "--seeds 0 is not between 1 and"),
         (["--epochs", "0"], "--epochs 0 is not between 1 and"),
         (["--batch-size", "-1"], "--batch-size -1 is not between 1 and"),
-        (["--rates"], "--rates takes one value or more"),
-        (["--rates", "0.1", "-0.1"], "--rates -0.1 is not between"),
-        (["--rates", "nan"], "--rates nan is not between"),
-        (["--rates", "inf"], "--rates inf is not between"),
-        (["--rates", "0.1", "0.01"], "--rates must rise"),
+        (["--lrs"], "--lrs takes one value or more"),
+        (["--lrs", "0.1", "-0.1"], "--lrs -0.1 is not between"),
+        (["--lrs", "nan"], "--lrs nan is not between"),
+        (["--lrs", "inf"], "--lrs inf is not between"),
+        (["--lrs", "0.1", "0.01"], "--lrs must rise"),
         (["--hidden", "0"], "--hidden 0 is not between 1 and"),
         (["--validation", "1"], "--validation 1.0 is not between"),
         (["--validation", "nan"], "--validation nan is not between"),
@@ -200,7 +198,7 @@ def shorten_curvature(monkeypatch) -> None:
 def test_a_sweep_draws_checks_and_saves_the_best_by_validation(monkeypatch, capsys, tmp_path):
     """The saved model has the printed accuracies, and a run with its learning rate and seed ends in the same model."""
     shorten_curvature(monkeypatch)
-    flags = ["--rates", "1e-3", "1e-2", "1e30", "--seeds", "2", "--epochs", "3", "--hidden", "16"]
+    flags = ["--lrs", "1e-3", "1e-2", "1e30", "--seeds", "2", "--epochs", "3", "--hidden", "16"]
     status, out, _ = launch(monkeypatch, capsys, *flags, "--out", str(tmp_path))
     assert status == 0
     assert [check["ok"] for check in json.loads((tmp_path / "summary.json").read_text())["checks"]] == [True]
@@ -226,9 +224,9 @@ def test_a_sweep_draws_checks_and_saves_the_best_by_validation(monkeypatch, caps
     )
     assert f"{validation:.2%}" == f"{highest:.2f}%"
     assert f"on the test set {test:.2%}" in out
-    assert f"best on validation: rate {metadata['rate']}, seed {metadata['seed']}, {highest:.2f}%" in out
+    assert f"best on validation: lr {metadata['lr']}, seed {metadata['seed']}, {highest:.2f}%" in out
 
-    options = {"lr": float(metadata["rate"]), "seed": int(metadata["seed"])}
+    options = {"lr": float(metadata["lr"]), "seed": int(metadata["seed"])}
     again, _ = train_alone(model, data["train"], **options, epochs=3, batch_size=64)
     tree.map(partial(torch.testing.assert_close, rtol=0, atol=1e-5), params, again.params)
 
@@ -237,13 +235,13 @@ def test_a_sweep_draws_checks_and_saves_the_best_by_validation(monkeypatch, caps
 def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, tmp_path):
     shorten_curvature(monkeypatch)
     flags = ["--seeds", "1", "--epochs", "1", "--hidden", "4", "--out", str(tmp_path)]
-    status, out, _ = launch(monkeypatch, capsys, "--rates", "1e-2", *flags)
+    status, out, _ = launch(monkeypatch, capsys, "--lrs", "1e-2", *flags)
     assert status == 0
     assert "% ±" not in out
     assert "edge" not in out
-    status, _, err = launch(monkeypatch, capsys, "--rates", "1e30", *flags)
+    status, _, err = launch(monkeypatch, capsys, "--lrs", "1e30", *flags)
     assert status == 1
-    assert err.endswith("error: every model has diverged: try lower --rates\n")
+    assert err.endswith("error: every model has diverged: try lower --lrs\n")
 
 
 def test_a_wrong_ensemble_fails_the_check(tmp_path):

@@ -54,7 +54,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def require_writable(file: Path) -> None:
-    """UsageError, before the work rather than after it, for a file that cannot be written."""
+    """Raise UsageError for a file that cannot be written, before the work rather than after it."""
     if file.is_dir():
         raise cli.UsageError(f"--json {file} is a folder")
     try:

@@ -86,7 +86,7 @@ def _anchors(image: int, maps: Sequence[int]) -> Tensor:
 
 
 def ssd_module_loss(output: tuple[Tensor, Tensor], objects: Tensor) -> Tensor:
-    """SSD's loss on all images at once; one object after the other takes its best anchor."""
+    """Return SSD's loss on all images at once; one object after the other takes its best anchor."""
     (logits, offsets), anchors = output, _anchors(64, (16, 8)).to(objects)
     boxes, labels, present = objects[..., :4], objects[..., 4].long(), objects[..., 4] >= 0
     overlap = ops.box_iou(boxes, ops.box_convert(anchors, "cxcywh", "xyxy").expand(len(boxes), -1, 4))

@@ -75,7 +75,7 @@ def module(params: Params) -> nn.Module:
 
 
 def jax_apply(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
-    """Matrices are (d_in, d_out), and so the embedding is (d_model, classes)."""
+    """Return the logits. Matrices are (d_in, d_out), and so the embedding is (d_model, classes)."""
     import jax
 
     h = params["embedding"]["weight"].T[x] + params["positions"]["weight"].T[: x.shape[1]]
@@ -100,7 +100,7 @@ def _jax_norm(x: Any, params: dict) -> Any:
 
 
 def _jax_attention(projected: Any) -> Any:
-    """Causal attention of queries, keys and values side by side; with or without a batch."""
+    """Return the causal attention of queries, keys and values side by side; with or without a batch."""
     import jax
     import jax.numpy as jnp
 

@@ -126,7 +126,7 @@ def _centernet_image_loss(heat: Any, size: Any, offset: Any, objects: Any) -> tu
 
 
 def _radius(extent: Any, t: float = 0.7) -> Any:
-    """CornerNet's radius; see fn.detection.heatmaps.gaussian_radius."""
+    """Return CornerNet's radius; see fn.detection.heatmaps.gaussian_radius."""
     import jax.numpy as jnp
 
     half, area = extent.sum(-1), extent.prod(-1)

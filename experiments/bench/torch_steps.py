@@ -90,7 +90,7 @@ def digits_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def random_images(batch: int, seed: int, *, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Images of noise and random labels of ten classes."""
+    """Return images of noise and random labels of ten classes."""
     rng = generator(seed)
     return torch.randn(batch, *shape, generator=rng), torch.randint(10, (batch,), generator=rng)
 

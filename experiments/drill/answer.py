@@ -38,7 +38,7 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
 
 
 def read(name: str, file: Path, *, allow_torch: bool = False) -> None:
-    """Wrong if the text alone shows that the answer is none: it is no Python, empty, or leaves its work to another."""
+    """Raise Wrong if the text alone shows that it is no answer: no Python, empty, or its work left to another."""
     tree = parse(file)
     if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
         raise calls(*forbidden, file)
@@ -107,7 +107,7 @@ def functions(yours: Any, ours: Any) -> list[tuple[Any, Any]]:
 
 
 def compare_signatures(yours: Any, ours: Any) -> None:
-    """Wrong for the first difference in names, their order, their kinds and their defaults."""
+    """Raise Wrong for the first difference in names, their order, their kinds and their defaults."""
     own, wanted = (inspect.signature(inspect.unwrap(f)).parameters for f in (yours, ours))
     if list(own) != list(wanted):
         raise Wrong(

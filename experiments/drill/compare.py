@@ -117,7 +117,7 @@ def _axis(name: str) -> str:
 
 
 def _sums(a: Tensor, b: Tensor, names: list[str]) -> Iterator[Said]:
-    """Sums to one along another axis than ours."""
+    """Say that it sums to one along another axis than ours."""
 
     def unit(x: Tensor) -> list[int]:
         return [i for i in range(x.ndim) if x.shape[i] > 1 and float((x.sum(i) - 1).abs().max()) < 1e-5]
@@ -216,7 +216,7 @@ def _step(
 
 
 def _masked(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
-    """Entries that are wrong where a boolean argument is True, or False."""
+    """Say that entries are wrong where a boolean argument is True, or False."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
     for name, mask in parts:
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.numel() > 1:
@@ -230,7 +230,7 @@ def _masked(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
 
 
 def _negative(a: Tensor, b: Tensor, parts: Parts) -> Iterator[Said]:
-    """Entries that are wrong where an argument is negative, positive or 0."""
+    """Say that entries are wrong where an argument is negative, positive or 0."""
     wrong = ~torch.isclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
     for name, x in parts:
         if isinstance(x, Tensor) and x.shape == a.shape and x.is_floating_point() and 2 < wrong.sum() < wrong.numel():

@@ -82,7 +82,7 @@ def is_empty(definition: Definition) -> bool:
 
 
 def helpers(name: str) -> list[str]:
-    """Functions of its module that ours calls and an answer must not: all but those given."""
+    """Return the functions of its module that ours calls and an answer must not: all but those given."""
     ours = source(name)
     beside = {node.name for node in ours.tree.body if isinstance(node, ast.FunctionDef)} - {ours.node.name}
     return sorted(beside & set(_names(ours.node)) - set(DRILLS[name].given) - set(_signature_names(ours.node)))
@@ -156,7 +156,7 @@ def _needed_beside(ours: Source, theirs: set[str]) -> list[str]:
 
 
 def _imports(ours: Source, names: list[str]) -> list[str]:
-    """Import statements for the names, in the order of isort."""
+    """Return import statements for the names, in the order of isort."""
     return _in_order(_import_lines(ours, names))
 
 

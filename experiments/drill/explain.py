@@ -297,7 +297,7 @@ def _reshaped(yours: Tensor, ours: Tensor) -> str:
 
 
 def _gradients(call: Call, signature: inspect.Signature) -> Iterator[Finding]:
-    """Of a right result: a gradient that is missing, too much or wrong."""
+    """Return what is wrong with the gradients of a right result: missing, too many, or other values."""
     parts = zip(*([x for _, x in leaves(r) if isinstance(x, Tensor)] for r in (call.yours, call.ours)), strict=True)
     live = [(y.requires_grad, z.requires_grad) for y, z in parts]
     if (True, False) in live:

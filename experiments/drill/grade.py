@@ -218,7 +218,7 @@ def _say_raised(error: BaseException, arguments: Arguments, file: Path) -> list[
 
 
 def _type_error(error: BaseException) -> list[str]:
-    """jaxtyping's words, less its pointers."""
+    """Return jaxtyping's words, less its pointers."""
     text = re.sub(r"\n(\s+|(?=[\])}]))", " ", str(error))  # a value of many lines is one
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(("---", "http"))]
     kept = [line for line in lines if not line.startswith(("Called with", "Parameter annotations", "Note"))]

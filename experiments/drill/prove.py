@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """A star if right; refused, or passed without a star, in fitting words if wrong."""
+        """Return whether a right answer got a star, or a wrong one fitting words: refused, or passed without a star."""
         told = self.answer.phrase in "\n".join(self.verdict.lines)
         return self.verdict.star == self.answer.right and (self.answer.right or told)
 

@@ -101,7 +101,7 @@ def checked(yours: Callable, ours: Callable) -> Callable:
 
 
 def outcome(f: Callable, args: Any, kwargs: Any) -> Any:
-    """f(*args, **kwargs), a generator or a data set as a list, an exception as a value."""
+    """Return f(*args, **kwargs), a generator or a data set as a list, an exception as a value."""
     try:
         with memory_limited():
             result = f(*_over(_as_iterator, args), **_over(_as_iterator, kwargs))
@@ -128,7 +128,7 @@ def gradients_of(result: Any, given: Any) -> dict[str, Tensor | None]:
 
 
 class _Items(list):
-    """The items of an iterator, which could be read only once."""
+    """Return the items of an iterator, which could be read only once."""
 
 
 def _as_list(leaf: Any) -> Any:
@@ -140,7 +140,7 @@ def _as_iterator(leaf: Any) -> Any:
 
 
 def copied(x: Any) -> Any:
-    """Copies of all tensors and modules in `x`: equal values and strides, a leaf wherever a gradient is required."""
+    """Copy all tensors and modules in `x`: equal values and strides, a leaf wherever a gradient is required."""
     return _over(_copy, x)
 
 

@@ -37,7 +37,7 @@ def check(lab: str, file: Path) -> Verdict:
 
 
 def require_written(lab: str, file: Path) -> None:
-    """Wrong, with the reason, for a file that lacks a function, leaves one empty, or its work to ours or torch's."""
+    """Raise Wrong for a file that lacks a function, leaves one empty, or leaves its work to ours or torch's."""
     tree = parse(file)
     for line, dotted in sorted(dotted_names(tree)):
         if dotted in {where.replace(":", ".") for where in WHOLES[lab]}:

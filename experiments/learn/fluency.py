@@ -24,7 +24,7 @@ class Week(NamedTuple):
 
 
 def weeks(ended: Sequence[Try], began: float) -> dict[str, dict[int, Week]]:
-    """{concept: {weeks since `began`: Week}}"""
+    """Return {concept: {weeks since `began`: Week}}"""
     sorted_: dict[str, dict[int, list[Try]]] = {}
     for t in ended:
         concept = concept_of(t.task)

@@ -40,7 +40,7 @@ class Try(NamedTuple):
 
     @property
     def rating(self) -> str:
-        """One of FSRS's four, from tries, hints and time."""
+        """Return one of FSRS's four ratings, from tries, hints and time."""
         usual = 60.0 * 2 ** (DRILLS[self.task].difficulty if self.task in DRILLS else 0)
         if not self.passed or self.hints >= 3 or self.checks > 5:
             return "Again"
@@ -71,7 +71,7 @@ def tries(events: Iterable[Event]) -> list[Try]:
 
 
 def cards(events: list[Event]) -> "dict[str, Card]":
-    """FSRS's card of every concept that was practised or placed."""
+    """Return FSRS's card of every concept that was practised or placed."""
     from fsrs import Card, Rating, Scheduler
 
     scheduler = Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)  # days, and the same each time

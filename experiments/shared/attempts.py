@@ -46,7 +46,7 @@ class Standing(NamedTuple):
 
 
 def file() -> Path:
-    """$XDG_DATA_HOME/functional-torch/drills.jsonl, or in ~/.local/share"""
+    """Return $XDG_DATA_HOME/functional-torch/drills.jsonl, or in ~/.local/share"""
     root = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(root) / "functional-torch" / "drills.jsonl"
 

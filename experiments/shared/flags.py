@@ -112,7 +112,7 @@ def parse_flags(config_type: type[FlagsT], argv: Sequence[str]) -> FlagsT:
 
 
 def _require_in_bounds(flags: Any) -> None:
-    """UsageError for a number out of its bounds, or a flag that takes several values and got none."""
+    """Raise UsageError for a number out of its bounds, or a flag that takes several values and got none."""
     hints = get_type_hints(type(flags), include_extras=True)
     for field in dataclasses.fields(flags):
         value, flag = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"

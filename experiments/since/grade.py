@@ -46,7 +46,7 @@ def grade(name: str, file: Path, seconds: float = SECONDS) -> list[str]:
 
 
 def _refuse_old(pair: Pair, tree: ast.Module) -> None:
-    """Wrong for a piece of the old way, or for code that could hide a warning; comments and docstrings may say it."""
+    """Raise Wrong for a piece of the old way, or for code that could hide a warning; comments may say it."""
     for piece in [*pair.gone, "warnings"]:
         if found := find(piece, tree):
             hides = "this hides warnings, it does not answer them" if piece == "warnings" else "this is the old way"
@@ -71,7 +71,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def _compare(pair: Pair, yours: Outcome, seed: int, file: Path) -> None:
-    """Wrong for an error, another result, a warning, or a cost that is still the old one, the first of these."""
+    """Raise Wrong for an error, another result, a warning, or a cost that is still the old one, the first of these."""
     if yours.error is not None:
         said = f"{type(yours.error).__name__}: {' '.join(str(yours.error).split())[:300]}"
         raise Wrong("\n".join([f"it raises {said}", *line_of(yours.error, file)]))

@@ -17,10 +17,10 @@ from experiments.shared.registry import DatasetName
 class Config(cli.Compiled):
     out: Path = Path("runs/sweep")
     """the folder for pictures, the best model and summary.json"""
-    rates: Annotated[tuple[float, ...], cli.Between(1e-12, 1e38)] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    lrs: Annotated[tuple[float, ...], cli.Between(1e-12, 1e38)] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     """learning rates of AdamW, constant from first step to last"""
     seeds: cli.Count = 4
-    """models per rate, each with weights and an order of the examples of its own"""
+    """models per learning rate, each with weights and an order of the examples of its own"""
     hidden: cli.Sizes = (32,)
     """sizes of the hidden layers"""
     dataset: DatasetName = "digits"
@@ -49,18 +49,18 @@ class Grid(NamedTuple):
 
 def make_grid(config: Config) -> Grid:
     """Return every learning rate with every seed."""
-    pairs = [(lr, seed) for lr in config.rates for seed in cli.seeds(config, config.seeds)]
+    pairs = [(lr, seed) for lr in config.lrs for seed in cli.seeds(config, config.seeds)]
     return Grid([lr for lr, _ in pairs], [seed for _, seed in pairs])
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """Return the config from the flags; UsageError for flags or values that are refused."""
     config = cli.parse(config_type, argv)
-    require_sense(config)
+    require_rising(config)
     return config
 
 
-def require_sense(config: Config) -> None:
-    """UsageError for rates that do not rise."""
-    if list(config.rates) != sorted(set(config.rates)):
-        raise cli.UsageError("--rates must rise: each differs from the others, the smallest comes first")
+def require_rising(config: Config) -> None:
+    """Raise UsageError for learning rates that do not rise."""
+    if list(config.lrs) != sorted(set(config.lrs)):
+        raise cli.UsageError("--lrs must rise: each differs from the others, the smallest comes first")

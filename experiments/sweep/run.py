@@ -75,24 +75,24 @@ def evaluate(config: Config, model: Model, data: Mapping[str, Split], grid: Grid
     accuracy = torch.where(diverged, chance, metrics["accuracy"]).cpu()
     rank = lambda k: (diverged[k].item(), -accuracy[k].item(), metrics["loss"][k].item())  # noqa: E731
     best = min(range(len(accuracy)), key=rank)
-    by_lr = accuracy.reshape(len(config.rates), config.seeds)
+    by_lr = accuracy.reshape(len(config.lrs), config.seeds)
     show_accuracies(config, by_lr.tolist(), diverged.reshape(by_lr.shape).sum(dim=1).tolist(), chance)
     if diverged[best]:
-        raise cli.RunError("every model has diverged: try lower --rates")
+        raise cli.RunError("every model has diverged: try lower --lrs")
 
     lr, seed = grid.lrs[best], grid.seeds[best]
     mark = (lr, float(accuracy[best]), f"best: {accuracy[best]:.2%} at {lr:g}, seed {seed}")
-    title = f"Each dot is a model of another seed: the best of {len(grid.seeds)} learned at a rate of {lr:g}"
+    title = f"Each dot is a model of another seed: the best of {len(grid.seeds)} learned at lr {lr:g}"
     labels = {"xlabel": "learning rate", "ylabel": "validation accuracy"}
-    figure = draw.spread(config.rates, by_lr, **labels, marked=mark, title=title)
+    figure = draw.spread(config.lrs, by_lr, **labels, marked=mark, title=title)
     show.picture(show.save)(figure, config.out / "sweep.png")
     chosen = member(ts, best)
     tested = eval_one_epoch(chosen.params, chosen.state, [data["test"]], apply=model.apply)["accuracy"]
-    save_best(config.out / "best.safetensors", chosen, {"rate": f"{lr:g}", "seed": f"{seed}"})
+    save_best(config.out / "best.safetensors", chosen, {"lr": f"{lr:g}", "seed": f"{seed}"})
     say = partial(show.console.print, markup=False, soft_wrap=True)
-    say(f"best on validation: rate {lr:g}, seed {seed}, {accuracy[best]:.2%}; on the test set {tested:.2%}")
-    if len(config.rates) > 1 and lr in (config.rates[0], config.rates[-1]):
-        say(f"{lr:g} is at the edge of --rates: a better one may lie beyond")
+    say(f"best on validation: lr {lr:g}, seed {seed}, {accuracy[best]:.2%}; on the test set {tested:.2%}")
+    if len(config.lrs) > 1 and lr in (config.lrs[0], config.lrs[-1]):
+        say(f"{lr:g} is at the edge of --lrs: a better one may lie beyond")
     say(f'load it back: params = tree.unflatten(load_file("{config.out}/best.safetensors"))')
     return best
 
@@ -103,11 +103,11 @@ def show_accuracies(
     """Print a row per learning rate: mean, deviation and extremes over its seeds, and how many models diverged."""
     rows = [
         (f"{lr:g}", _mean_and_deviation(row), f"{min(row):.2%}", f"{max(row):.2%}", f"{n or ''}")
-        for lr, row, n in zip(config.rates, accuracies, diverged, strict=True)
+        for lr, row, n in zip(config.lrs, accuracies, diverged, strict=True)
     ]
-    title = f"Validation accuracy after {config.epochs} epochs, {config.seeds} seeds a rate"
+    title = f"Validation accuracy after {config.epochs} epochs, {config.seeds} seeds each"
     note = f" (a diverged model counts as chance, {chance:.0%})" if any(diverged) else ""
-    show.table(title + note, ("rate", "mean ± sd", "least", "most", "diverged"), rows)
+    show.table(title + note, ("lr", "mean ± sd", "least", "most", "diverged"), rows)
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

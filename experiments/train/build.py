@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 
 
 def build(config: Config, device: torch.device) -> Parts:
-    """UsageError for parts that do not fit together."""
+    """Build the data, model, optimizer and step of a run; UsageError for parts that do not fit together."""
     data_device = None if config.workers else device  # worker processes want it on the CPU
     most_bytes = IN_MEMORY if config.dataset == "folder" else None
     options = {"root": config.root, "image_size": config.image_size, "most_bytes": most_bytes}
@@ -76,7 +76,7 @@ def build(config: Config, device: torch.device) -> Parts:
 
 
 def split_data(config: Config, dataset: Dataset) -> dict[str, Split]:
-    """Train, validation and test: a random share of the training examples is held out for validation."""
+    """Return train, validation and test: a random share of the training examples is held out for validation."""
     whole, test = (_thin(split, config.limit) for split in (dataset.train, dataset.test))
     order = epoch_order(len(whole.labels), seed=config.seed, epoch=VALIDATION_EPOCH)
     held_out, kept = order.tensor_split([round(config.validation * len(order))])

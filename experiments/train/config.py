@@ -151,7 +151,7 @@ def with_parts(config: Config) -> Config:
 
 
 def require_valid(config: Config) -> None:
-    """UsageError for two values that do not go together."""
+    """Raise UsageError for two values that do not go together."""
     if config.accumulate > config.batch_size:
         raise cli.UsageError(f"--accumulate {config.accumulate} cannot part a batch of {config.batch_size}")
     parts, processes = config.parts or 1, ranks.processes() or config.processes or 1
@@ -166,7 +166,7 @@ def require_valid(config: Config) -> None:
 
 
 def require_divisible(config: Config) -> None:
-    """UsageError for a run whose parameters cannot be divided."""
+    """Raise UsageError for a run whose parameters cannot be divided."""
     if config.model not in DIVISIBLE:
         models = " and ".join(DIVISIBLE)
         raise cli.UsageError(f"--shard params divides {models}, not {config.model}: --shard optimizer divides any")

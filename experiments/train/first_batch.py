@@ -54,7 +54,7 @@ def _call(suits: str, f: Callable, *args: Any, **options: Any) -> Any:
 
 
 def _require_pair(result: Any, first: str, what: str, f: Callable) -> None:
-    """UsageError unless a result is (something, state), the state a dict."""
+    """Raise UsageError unless a result is (something, state), the state a dict."""
     contract = f"{what} must return ({first}, state)"
     if not isinstance(result, tuple) or len(result) != 2:
         raise _broken(contract, result, f)

@@ -67,7 +67,7 @@ def require_device(device: torch.device) -> None:
 
 
 def agree(config: Config, digest: str) -> None:
-    """UsageError, the same in all processes, unless they have the same flags, data and threads."""
+    """Raise UsageError, the same in all processes, unless they have the same flags, data and threads."""
     mine = cli.as_json(config) | {"data": digest, "threads": torch.get_num_threads()}
     everyones: list[Any] = [mine] * place()[1]
     if place()[1] > 1:

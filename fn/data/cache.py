@@ -58,7 +58,7 @@ def cached(
 def cached_rows(
     build: Callable[[], Iterable[bytes]], parameters: Mapping[str, Any], folder: Path | None = None
 ) -> Path:
-    """The file of the rows of `build()`, end to end, from the cache if it was built with these `parameters` before.
+    """Return the file of the rows of `build()`, end to end, from the cache if it was built with these `parameters`.
 
     A row is written as it comes: together they need not fit into memory. OSError where they cannot be written.
     """

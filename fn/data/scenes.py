@@ -42,7 +42,7 @@ class SceneSet(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width)"""
+        """Return (channels, height, width)."""
         return tuple(self.train.images.shape[1:])
 
 

@@ -30,7 +30,7 @@ class Stored:
 
     @property
     def shape(self) -> torch.Size:
-        """(examples, channels, height, width)"""
+        """Return (examples, channels, height, width)."""
         return torch.Size([len(self.rows), *self.size])
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ def read(images: Images) -> Tensor:
 
 
 def exact_stats(images: Stored) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """(mean, std) of the bytes of each channel, from sums of integers: the same in any order."""
+    """Return (mean, std) of the bytes of each channel, from sums of integers: the same in any order."""
     total = squares = torch.zeros(images.size[0], dtype=torch.int64)
     for part in _chunks(images):
         pixels = part.bytes().long()

@@ -72,7 +72,7 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
 
 @no_type_check
 def _require_apart(donated, leaves):
-    """JitError if two of the tensors share memory and one of them is donated."""
+    """Raise JitError if two of the tensors share memory and one of them is donated."""
     memory = [t.untyped_storage().data_ptr() for t in leaves if t.numel()]
     given = set(memory[: sum(t.numel() > 0 for t in donated)])
     if len(given) + sum(pointer not in given for pointer in memory) < len(memory):

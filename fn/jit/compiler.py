@@ -88,6 +88,7 @@ def rebuild(tree, leaves):
 
 @no_type_check
 def lay(x, strides):
+    """Return a copy of x with those strides."""
     return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
 
 
@@ -108,6 +109,7 @@ def hollow(tree):
 
 
 def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate: bool = False) -> Program:
+    """Trace the step on its arguments and compile the graph; without a C++ compiler the program runs nothing."""
     # here, not above: they take seconds, which a run without jit need not wait for
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
@@ -159,7 +161,7 @@ def _compile(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
 
 @cache
 def _warn_of_no_compiler(said: str) -> None:
-    """Warn once per process."""
+    """Warn, once per process, that there is no compiler."""
     warnings.warn(f"jit: no C++ compiler that works ({said}), so steps run as they are", stacklevel=1)
 
 

@@ -31,6 +31,7 @@ class Pool(NamedTuple):
 
 
 def move_relus_behind_pools(module: GraphModule) -> None:
+    """Apply each ReLU in front of a max pooling behind it: the same values and gradient, from fewer numbers."""
     for y in module.graph.find_nodes(op="call_function", target=aten.where.self):
         if is_relu(y) and (pool := _find_pool(y)):
             _move(module.graph, y, pool)

@@ -76,17 +76,19 @@ def load_task(config: Config, recipe: Recipe, device: torch.device) -> Task:
 
 
 def train_way(
-    model: Model, inputs: Tensor, labels: Tensor, few: Tensor, way: Way, batch_size: int, seed: int
+    model: Model, inputs: Tensor, labels: Tensor, chosen: Tensor, way: Way, batch_size: int, seed: int
 ) -> Trained:
-    others = torch.tensor(sorted(set(range(len(labels))) - set(few.tolist())))
+    others = torch.tensor(sorted(set(range(len(labels))) - set(chosen.tolist())))
     schedule = partial(
-        one_cycle_schedule, lr=way.lr, total_steps=count_steps(len(few), epochs=way.epochs, batch_size=batch_size)
+        one_cycle_schedule, lr=way.lr, total_steps=count_steps(len(chosen), epochs=way.epochs, batch_size=batch_size)
     )
-    optimizer = lr_by_prefix(adamw, lr=schedule, scales=way.rates)
+    optimizer = lr_by_prefix(adamw, lr=schedule, scales=way.lr_scales)
     step = classifier_step(model, optimizer)
     ts = init_train_state(model, optimizer, seed=seed)
     for epoch in range(way.epochs):
-        for x, y in batches(Split(inputs[few], labels[few]), batch_size, seed=seed, epoch=epoch, augment=way.augment):
+        for x, y in batches(
+            Split(inputs[chosen], labels[chosen]), batch_size, seed=seed, epoch=epoch, augment=way.augment
+        ):
             ts, _ = step(ts, x, y, key=run_key(seed))
     held_out = batches(Split(inputs[others], labels[others]), 100)
     found = eval_one_epoch(ts.params, ts.state, held_out, apply=model.apply)

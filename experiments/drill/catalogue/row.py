@@ -39,7 +39,7 @@ class Drill(NamedTuple):
 
     @property
     def stages(self) -> dict[str, tuple[str, ...]]:
-        """The tests in the order in which they run."""
+        """Return the tests in the order in which they run."""
         return {"main": self.tests, "options": self.options, "edges": self.edges}
 
 

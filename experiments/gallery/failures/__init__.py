@@ -65,7 +65,7 @@ class Failure(NamedTuple):
 
     @property
     def catcher(self) -> str | None:
-        """The function that refuses the mistake; None if all are blind."""
+        """Return what refuses the mistake; None if all are blind."""
         caught = re.match(r"caught by (fn[\w.]*\w)", self.parts["Checks"])
         return caught[1] if caught else None
 
@@ -93,7 +93,7 @@ class Runnable(NamedTuple):
 
 @cache
 def gallery() -> dict[str, Failure]:
-    """Every failure by name, kind after kind."""
+    """Return every failure by name, kind after kind."""
     files = [
         file
         for kind in KINDS

@@ -27,7 +27,7 @@ def digits(n: int = 300) -> tuple[Split, Split]:
 
 
 def perceptron(seed: int, *hidden: int) -> Params:
-    """A network for digits; one hidden layer of 32 unless given"""
+    """Return a network for digits; one hidden layer of 32 unless given"""
     return mlp_init(generator(seed), 64, hidden or (32,), 10)[0]
 
 
@@ -48,8 +48,8 @@ def descend(
 
 
 def message(f: Callable[[], object]) -> str:
-    """The error that `f` raises, as text, or "no error". A TypeCheckError
-    of the shape checks is not caught."""
+    """Return the error that `f` raises, as text, or "no error". It does not
+    catch a TypeCheckError of the shape checks."""
     try:
         f()
     except TypeCheckError:

@@ -62,7 +62,7 @@ def text_task(flags: Flags, device: torch.device) -> Task:
 
 
 def _require_sampling(flags: Flags, vocabulary: str) -> None:
-    """UsageError unless the model can go on from the prompt and draw from `top_k` characters."""
+    """Raise UsageError unless the model can go on from the prompt and draw from `top_k` characters."""
     try:
         prompt = encode(text_prompt(flags, vocabulary), vocabulary)
     except ValueError as error:
@@ -74,7 +74,7 @@ def _require_sampling(flags: Flags, vocabulary: str) -> None:
 
 
 def require_sizes(model: Model, task: Task) -> None:
-    """UsageError for a model whose sizes do not go together, such as heads that do not divide its width."""
+    """Raise UsageError for a model whose sizes do not go together, such as heads that do not divide its width."""
     try:
         params, state = model.init(generator(0))
         model.apply(params, state, task.test.inputs[:1].cpu(), train=False)

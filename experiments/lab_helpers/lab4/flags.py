@@ -17,7 +17,7 @@ class Flags(cli.Lab):
     train: cli.MaybeNames = None
     """what is trained after the head: head, last, all, or dotted prefixes such as backbone.layer2; of digits all, of
     photographs the last stage unless given"""
-    rates: dict[str, float] = field(default_factory=dict)
+    lr_scales: dict[str, float] = field(default_factory=dict)
     """by dotted prefix, factors of the learning rate of that second stage: backbone 0.1, say; of photographs head 10
     unless this or --train is given"""
     dataset: Literal["digits", "folder"] = "digits"

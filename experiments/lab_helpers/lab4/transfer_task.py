@@ -40,26 +40,26 @@ def apply_flags(recipe: Recipe, flags: Flags) -> Recipe:
         raise cli.UsageError("--dataset folder and --root PATH, its directory of photographs, go together")
     train, fine = recipe.train, recipe.ways["fine"]
     if flags.train is not None:
-        train, fine = flags.train, fine._replace(rates={})
-    if flags.rates:
-        fine = fine._replace(rates=flags.rates)
-    require_prefixes(BACKBONES[flags.backbone], train, fine.rates)
+        train, fine = flags.train, fine._replace(lr_scales={})
+    if flags.lr_scales:
+        fine = fine._replace(lr_scales=flags.lr_scales)
+    require_prefixes(BACKBONES[flags.backbone], train, fine.lr_scales)
     return recipe._replace(train=train, ways=recipe.ways | {"fine": fine})
 
 
-def require_prefixes(spec: BackboneSpec, train: Sequence[str], rates: Mapping[str, float]) -> None:
-    """Raise UsageError for a --train or --rates that names no parameter, or a factor that is not above 0."""
+def require_prefixes(spec: BackboneSpec, train: Sequence[str], lr_scales: Mapping[str, float]) -> None:
+    """Raise UsageError for a --train or --lr-scales that names no parameter, or a factor that is not above 0."""
     if not all(name.strip() for name in train) or not train:
         raise cli.UsageError("--train names nothing: it takes head, last, all, or prefixes such as backbone.layer2")
-    for prefix, factor in rates.items():
+    for prefix, factor in lr_scales.items():
         if not 0 < factor < math.inf:
-            raise cli.UsageError(f"--rates {prefix} {factor}: a factor of the learning rate is a number above 0")
+            raise cli.UsageError(f"--lr-scales {prefix} {factor}: a factor of the learning rate is a number above 0")
     params, _ = transfer_model(spec, 2, weights=None).init(generator(0))
     flag = "--train"
     try:
         trained, _ = tree.split(params, expand_prefixes(spec, train))
-        flag = "--rates"
-        tree.split(trained, list(rates))
+        flag = "--lr-scales"
+        tree.split(trained, list(lr_scales))
     except ValueError as error:
         raise cli.UsageError(f"{flag}: {error}") from None
 

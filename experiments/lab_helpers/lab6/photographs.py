@@ -26,7 +26,7 @@ def write_photographs(root: Path, count: int) -> None:
 
 
 def decode_photographs(root: Path) -> dict[str, Tensor]:
-    """{"images": bytes (photographs, 64, 64, 3)}"""
+    """Return {"images": bytes (photographs, 64, 64, 3)}"""
     squares = [Image.open(path).resize((64, 64)) for path in sorted(root.glob("*.png"))]
     return {"images": torch.stack([torch.from_numpy(numpy.array(square)) for square in squares])}
 

@@ -68,7 +68,7 @@ class Today(NamedTuple):
 
     @property
     def short(self) -> str:
-        """Two or three words for the list."""
+        """Return two or three words for the list."""
         if self.does == "raises":
             return self.error
         return (
@@ -126,7 +126,7 @@ class Runnable(NamedTuple):
 
 @cache
 def pairs() -> dict[str, Pair]:
-    """Every pair by name, the oldest change first."""
+    """Return every pair by name, the oldest change first."""
     files = [
         f for t in THEMES for f in Path(__file__).parent.glob(f"{t}/*.py")
     ]

@@ -29,7 +29,7 @@ from torch import nn
 
 
 def short(error: str) -> str:
-    """The part of torch's long message that names the class"""
+    """Return the part of torch's long message that names the class"""
     named = re.search(r"Unsupported \w+: \w+ [\w.]+", error)
     return f"{error.split(':')[0]}: {named[0]}" if named else error
 
