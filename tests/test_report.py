@@ -382,7 +382,7 @@ def dumped(path: Path, profile: Path) -> tuple[str, list[str]]:
     flags = ["--headless=new", "--dump-dom", "--enable-logging=stderr", "--virtual-time-budget=5000", "--disable-gpu"]
     flags += [f"--user-data-dir={profile}", "--allow-file-access-from-files", "--window-size=1600,1000"]
     flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    done = subprocess.run([browser() or "", *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([browser() or "", *flags, path.as_uri()], capture_output=True, text=True, timeout=600)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
