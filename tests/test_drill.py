@@ -1,4 +1,4 @@
-"""The doors of `drill`, what a grader notices, what a progress file survives, and the proof of every grader."""
+"""The command `drill`; what a grader refuses; a log of attempts that is damaged; the proof of every grader."""
 
 import contextlib
 import inspect

@@ -1,4 +1,4 @@
-"""What is drawn has the distribution that the logits say, and what is written saw what it should."""
+"""Samples have the distribution of the logits, and each token is predicted from the right context."""
 
 import math
 from collections.abc import Callable

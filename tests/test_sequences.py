@@ -1,4 +1,4 @@
-"""Toy tasks solved by an independent hand, text read and refused, batches of sequences."""
+"""Toy tasks beside an independent solution; text read and refused, batches of sequences."""
 
 import re
 from pathlib import Path

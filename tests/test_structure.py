@@ -1,4 +1,4 @@
-"""The structure of the house: what may import what, and what a name of a module is."""
+"""The structure of the code: what may import what, and what a name of a module is."""
 
 import ast
 import importlib
