@@ -1,4 +1,4 @@
-"""The command line of every experiment: exit status, one-line errors, summary.json, pictures; and the labs end to end."""
+"""The command line of every experiment: exit status, one-line errors, summary.json, pictures; the labs end to end."""
 
 import ast
 import json
