@@ -174,6 +174,15 @@ def test_a_readme_names_each_file_of_its_folder(folder):
     assert not {name for name in names if not re.search(rf"`([\w/]+/)?{name}(\.py)?`", readme)}
 
 
+PAGES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("experiments/**/*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_link_leads_to_a_file(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page.parent / link).exists()] == []
+
+
 def test_experiments_holds_what_one_runs_alone():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert files == {"__init__", "lab", "labs", "overfit", *(lab.stem for lab in LABS)}
