@@ -75,7 +75,7 @@ def overfit_few(config: Config, model: Model, few: Split, *, lr: float, title: s
 
 
 def check_overfit(config: Config, few: Split, learning: list[Snapshot], frozen: list[Snapshot]) -> list[cli.Check]:
-    """Check that the model learns, and that the control does not, whose learning rate is 0: else it proves nothing."""
+    """Check that the model learns, and that a control with learning rate 0 does not."""
     history, frozen_history = ([snapshot.metrics for snapshot in run] for run in (learning, frozen))
     runs = {"learning": history, "frozen": frozen_history[: len(history)]}
     checks = check_fit("32 digits", runs, STEPS, config.out / "overfit.png")

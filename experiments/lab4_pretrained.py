@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import torch
@@ -95,19 +95,21 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
     labels, ways = task.labels, recipe.ways
 
     # The head on all images of train: under the frozen backbone, then on features that are computed once.
-    frozen, seed, pairs = freeze(task.whole, ["head"]), config.seed, []
-    train = torch.arange(len(task.dataset.train.labels), device=device)
-    batch_size = batch_size_of(len(train), recipe.batch_share)
+    clock = process_time if device.type == "cpu" else perf_counter  # on CPUs, what else runs does not count
+    frozen, pairs, seconds = freeze(task.whole, ["head"]), [], []
+    everything = torch.arange(len(task.dataset.train.labels), device=device)
+    batch_size = batch_size_of(len(everything), recipe.batch_share)
     for epochs in (1, *[recipe.timed_epochs] * 3):  # in turns; the first pair loads what torch needs: it is not timed
-        way, began = ways["head"]._replace(epochs=epochs), perf_counter()
-        under = train_way(frozen, task.images, labels, train, way, batch_size, seed)
-        halfway = perf_counter()
+        way, began = ways["head"]._replace(epochs=epochs), clock()
+        under = train_way(frozen, task.images, labels, everything, way, batch_size, config.seed)
+        halfway = clock()
         features = extract_features(task.spec, *task.weights, task.images)
-        alone = train_way(task.head, features, labels, train, way, batch_size, seed)
-        pairs.append((under, alone, (halfway - began, perf_counter() - halfway)))
-    under, alone, _ = pairs[-1]
-    faster = transfer_report.show_speed(recipe.timed_epochs, len(train), [seconds for *_, seconds in pairs[1:]])
-    before = [tree.to(part, device) for part in task.whole.init(generator(seed))]
+        alone = train_way(task.head, features, labels, everything, way, batch_size, config.seed)
+        seconds.append((halfway - began, clock() - halfway))
+        pairs.append((under, alone))
+    under, alone = pairs[-1]
+    faster = transfer_report.show_speed(recipe.timed_epochs, len(everything), seconds[1:])
+    before = [tree.to(part, device) for part in task.whole.init(generator(config.seed))]
     checks = transfer_report.check_cached(before, (under.params, under.state), alone.params, faster)
 
     # Each way, on a few images of each class.
@@ -119,11 +121,12 @@ def main(config: Config, device: torch.device) -> list[cli.Check]:
             if "scratch" in ways:  # nothing is transferred: the backbone and the head are drawn at random
                 run["scratch"] = train_way(task.scratch, task.images, labels, few, ways["scratch"], batch_size, seed)
             # the head alone: the features of a frozen backbone never change, so they were computed once
-            head = train_way(task.head, task.features, labels, few, ways["head"], batch_size, seed)
+            run["head"] = train_way(task.head, task.features, labels, few, ways["head"], batch_size, seed)
             # fine-tuning: the backbone under that trained head, frozen but for `prefixes`
-            whole = start_from(task.whole, *attach_head(task.weights, (head.params, head.state)))
-            fine = train_way(freeze(whole, prefixes), task.images, labels, few, ways["fine"], batch_size, seed)
-            run |= {"head": head, "fine": Trained(*unfreeze(fine.params, fine.state), fine.accuracy)}
+            joined = attach_head(task.weights, (run["head"].params, run["head"].state))
+            whole = freeze(start_from(task.whole, *joined), prefixes)
+            fine = train_way(whole, task.images, labels, few, ways["fine"], batch_size, seed)
+            run["fine"] = Trained(*unfreeze(fine.params, fine.state), fine.accuracy)
             runs[shots].append(run)
             transfer_report.show_run(len(few), seed, {way: trained.accuracy for way, trained in run.items()})
     return checks + report(config, task, prefixes, runs)

@@ -157,11 +157,11 @@ def divide_the_state(runs: dict[str, list[list[Trained]]]) -> list[cli.Check]:
 def make_mistakes(config: Config) -> list[cli.Check]:
     """Make five classic mistakes, each beside the same thing done right."""
     symptoms = process_mistakes.symptoms(config.seed)
-    made = [cli.check(f"made, {s.mistake}: {s.symptom}", s.wrong, *s.made) for s in symptoms]
-    avoided = [cli.check(f"avoided, {s.mistake}: {s.symptom}", s.right, *s.avoided) for s in symptoms]
+    mistakes = [cli.check(f"made, {s.mistake}: {s.symptom}", s.wrong, *s.expected_wrong) for s in symptoms]
+    avoided = [cli.check(f"avoided, {s.mistake}: {s.symptom}", s.right, *s.expected_right) for s in symptoms]
     rows = [(s.mistake, s.symptom, f"{s.wrong:.3g}", f"{s.right:.3g}") for s in symptoms]
     show.table("Five mistakes", ("mistake", "symptom", "made", "avoided"), rows)
-    return made + avoided
+    return mistakes + avoided
 
 
 def measure_costs(config: Config, runs: dict[str, list[list[Trained]]]) -> None:

@@ -127,7 +127,7 @@ class _Tiled(torch.autograd.Function):
 
 
 class _TiledGradient(torch.autograd.Function):
-    """A Function of its own: else torch.func.grad would record every tile of the backward pass, for a second one."""
+    """Differentiate `_Tiled`: without a Function of its own torch.func.grad would record every tile of this pass."""
 
     generate_vmap_rule = True
 

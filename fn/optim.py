@@ -53,6 +53,12 @@ def _require_like(params: Params, grads: Params) -> None:
             raise ValueError(f"{name}: gradient {tuple(g.shape)} {g.dtype} for parameter {tuple(p.shape)} {p.dtype}")
 
 
+def _require_state(state: Params, *parts: str) -> None:
+    """Raise ValueError for the state of another optimizer."""
+    if not all(part in state for part in parts):
+        raise ValueError(f"state holds {', '.join(state)}; this optimizer's own init makes step, {', '.join(parts)}")
+
+
 def _require_momentum(nesterov: bool, momentum: NonNegative) -> None:
     if nesterov and not momentum:
         raise ValueError("sgd: nesterov needs a momentum")
@@ -94,6 +100,7 @@ def sgd_update(
     ({'w': tensor([0., 3.])}, {'step': tensor(1), 'velocity': {'w': tensor([ 10., -10.])}})
     """
     _require_like(params, grads)
+    _require_state(state, "velocity")
     _require_momentum(nesterov, momentum)
     if weight_decay:
         grads = _map(lambda g, p: g + weight_decay * p, grads, params)
@@ -135,6 +142,7 @@ def adam_update(
     {'w': tensor([0.9000, 2.1000])}
     """
     _require_like(params, grads)
+    _require_state(state, "mean", "square")
     if weight_decay:
         grads = tree.map(lambda g, p: upcast(g) + weight_decay * upcast(p), grads, params)
     beta1, beta2 = betas

@@ -1,4 +1,4 @@
-"""What the parity tests draw, and what they claim: random configurations in every memory layout, and two laws.
+"""Strategies and laws of the parity tests: random configurations in every memory layout, and two laws.
 
 `agree` says that two functions are one, in values and gradients; `lifts` that a function is pure and survives
 torch.func. Values come from a torch.Generator that Hypothesis seeds; the profile is derandomized, so CI repeats itself.

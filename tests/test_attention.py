@@ -168,7 +168,7 @@ def test_without_a_key_there_is_nothing_to_take(way, is_causal):
 
 
 def test_a_row_masked_by_large_numbers_has_the_gradients_of_torchs_plain_path_and_not_of_its_kernel():
-    """What the docstring of native_attention warns of; with -∞ they agree, see test_attention_is_torchs."""
+    """The docstring of native_attention warns of this; with -∞ they agree, see test_attention_is_torchs."""
     q, k, v = torch.randn(3, 1, 1, 3, 4, generator=generator(0))  # its kernel is for batches of heads alone
     mask = torch.zeros(3, 3)
     mask[1] = -1e9

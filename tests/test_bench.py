@@ -264,7 +264,7 @@ def run_bench(monkeypatch, capsys):
 
 
 def test_two_files_are_set_side_by_side(tmp_path, monkeypatch, run_bench):
-    """What a run keeps by --json; the other one is twice as slow, and its nn.Module within the quartiles."""
+    """Return the figures that --json keeps; the other one is twice as slow, and its nn.Module within the quartiles."""
     runs = [result(), result(jit=timing(2, 2.1, 2.2), **{"nn.Module": timing(2, 2.1, 1.9)})]
     monkeypatch.setattr(bench, "time_ops", lambda *_: ({}, []))
     for name, one in zip("ab", runs, strict=True):

@@ -393,7 +393,7 @@ def test_outputs_have_the_shapes_that_the_losses_take(name):
 
 
 def test_an_anchor_is_judged_by_what_is_around_it():
-    """What moves an anchor's logits lies, on average, on its side of the image; its kind is the one its head gives."""
+    """The pixels that move an anchor's logits lie on its side of the image, on average; its kind is its head's."""
     model, _, _, _ = detector("ssd")
     params, state = model.init(generator(0))
     x = torch.randn(1, *SHAPE, generator=generator(1))

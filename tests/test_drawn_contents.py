@@ -1,4 +1,4 @@
-"""What stands in a drawing is what was given: boxes at their corners, matrices upright, red for positive."""
+"""A drawing shows what it was given: boxes at their corners, matrices upright, red for positive."""
 
 import numpy
 import torch

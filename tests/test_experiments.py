@@ -30,9 +30,12 @@ from experiments.shared import cli, show
 from experiments.shared.registry import MODELS
 from experiments.train import config as train
 from fn.data import scenes
-from fn.data.datasets import digits, take
+from fn.data.datasets import Dataset, digits, take
 from fn.files import write_atomic
 from fn.gradcheck import numerical_grad, relative_error
+from fn.models import Model
+from fn.models.cnn import cnn
+from fn.models.mlp import mlp
 from tests.launch import run_in_process
 
 CPU = torch.device("cpu")
@@ -216,7 +219,7 @@ OF_THE_MACHINE = {"loaders: processor time by example / by batch"}
 
 
 def test_by_example_every_image_is_a_call_and_by_batch_every_batch(monkeypatch):
-    """What Lab 6 measures as time: the same shifts take 128 times as many calls."""
+    """Lab 6 measures this as time: the same shifts take 128 times as many calls."""
     calls: list[int] = []
     crop = lab6_data.random_crop
     monkeypatch.setattr(lab6_data, "random_crop", lambda x, key: calls.append(len(x)) or crop(x, key))
@@ -264,6 +267,23 @@ def test_labs_hold(monkeypatch, capsys, tmp_path, name, where, pictures):
     for png in drawn:
         with Image.open(png) as picture:
             assert len(picture.convert("L").getcolors(256) or []) > 2
+
+
+@pytest.mark.parametrize("lab", [lab0_mlp, lab1_cnn])
+def test_the_accuracy_of_a_lab_is_that_on_held_out_images(monkeypatch, tmp_path, lab):
+    """With wrong labels on those it is small, however well the training images are known."""
+    monkeypatch.setattr(cli, "seeds", lambda config, n: range(1))
+    monkeypatch.setattr(lab0_mlp, "EPOCHS", 3)
+    monkeypatch.setitem(lab1_cnn.RECIPES, "digits", lab1_cnn.RECIPES["digits"]._replace(epochs=1))
+    data, config = digits(), lab.Config(out=tmp_path)
+    wrong = data._replace(test=data.test._replace(labels=(data.test.labels + 1) % 10))
+    [right], [mistaken] = (lab.train_and_test(config, lab_model(lab, data), given) for given in (data, wrong))
+    assert getattr(right, "accuracy", right) > 0.7
+    assert getattr(mistaken, "accuracy", mistaken) < 0.1
+
+
+def lab_model(lab: Any, data: Dataset) -> Model:
+    return (mlp if lab is lab0_mlp else cnn)(data.shape, 10)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What is frozen stays to the bit, what trains moves, and everything else is as it would be unfrozen."""
+"""Frozen parameters stay to the bit, trained ones move, and everything else is as without freezing."""
 
 from functools import partial
 

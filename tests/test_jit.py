@@ -334,7 +334,7 @@ def test_convolutions_keep_their_layout_from_step_to_step(monkeypatch):
 
 
 def test_of_a_relu_its_result_is_kept_and_not_its_argument_too():
-    """What the gradient reads is y; both are the same to the bit, at 0, -0, infinity and NaN too."""
+    """The gradient reads y; both are the same to the bit, at 0, -0, infinity and NaN too."""
 
     def step(x):
         return grad(lambda x: (relu(3 * x) ** 2).sum())(x)

@@ -213,6 +213,11 @@ def test_mirrored_share_is_that_of_the_best_head(keys, share):
     assert mirrored_share(looks(*keys)[:, None], 2) == share
 
 
+def test_mirrored_share_is_that_of_the_best_layer():
+    layers = torch.cat([looks(1, 1, 1), looks(2, 1, 0)])
+    assert mirrored_share(layers[:, None], 3) == 1
+
+
 def test_mirrored_share_is_the_mean_of_the_examples():
     both = torch.stack([looks(2, 1, 0), looks(1, 1, 1)], dim=1)
     assert mirrored_share(both, 3) == pytest.approx((1 + 1 / 3) / 2)
@@ -235,8 +240,9 @@ def test_the_worst_seed_of_a_toy_task_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(lab3, "init_train_state", init_and_note)
     monkeypatch.setattr(lab3, "evaluate", evaluate)
     monkeypatch.setattr(lab3, "mirrored_share", lambda *_: next(shares))
-    for drawn in ("show_attention", "draw_positions"):
-        monkeypatch.setattr(lab3, drawn, lambda *_, **__: None)
+    rows = []
+    monkeypatch.setattr(lab3, "show_attention", lambda *_, first_row: rows.append(first_row))
+    monkeypatch.setattr(lab3, "draw_positions", lambda *_: None)
     monkeypatch.setattr(lab3, "RECIPES", {"reverse": RECIPES["reverse"]._replace(seeds=3, steps=2, d_model=8)})
     failed = {check.name: check.value for check in lab3.main(Config(seed=5, out=tmp_path), CPU) if not check.ok}
     assert failed == {
@@ -244,6 +250,7 @@ def test_the_worst_seed_of_a_toy_task_counts(monkeypatch, tmp_path):
         "reverse: queries that look at the mirrored digit, best head": 0.5,
     }
     assert seeds == [5, 6, 7]
+    assert rows == [TOYS["reverse"].digits]  # the = after the question, whose query writes the first digit
     assert not any(torch.equal(weights[i], weights[i - 1]) for i in range(3))
 
 

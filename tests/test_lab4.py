@@ -207,7 +207,7 @@ def test_dropout_is_the_recipes_in_training_and_off_after(monkeypatch):
 
 
 def test_features_are_those_of_evaluation():
-    """What the head sees is what the backbone gives one image at a time, whatever its neighbours."""
+    """The head sees the features that the backbone gives one image at a time, whatever its neighbours."""
     task, _ = setup(Config())
     for part in (slice(3), slice(-3, None)):
         each = torch.cat([task.spec.features(*task.weights, x[None], train=False)[0] for x in task.images[part]])
@@ -258,7 +258,7 @@ def test_accuracies_are_those_of_each_seed(monkeypatch):
 
 
 def test_on_cached_features_the_head_takes_less_arithmetic():
-    """What the lab measures as time: of three epochs two forward passes of the backbone are saved."""
+    """The lab measures this as time: of three epochs two forward passes of the backbone are saved."""
     task, recipe = small_task()
     few, way = torch.arange(32), recipe.ways["head"]._replace(epochs=3)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What Lab 5 prints, draws and refuses, and how `overfit` takes detectors."""
+"""Lab 5: its tables, pictures and refusals; detectors in `overfit`."""
 
 from functools import partial
 
@@ -80,7 +80,8 @@ def test_what_is_asked_of_a_detector_of_digits(monkeypatch, tmp_path, flavor, ap
     monkeypatch.setitem(lab5_detection.RECIPES, "digits", recipe)
     monkeypatch.setattr(lab5_detection, "predict", lambda *_: None)
     precision = torch.full((10, 4, 1), ap, dtype=torch.float64)
-    monkeypatch.setattr(lab5_detection, "evaluate_detections", lambda *_, **__: precision)
+    scored = []
+    monkeypatch.setattr(lab5_detection, "evaluate_detections", lambda *given, **_: scored.append(given) or precision)
     for module, shown in (
         (detection_report, "show_parts"),
         (detection_report, "show_average_precision"),
@@ -89,7 +90,12 @@ def test_what_is_asked_of_a_detector_of_digits(monkeypatch, tmp_path, flavor, ap
         monkeypatch.setattr(module, shown, lambda *_: None)
     config = lab5_detection.Config(out=tmp_path, compile=False)
     detector = detection_task.build_detector(flavor, RACCOONS, None, None)
-    checks = lab5_detection.train_and_test(config, flavor, detector, RACCOONS, {})
+    scenes = RACCOONS._replace(test=RACCOON._replace(objects=RACCOON.objects + 1), difficult=torch.tensor([[True]]))
+    checks = lab5_detection.train_and_test(config, flavor, detector, scenes, {})
+    [(_, objects, classes, difficult)] = scored
+    assert objects is scenes.test.objects
+    assert classes == 1
+    assert difficult is scenes.difficult
     assert [check.target for check in checks] == [">= 0.9", ">= 0.6"]
     assert [check.ok for check in checks] == ok
 
@@ -121,7 +127,7 @@ def test_objects_that_no_detector_can_learn_are_refused_before_the_first_step(mo
 
 @pytest.mark.parametrize("flavor", ["anchor", "center"])
 def test_the_boxes_move_as_the_images_of_training_do(monkeypatch, tmp_path, flavor):
-    """What a step is given are images and objects of one and the same zoom; and the last state is the one tested."""
+    """A step gets images and objects of one and the same zoom; and the last state is the one tested."""
     seen, tested = [], []
 
     def step(ts, x, y, *, key):

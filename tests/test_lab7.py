@@ -209,8 +209,8 @@ def test_a_process_that_fails_or_is_lost_is_told_in_one_line():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_mistake_shows_and_its_right_way_does_not(seed):
     for symptom in process_mistakes.symptoms(seed):
-        assert cli.check(symptom.mistake, symptom.wrong, *symptom.made).ok, symptom
-        assert cli.check(symptom.mistake, symptom.right, *symptom.avoided).ok, symptom
+        assert cli.check(symptom.mistake, symptom.wrong, *symptom.expected_wrong).ok, symptom
+        assert cli.check(symptom.mistake, symptom.right, *symptom.expected_right).ok, symptom
 
 
 def test_the_readers_functions_stand_in_in_the_processes_too(monkeypatch, tmp_path):

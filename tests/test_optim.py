@@ -1,5 +1,6 @@
 """Optimizers and schedules beside torch.optim's, step by step, and the laws of a pure update."""
 
+import inspect
 import math
 from functools import partial
 
@@ -135,6 +136,12 @@ def test_an_optimizer_makes_the_state_that_its_update_wants(optimizer: Optimizer
     assert next_state["step"] == 1
 
 
+@pytest.mark.parametrize(("optimizer", "other"), [(sgd, adam), (adam, sgd), (adamw, sgd)])
+def test_the_state_of_another_optimizer_is_refused(optimizer, other):
+    with pytest.raises(ValueError, match=r"state holds step, .*; this optimizer's own init makes step, "):
+        optimizer(lr=0.1).update(draw(0), draw(1), other(lr=0.1).init(draw(0)))
+
+
 PAIRS = {
     "sgd": (sgd, sgd_update, {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1}),
     "adam": (adam, adam_update, {"betas": (0.8, 0.95), "eps": 0.1, "weight_decay": 0.1}),
@@ -246,6 +253,12 @@ def test_schedule_is_torchs_at_every_step(under_test, schedule, reference, steps
 
 def test_cosine_stays_at_its_end(cosine_schedule):
     assert [float(cosine_schedule(step, lr=1.0, total_steps=5, min_lr=0.25)) for step in (5, 6, 10)] == [0.25] * 3
+
+
+@pytest.mark.parametrize(("make", "update"), [(make, update) for make, update, _ in PAIRS.values()], ids=PAIRS)
+def test_an_optimizer_has_the_defaults_of_its_equation(make, update):
+    ours, of_equation = (inspect.signature(f).parameters for f in (make, update))
+    assert {name: p.default for name, p in ours.items()} == {name: of_equation[name].default for name in ours}
 
 
 @pytest.mark.parametrize("grad", [torch.ones(3), torch.ones(4, 2, 3), torch.ones(2, 3, dtype=torch.int64)])

@@ -62,7 +62,7 @@ class Config(cli.Config):
 
 
 class Page(HTMLParser):
-    """What stands in a page: its texts by tag, its attributes; open tags must be closed in order."""
+    """The content of a page: its texts by tag, its attributes; open tags must be closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -63,8 +63,8 @@ def cut(name: str) -> str:
 def cut_whole(places: Sequence[str]) -> str:
     """Return the file of several functions: what all of them need, then a signature and a docstring of each."""
     sources = [source_of(where) for where in places]
-    theirs = {ours.node.name for ours in sources}
-    lines = {line for ours in sources for line in _import_lines(ours, _needed_beside(ours, theirs))}
+    given = {ours.node.name for ours in sources}
+    lines = {line for ours in sources for line in _import_lines(ours, _needed_beside(ours, given))}
     heads = "\n\n".join(_emptied(ours, ours.node) for ours in sources)
     return f"{chr(10).join(_in_order(lines))}\n\n\n{heads}".lstrip()
 
@@ -145,14 +145,14 @@ def _defined(ours: Source) -> set[str]:
     return here | {target.id for node in ours.tree.body for target in _targets(node) if isinstance(target, ast.Name)}
 
 
-def _needed_beside(ours: Source, theirs: set[str]) -> list[str]:
-    """Return the names that `_needed` does, and those that the body takes of its own file, but for `theirs`.
+def _needed_beside(ours: Source, given: set[str]) -> list[str]:
+    """Return the names that `_needed` does, and those that the body takes of its own file, but for `given`.
 
     A helper whose name begins with an underscore is left out: it is a part of the answer.
     """
     beside = {name for name in _defined(ours) & set(_names(*ours.node.body)) if not name.startswith("_")}
     needed = _needed(ours, tuple(sorted(beside)))
-    return [name for name in needed if name not in theirs and not name.startswith("_")]
+    return [name for name in needed if name not in given and not name.startswith("_")]
 
 
 def _imports(ours: Source, names: list[str]) -> list[str]:

@@ -132,7 +132,7 @@ def _forgotten(events: list[Event]) -> list[str]:
 
 def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
     """Return each (task, mistake) that a named mistake calls for and that was not ended since, the latest first."""
-    made: dict[str, float] = {}
+    latest: dict[str, float] = {}
     for event in events:
         mistake = event.get("mistake")
         if (
@@ -141,12 +141,12 @@ def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
             and mistake in MISTAKES
             and now - event["at"] < REMEMBERED
         ):
-            made[mistake] = event["at"]
+            latest[mistake] = event["at"]
     ended: dict[str, float] = {}
     for t in tries(events):
         ended[t.task] = t.at
     found: dict[str, str] = {}
-    for mistake, at in sorted(made.items(), key=lambda item: -item[1])[:MISTAKES_AT_ONCE]:
+    for mistake, at in sorted(latest.items(), key=lambda item: -item[1])[:MISTAKES_AT_ONCE]:
         for task in remedies(mistake):
             if ended.get(task, 0.0) < at:
                 found.setdefault(task, mistake)

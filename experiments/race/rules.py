@@ -1,4 +1,4 @@
-"""The rules of the race: what a recipe is, what the clocks count, how its accuracy is judged.
+"""The rules of the race: what a recipe is, what the clocks count, when its accuracy is enough.
 
 A recipe is a function train(split, seed) -> predict. It is given normalized training images with their labels, and no
 test image. predict(images) returns logits or classes, and sees no label.

@@ -33,10 +33,10 @@ def check(name: str, value: float, relation: str, bound: float, *, spread: str =
     """
     if (relation, bound) in ((">=", 0), ("<=", math.inf)) or (relation in (">", ">=") and bound < 0):
         raise ValueError(f"{name}: {relation} {bound:g} is a check that cannot fail")
-    made = Check(name, value, f"{relation} {bound:g}", holds(value, relation, bound), spread)
+    found = Check(name, value, f"{relation} {bound:g}", holds(value, relation, bound), spread)
     for ask in before_shown:
-        ask(made)
-    return made
+        ask(found)
+    return found
 
 
 def order(name: str, values: Mapping[str, float]) -> None:

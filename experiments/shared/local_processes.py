@@ -48,12 +48,12 @@ def in_processes(f: Callable, count: int, *args: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         started, ends = [], []
         for rank in range(count):
-            end, theirs = context.Pipe(duplex=False)
-            given = (where, args, rank, count, Path(folder, "store").as_uri(), _mine(), theirs)
+            end, sender = context.Pipe(duplex=False)
+            given = (where, args, rank, count, Path(folder, "store").as_uri(), _mine(), sender)
             process = context.Process(target=_work, args=given, daemon=True)
             process.start()
             stack.callback(_end, process)
-            theirs.close()
+            sender.close()
             started.append(process)
             ends.append(stack.enter_context(end))
         results = _results(ends)

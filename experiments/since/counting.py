@@ -38,6 +38,6 @@ def bytes_saved(run: Callable[[], Any], given: Iterable[Tensor] = ()) -> int:
 
     with saved_tensors_hooks(keep, lambda x: x):
         result = run()
-    there = {x.untyped_storage().data_ptr() for x in given}
+    given_storages = {x.untyped_storage().data_ptr() for x in given}
     del result
-    return sum(x.untyped_storage().nbytes() for place, x in saved.items() if place not in there)
+    return sum(x.untyped_storage().nbytes() for place, x in saved.items() if place not in given_storages)

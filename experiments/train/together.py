@@ -68,14 +68,14 @@ def require_device(device: torch.device) -> None:
 
 def agree(config: Config, digest: str) -> None:
     """Raise UsageError, the same in all processes, unless they have the same flags, data and threads."""
-    mine = cli.as_json(config) | {"data": digest, "threads": torch.get_num_threads()}
-    everyones: list[Any] = [mine] * place()[1]
+    settings = cli.as_json(config) | {"data": digest, "threads": torch.get_num_threads()}
+    gathered: list[Any] = [settings] * place()[1]
     if place()[1] > 1:
-        dist.all_gather_object(everyones, mine)
-    for rank, theirs in enumerate(everyones):
-        for name, value in theirs.items():
-            if value != everyones[0][name]:
-                what = "its data is other" if name == "data" else f"its {name} is {value}, not {everyones[0][name]}"
+        dist.all_gather_object(gathered, settings)
+    for rank, other in enumerate(gathered):
+        for name, value in other.items():
+            if value != gathered[0][name]:
+                what = "its data is other" if name == "data" else f"its {name} is {value}, not {gathered[0][name]}"
                 raise cli.UsageError(f"process {rank} does not agree with process 0: {what}")
 
 

@@ -73,24 +73,22 @@ def encoder_layer(
     >>> y.shape, weights.shape
     (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
-    keys = [None if key is None else fold_in(key, i) for i in range(4)]
-    p, width = dropout_p if train else 0.0, [x.shape[-1]]
-    options = {"attn_mask": attn_mask, "is_causal": is_causal, "rotary": rotary, "need_weights": need_weights}
-    options |= {"attention": attention, "dropout_p": p, "dropout_key": keys[0]}
-    attend = partial(multi_head_attention, heads=heads, **self_attn, **options)
-    mlp = partial(feed_forward, linear1=linear1, linear2=linear2, activation=activation, dropout_p=p, key=keys[2])
+    weights_key, attended_key, hidden_key, mlp_key = (None if key is None else fold_in(key, i) for i in range(4))
+    p, shape = dropout_p if train else 0.0, [x.shape[-1]]
+    attend = partial(multi_head_attention, **self_attn, heads=heads, rotary=rotary, attention=attention, dropout_p=p)
+    attend = partial(attend, attn_mask=attn_mask, is_causal=is_causal, need_weights=need_weights)
+    mlp = partial(feed_forward, linear1=linear1, linear2=linear2, activation=activation, dropout_p=p, key=hidden_key)
 
     if norm_first:
-        h = layer_norm(x, width, **norm1)
-        h, weights = attend(h, h, h)
-        x = x + dropout(h, p, key=keys[1])
-        h = mlp(layer_norm(x, width, **norm2))
-        x = x + dropout(h, p, key=keys[3])
+        h = layer_norm(x, shape, **norm1)
+        h, weights = attend(h, h, h, dropout_key=weights_key)
+        x = x + dropout(h, p, key=attended_key)
+        h = layer_norm(x, shape, **norm2)
+        x = x + dropout(mlp(h), p, key=mlp_key)
     else:
-        h, weights = attend(x, x, x)
-        x = layer_norm(x + dropout(h, p, key=keys[1]), width, **norm1)
-        h = mlp(x)
-        x = layer_norm(x + dropout(h, p, key=keys[3]), width, **norm2)
+        h, weights = attend(x, x, x, dropout_key=weights_key)
+        x = layer_norm(x + dropout(h, p, key=attended_key), shape, **norm1)
+        x = layer_norm(x + dropout(mlp(x), p, key=mlp_key), shape, **norm2)
     return x, weights
 
 

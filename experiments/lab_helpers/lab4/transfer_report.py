@@ -44,11 +44,11 @@ def show_branches(backbone: str, params: Params, prefixes: Sequence[str], names:
 def show_speed(epochs: int, images: int, seconds: Sequence[tuple[float, float]]) -> float:
     """Print the median seconds of the head under the backbone and on features; return their ratio.
 
-    Both of a pair were measured one after the other, so that whatever else the machine does slows both.
+    On CPUs they are processor time, of all cores. Both of a pair were measured one after the other.
     """
     under, alone = (median(of_way) for of_way in zip(*seconds, strict=True))
     show.console.print(
-        f"The head, {epochs} epochs of {images:,} images: {under:.1f} s under the backbone, "
+        f"The head, {epochs} epochs of {images:,} images: {under:.1f} s of work under the backbone, "
         f"{alone:.1f} s on its features, computed once",
         soft_wrap=True,
     )

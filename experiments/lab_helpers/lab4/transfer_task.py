@@ -1,4 +1,4 @@
-"""What the flags of Lab 4 change in a recipe, and the images that they ask for."""
+"""Apply the flags of Lab 4 to a recipe, and load the images that they ask for."""
 
 import math
 from collections.abc import Mapping, Sequence

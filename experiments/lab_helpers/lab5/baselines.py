@@ -1,4 +1,4 @@
-"""What a detector of Lab 5 is compared with: average precision without a network."""
+"""Baselines of Lab 5: average precision without a network."""
 
 import torch
 

@@ -34,9 +34,9 @@ class Symptom(NamedTuple):
     symptom: str
     wrong: float
     right: float
-    made: tuple[str, float]
-    """what the wrong one must be: a relation and a bound"""
-    avoided: tuple[str, float] = ("==", 0)
+    expected_wrong: tuple[str, float]
+    """a relation and a bound"""
+    expected_right: tuple[str, float] = ("==", 0)
 
 
 def symptoms(seed: int) -> list[Symptom]:

@@ -40,34 +40,34 @@ def valley() -> tuple[Tensor, Tensor, float]:
 
 def broken(seed: int) -> Seen:
     x, y, curvature = valley()
-    rate = 2.2 / curvature
+    lr = 2.2 / curvature
     _, losses = descend(
         lambda p: mse_loss(linear(x, **p).squeeze(1), y),
         linear_init(generator(seed), 64, 1),
-        lr=rate,
+        lr=lr,
     )
     factor = losses[-1] / losses[-2]
     return {
         "loss": losses,
         "curvature": curvature,
-        "rate": rate,
+        "learning rate": lr,
         "last step, times": factor,
     }
 
 
 def fixed(seed: int) -> Seen:
     x, y, curvature = valley()
-    rate = 1.0 / curvature
+    lr = 1.0 / curvature
     _, losses = descend(
         lambda p: mse_loss(linear(x, **p).squeeze(1), y),
         linear_init(generator(seed), 64, 1),
-        lr=rate,
+        lr=lr,
     )
     factor = losses[-1] / losses[-2]
     return {
         "loss": losses,
         "curvature": curvature,
-        "rate": rate,
+        "learning rate": lr,
         "last step, times": factor,
     }
 

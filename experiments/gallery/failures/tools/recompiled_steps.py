@@ -12,7 +12,7 @@ its own. After 8 the compiler gives up, and the function runs as it is.
 Find: Count, never time: a backend that counts its calls, as here, or
 TORCH_LOGS=recompiles, which names the guard that failed.
 
-Fix: What changes goes in as a tensor: torch.tensor(rate).
+Fix: What changes goes in as a tensor: torch.tensor(lr).
 
 Checks: blind: a number is a number. The optimizers of fn.optim keep their
 step count as a tensor, and a schedule makes the rate one.
@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 
-def step(weight: Tensor, rate: float | Tensor) -> Tensor:
-    return weight - rate * (weight - 3)
+def step(weight: Tensor, lr: float | Tensor) -> Tensor:
+    return weight - lr * (weight - 3)
 
 
 def count(graphs: list[str], graph: GraphModule, _: list) -> Callable:
