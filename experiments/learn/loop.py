@@ -13,6 +13,7 @@ from experiments.learn.kinds import Grade, Kind
 from experiments.learn.mistakes import named
 from experiments.learn.questions import QUESTIONS
 from experiments.learn.schedule import PLACED, next_task
+from experiments.shared.show import folded_code
 
 POLL = 0.1
 """seconds between two looks at the file"""
@@ -199,7 +200,7 @@ def pose(desk: Desk, concept: str, left: str) -> str:
     """Ask the question of a concept; return the key that answers."""
     q = QUESTIONS[CONCEPTS[concept].question]
     desk.say(f"\n{CONCEPTS[concept].title} ({left})\n")
-    desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")
+    desk.say(folded_code("\n".join(f"  {line}" for line in q.code.splitlines())) + "\n")
     desk.say("\n".join(f"{number}  {choice}" for number, choice in enumerate(q.choices, start=1)))
     while (key := desk.key(POLL)) not in ("0", "1", "2", "3", "4", "q", "s"):
         continue

@@ -126,8 +126,9 @@ def wrapped(label: str, text: str, *, style: str = "bold") -> None:
     """Print the label and beside it the text, folded at the width of the terminal, each line below the first."""
     width = min(console.width, 100)
     below = " " * len(label)
-    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
-    console.print(Text(lines, spans=[Span(0, len(label), style)]))
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, **whole)
+    console.print(Text(lines, spans=[Span(0, len(label), style)]), soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -138,11 +139,23 @@ def say(text: str) -> None:
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
-def _folded(line: str) -> list[str]:
-    if len(line) <= console.width:
+def _folded(line: str, width: int | None = None, *, further: int = 0) -> list[str]:
+    """Return the parts of a line that stand below each other: broken at spaces alone, the inset kept or deepened."""
+    width = width or console.width
+    if len(line) <= width:
         return [line]
-    inset = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, console.width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
+    inset = " " * (len(line) - len(line.lstrip()) + further)
+    return textwrap.wrap(line, width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
+
+
+def folded_code(text: str, width: int | None = None) -> str:
+    """Return code whose lines fit the terminal: one that is too wide goes on below, further in, from a whole word on.
+
+    In a pipe it stays as it is.
+    """
+    if not console.is_terminal:
+        return text
+    return "\n".join(part for line in text.split("\n") for part in _folded(line, width, further=8))
 
 
 BARS = "▁▂▃▄▅▆▇█"
