@@ -126,9 +126,10 @@ def wrapped(label: str, text: str, *, style: str = "bold") -> None:
     """Print the label and beside it the text, folded at the width of the terminal, each line below the first."""
     width = min(console.width, 100)
     below = " " * len(label)
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, **whole)
-    console.print(Text(lines, spans=[Span(0, len(label), style)]), soft_wrap=True)
+    lines = textwrap.wrap(
+        text, width, initial_indent=label, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
+    console.print(Text("\n".join(lines), spans=[Span(0, len(label), style)]), soft_wrap=True)
 
 
 def say(text: str) -> None:
