@@ -31,6 +31,8 @@ class Desk(NamedTuple):
     kinds: dict[str, Kind]
     prepare: Callable[[str], None] = lambda task: None
     """called with each task that begins, so that a grader can warm up"""
+    loading: Callable[[], bool] = lambda: False
+    """whether the grader is warming up still"""
 
 
 def learn(desk: Desk) -> None:
@@ -140,7 +142,8 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
-    desk.say("\ngrading …")  # the first time the grader may still be loading torch
+    once = " the grader is still loading torch and the tests: some seconds more, this once" if desk.loading() else ""
+    desk.say(f"\ngrading …{once}")
     try:
         graded = kind.grade(name, file)
     except OSError as error:  # gone again between two looks
