@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import sys
 import textwrap
 import time
@@ -116,10 +117,27 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for column, longest in zip(cells, words, strict=True):
         head = column[0].replace(".", ".\n") if too_wide else column[0]
         drawn.add_column(head, overflow="fold", no_wrap=roomy and max(map(len, column)) == longest)
+    widest = console.width // max(len(columns) - 1, 1) - 4
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(" ".join(at_dots(word, widest) for word in cell.split(" ")) for cell in row))
     console.print()
     console.print(drawn, markup=False)
+
+
+def at_dots(word: str, width: int) -> str:
+    """Return a word that is wider in lines that end in its dots, as far as it has any.
+
+    >>> at_dots("torch.nn.functional.cross_entropy(x,", 24)
+    'torch.nn.functional.\\ncross_entropy(x,'
+    """
+    if len(word) <= width or "." not in word[:-1]:
+        return word
+    lines = [""]
+    for part in re.findall(r"[^.]*\.|[^.]+$", word):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def wrapped(label: str, text: str, *, style: str = "bold") -> None:
