@@ -164,6 +164,8 @@ def test_a_table_of_seven_columns_cuts_no_word_of_its_head_at_60_columns(monkeyp
     show.table("Gradients", names, [("19", "100%", *["8.7e-04"] * 5)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
+    assert [line.split().count("8.7e-04") for line in lines if "19" in line] == [5]
+    assert show.at_dots("-0.123456789012345", 4) == "-0.123456789012345"
     assert "fc1. fc1. fc2. fc2. step accuracy loss weight bias weight bias" in " ".join(" ".join(lines).split())
 
 

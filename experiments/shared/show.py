@@ -117,7 +117,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for column, longest in zip(cells, words, strict=True):
         head = column[0].replace(".", ".\n") if too_wide else column[0]
         drawn.add_column(head, overflow="fold", no_wrap=roomy and max(map(len, column)) == longest)
-    widest = console.width // max(len(columns) - 1, 1) - 4
+    widest = max(16, console.width // max(len(columns) - 1, 1) - 4)
     for row in rows:
         drawn.add_row(*(" ".join(at_dots(word, widest) for word in cell.split(" ")) for cell in row))
     console.print()
@@ -125,15 +125,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def at_dots(word: str, width: int) -> str:
-    """Return a word that is wider in lines that end in its dots, as far as it has any.
+    """Return a word that is wider in lines that end in dots of its name; a number stays whole.
 
     >>> at_dots("torch.nn.functional.cross_entropy(x,", 24)
     'torch.nn.functional.\\ncross_entropy(x,'
     """
-    if len(word) <= width or "." not in word[:-1]:
+    if len(word) <= width:
         return word
     lines = [""]
-    for part in re.findall(r"[^.]*\.|[^.]+$", word):
+    for part in re.split(r"(?<=[a-zA-Z_]\.)(?=[a-zA-Z_])", word):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
