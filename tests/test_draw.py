@@ -17,13 +17,18 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import CSS4_COLORS, TABLEAU_COLORS, to_hex
 
+from experiments.shared import show, training_pictures
 from experiments.shared.report import record, write
 from experiments.shared.titles import course, told
 from fn import draw
+from fn.data.datasets import digits
 from fn.draw.figures import DPI, SHOWN
 from fn.draw.labels import place_labels
 from fn.draw.lines import band
 from fn.draw.palette import NAMES
+from fn.models.cnn import cnn
+from fn.optim import sgd
+from fn.train import init_train_state
 
 ROOT = Path(__file__).parents[1]
 DRAWN = {
@@ -50,6 +55,27 @@ def rendered(figure):
 def texts_of(figure, renderer):
     """Return the place of each box label, in pixels, by panel."""
     return [[text.get_window_extent(renderer) for text in axes.texts] for axes in figure.axes]
+
+
+def test_each_row_of_feature_maps_names_its_layer_left_of_it(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(show, "save", lambda figure, path: figures.append(figure))
+    data, model = digits(), cnn((1, 8, 8), 10)
+    ts = init_train_state(model, sgd(lr=0.1), seed=0)
+    training_pictures.draw_feature_maps(model, ts, data, tmp_path / "maps.png")
+    [figure] = figures
+    renderer = rendered(figure)
+    named = {axes: axes.texts[0] for axes in figure.axes if axes.texts}
+    assert [text.get_text().split("\n") for text in named.values()] == [
+        ["image", "8 × 8"],
+        ["conv1", "to relu", "4 × 4"],
+        ["conv2", "to relu", "2 × 2"],
+        ["conv3", "to relu", "2 × 2"],
+    ]
+    for axes, text in named.items():
+        place, row = text.get_window_extent(renderer), axes.get_window_extent(renderer)
+        assert 0 <= place.x0 < place.x1 <= row.x0
+        assert row.y0 <= place.y0 < place.y1 <= row.y1
 
 
 # Titles

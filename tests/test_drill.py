@@ -170,6 +170,14 @@ REFUSED = {
     ),
     "torch's method": ("def relu(x):\n    return x.relu()\n", "this calls torch's own `relu`"),
     "torch's module": ("import torch\ndef relu(x):\n    return torch.nn.ReLU()(x)\n", "this calls torch's own `ReLU`"),
+    "torch's, in a check beside it": (
+        f"import torch\n{RIGHT}\ndef check(x):\n    return relu(x) - torch.relu(x)\n",
+        "  line 6: return relu(x) - torch.relu(x)\nyour `relu` does not use this line: take it out of ",
+    ),
+    "torch's, imported for a check": (
+        f"from torch.nn.functional import relu as r\n{RIGHT}\ndef check(x):\n    return relu(x) - r(x)\n",
+        "relu as r\nyour `relu` does not use this line: take it out of ",
+    ),
     "a loop without end": (
         "def relu(x):\n    while True:\n        pass\n",
         "not done after 2 s: is there a loop that does not end?\n  it was at line",
@@ -220,6 +228,21 @@ STAGED = {
         '    return loss.sum() if reduction == "sum" else loss.sum() / counted.sum().clamp(min=1)\n',
         "with its options",
         "for the star, an edge wants more:\na number where NaN is expected",
+    ),
+    "adam": (
+        "from fn import tree\n"
+        "def adam_update(params, grads, state, *, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):\n"
+        "    grads = tree.map(lambda g, p: g + weight_decay * p, grads, params)\n"
+        "    a, b, t = *betas, state['step'] + 1\n"
+        "    mean = tree.map(lambda m, g: a * m + (1 - a) * g, state['mean'], grads)\n"
+        "    square = tree.map(lambda s, g: b * s + (1 - b) * g * g, state['square'], grads)\n"
+        "    move = tree.map(lambda m, s: m / (1 - a**t) / ((s / (1 - b**t)).sqrt() + eps), mean, square)\n"
+        "    params = tree.map(lambda p, d: p - lr * d, params, move)\n"
+        "    return params, {'step': t, 'mean': mean, 'square': square}\n",
+        "with its options",
+        "for the star, an edge wants more:\nresult[0].fc1.weight: right to about seven digits, no more: "
+        "was something on the way computed in float32? "
+        "0.9 ** state.step is: of a number and a tensor of integers torch makes float32",
     ),
     "accuracy": (
         "def accuracy(input, target):\n    return (input.argmax(1) == target).float().mean()\n",

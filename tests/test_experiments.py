@@ -24,7 +24,7 @@ from experiments import (
     overfit,
 )
 from experiments.lab import LABS
-from experiments.lab_helpers.lab0.tables import tagged_lines
+from experiments.lab_helpers.lab0.tables import show_lines, tagged_lines
 from experiments.lab_helpers.lab5 import detection_task
 from experiments.shared import cli, show
 from experiments.shared.registry import MODELS
@@ -165,7 +165,17 @@ def test_a_table_of_seven_columns_cuts_no_word_of_its_head_at_60_columns(monkeyp
     show.table("Gradients", names, [("19", "100%", *["8.7e-04"] * 5)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
+    assert [line.split().count("8.7e-04") for line in lines if "19" in line] == [5]
+    assert show.at_dots("-0.123456789012345", 4) == "-0.123456789012345"
     assert "fc1. fc1. fc2. fc2. step accuracy loss weight bias weight bias" in " ".join(" ".join(lines).split())
+
+
+def test_a_dotted_name_in_a_table_is_broken_at_its_dots_at_60_columns(monkeypatch, capsys):
+    monkeypatch.setattr(show.console, "_width", 60)
+    show_lines(lab0_mlp.classic_loop, lab0_mlp.functional_loop)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 60
+    assert {"torch.nn.functional.", "cross_entropy(logits,"} <= {*out.split()}
 
 
 def test_a_loss_that_diverges_stops_the_run(monkeypatch, capsys, tmp_path):

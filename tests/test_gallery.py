@@ -162,7 +162,8 @@ def test_bad_flags_are_one_line_and_exit_2(monkeypatch, capsys, flags, complaint
     ("name", "columns"), [("silent_broadcast", 80), ("buffer_left_behind", 60), ("gradients_vanish", 60)]
 )
 def test_one_is_shown_within_the_width_and_drawn(monkeypatch, capsys, tmp_path, name, columns):
-    monkeypatch.setattr(show.console, "_width", columns)
+    for field, value in {"_width": columns, "_force_terminal": True, "_color_system": None}.items():
+        monkeypatch.setattr(show.console, field, value)
     type_answers(monkeypatch)  # nothing may be asked where there is no terminal, and an end of input is no error
     monkeypatch.setattr("sys.stdin", io.StringIO())
     status, out, _ = launch(monkeypatch, capsys, name.replace("_", "-"), "--out", str(tmp_path))

@@ -24,7 +24,7 @@ from experiments.drill import cut, launch, mine, stand_in, whole_lab
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.lab import LABS
-from experiments.lab_helpers.lab0.tables import tagged_lines
+from experiments.lab_helpers.lab0.tables import show_lines, tagged_lines
 from experiments.shared import cli, show
 from fn import layers
 from fn.data.datasets import Split, digits, take
@@ -159,6 +159,17 @@ def test_its_source_is_theirs():
     with stand_in.standing_in(right("classic_loop"), lab0_mlp.main):
         assert inspect.getsource(lab0_mlp.classic_loop) in (ANSWERS / "classic_loop.py").read_text()
     assert next(iter(tagged_lines(lab0_mlp.classic_loop))) == "forward"
+
+
+def test_no_line_of_a_loop_of_theirs_that_has_no_tags_is_said_to_be_missing(monkeypatch):
+    tables = []
+    monkeypatch.setattr(show, "table", lambda *table: tables.append(table))
+    show_lines(lab0_mlp.classic_loop, lab0_mlp.functional_loop)
+    assert [row[0] for row in tables[0][2] if row[2].startswith("nothing to clear")] == ["zero_grad"]
+    for name in ("functional_loop", "classic_loop"):
+        with stand_in.standing_in(right(name), lab0_mlp.main):
+            show_lines(lab0_mlp.classic_loop, lab0_mlp.functional_loop)
+    assert all(len(table[2]) == 5 for table in tables), tables
 
 
 OF_LAB0 = ("linear", "relu", "softmax", "cross_entropy", "accuracy", "sgd", "two_layer_grads")

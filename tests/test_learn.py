@@ -28,6 +28,7 @@ from experiments.learn.concepts import CONCEPTS
 from experiments.learn.kinds import Grade, kinds, of_module, shape_of
 from experiments.learn.questions import QUESTIONS
 from experiments.shared import attempts, cli
+from experiments.since import rewrite
 
 DAY = attempts.DAY
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
@@ -449,6 +450,10 @@ def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, m
     """The second verdict comes from the same process; one that was killed is replaced by a grader of its own."""
     file = tmp_path / "relu.py"
     with warm.Grader() as grader:
+        assert not grader.is_loading(), "nothing was begun"
+        grader.warm()
+        grader.warm("relu")
+        assert grader.awaited == 2
         for text, said in (
             (RIGHT, "★"),
             ("import os\ndef relu(x):\n    print('{}')\n    os.kill(os.getpid(), 9)\n", "the process was killed"),
@@ -457,8 +462,16 @@ def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, m
             file.write_text(text)
             verdict = grader.graded("relu", file)
             assert said in "\n".join([*verdict.lines, "★" if verdict.star else ""])
+        assert not grader.is_loading()
         process = grader.process
         assert process is not None
+        file.write_text(rewrite.begin("byte_mask"))
+        with monkeypatch.context() as here:
+            here.setattr(rewrite, "grade", None)
+            assert grader.lines(rewrite, "byte_mask", file)[0].startswith("this is the old way: ")
+        file.write_text(rewrite.solution("byte_mask"))
+        assert grader.lines(rewrite, "byte_mask", file) == []
+        assert grader.process is process
         os.kill(process.pid, signal.SIGSTOP)  # what a text alone tells waits for no process
         file.write_text("def rleu(x):\n    return x\n")
         assert grader.graded("relu", file).lines == ["relu.py has no `relu`: it defines `rleu`"]
@@ -467,3 +480,14 @@ def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, m
         monkeypatch.setattr(launch, "graded", lambda name, path: Verdict(True, ["by launch"]))
         assert grader.graded("relu", file).lines == ["by launch"]
         assert grader.process is None
+        monkeypatch.setattr(rewrite, "grade", lambda name, path: ["here"])
+        monkeypatch.setattr(warm.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+        assert grader.lines(rewrite, "byte_mask", file) == ["here"]
+
+
+def test_a_verdict_that_waits_for_the_grader_to_load_says_so():
+    file = drill.place("relu")
+    for loading in (True, False):
+        desk = Desk([save(file, RIGHT + "\n" * (1 + loading)), "\n"])
+        loop.work(desk.desk._replace(loading=lambda loading=loading: loading), "relu")
+        assert ("the grader is still loading" in desk.said) == loading

@@ -5,15 +5,24 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from rich.console import Console
 
 from experiments import lab as labs
+from experiments.drill import __main__ as drill
+from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
 from experiments.gallery.failures import gallery
-from experiments.shared import cli, page
+from experiments.learn.concepts import CONCEPTS
+from experiments.learn.loop import Desk, pose
+from experiments.learn.questions import QUESTIONS
+from experiments.shared import cli, page, show
 from experiments.shared.page import Change
+from experiments.shared.source import definitions, show_code
+from experiments.since.pairs import pairs
 from tests.apply_change import edited, new_source, ours_of_all_modules
 from tests.lab_parts import PARTS, make_small
 
@@ -227,6 +236,48 @@ def test_a_terminal_of_60_columns_gets_every_word(monkeypatch, n):
         assert words(change.new) in words(text)
         assert words(change.text) in words(text)
     assert words(page.FOLDED.findall(page.source(n))[0][1].split(".")[0]) not in words(text)
+
+
+def of_pages() -> Iterator[tuple[str, Callable[[], object]]]:
+    for n in labs.LABS:
+        yield "\n".join(block[2] for block in page.FENCED.finditer(page.page(n))), partial(page.show, n, ["--page"])
+
+
+def of_failures_and_pairs() -> Iterator[tuple[str, Callable[[], object]]]:
+    for one in [*gallery().values(), *pairs().values()][::4]:
+        text = one.file.read_text()
+        for function in {"broken", "fixed", "old", "new"} & {*re.findall(r"^def (\w+)", text, re.MULTILINE)}:
+            code = "\n\n".join(definitions(text, function))
+            yield code, partial(show_code, code.splitlines())
+
+
+def of_drills() -> Iterator[tuple[str, Callable[[], object]]]:
+    for name in DRILLS:
+        yield cut.source(name).text, partial(drill.show, name)
+
+
+def of_questions() -> Iterator[tuple[str, Callable[[], object]]]:
+    desk = Desk(lambda _: "0", lambda: 0.0, show.say, {})
+    for name, concept in CONCEPTS.items():
+        yield QUESTIONS[concept.question].code, partial(pose, desk, name, "the last")
+
+
+@pytest.mark.parametrize("printers", [of_pages, of_failures_and_pairs, of_drills, of_questions])
+def test_code_is_broken_between_words_at_60_columns_and_never_in_a_pipe(monkeypatch, capsys, tmp_path, printers):
+    monkeypatch.setattr(drill.attempts, "standings", lambda: dict.fromkeys(DRILLS, drill.Standing(passes=1)))
+    monkeypatch.setattr(drill, "FOLDER", tmp_path)
+    shown = [*printers()]
+    assert len(shown) >= 8
+    for width in (60, None):
+        for name, value in {"_width": width, "_force_terminal": bool(width), "_color_system": None}.items():
+            monkeypatch.setattr(show.console, name, value)
+        for code, printer in shown:
+            printer()
+            out = capsys.readouterr().out
+            assert not {*code.split()} - {*out.split()}
+            assert width is None or all(len(line) <= width or " " not in line.strip() for line in out.splitlines())
+            stripped = {line.strip() for line in out.splitlines()}
+            assert width or {line.strip() for line in code.splitlines()} <= stripped
 
 
 def test_enter_shows_the_answers(monkeypatch):

@@ -19,7 +19,7 @@ from experiments.drill import answer, cut, launch, prove, whole_lab
 from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.shared import attempts, cli
 from experiments.shared.attempts import Standing
-from experiments.shared.show import console, say, table
+from experiments.shared.show import console, folded_code, say, table, wrapped
 
 FOLDER = cut.FOLDER
 DIFFICULTY = {name: drill.difficulty for name, drill in DRILLS.items()} | dict.fromkeys(WHOLES, 4)
@@ -199,19 +199,21 @@ def show(name: str) -> int:
     places = WHOLES.get(name) or (DRILLS[name].of,)
     title = f"ours, {', '.join(where.replace(':', '.') for where in places)}"
     texts = {title: "\n\n".join(cut.source_of(where).text for where in places), f"yours, {shown(file)}": yours}
-    code = {
-        title: Syntax(text, "python", theme="ansi_light", background_color="default", word_wrap=True)
-        for title, text in texts.items()
-    }
     widest = max((len(line) for text in texts.values() for line in text.splitlines()), default=0)
-    if console.width >= max(120, widest + 40):
+    side_by_side = console.width >= max(120, widest + 40)
+    width = console.width // 2 - 2 if side_by_side else console.width
+    highlight = Syntax("", "python", theme="ansi_light", background_color="default").highlight
+    code = {title: highlight(folded_code(text, width)) for title, text in texts.items()}
+    if side_by_side:
         beside = Table(*code, box=None, expand=True, padding=(0, 2, 0, 0), header_style="bold")
         beside.add_row(*code.values())
         console.print(beside)
     else:
         for title, text in code.items():
-            console.print(f"\n{title}\n", style="bold", markup=False, soft_wrap=True)
-            console.print(text)
+            print()
+            wrapped("", title)
+            print()
+            console.print(text, soft_wrap=True)
     return 0
 
 

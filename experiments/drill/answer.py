@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.drill import cut
 from experiments.drill.catalogue import DRILLS
-from experiments.drill.forbidden import find_forbidden
+from experiments.drill.forbidden import find_forbidden, is_beside
 from experiments.drill.limits import ANSWER, OutOfTime, timed
 from experiments.shared.errors import first_line
 from experiments.shared.source import run_file
@@ -40,9 +40,13 @@ def load(name: str, file: Path, seconds: float, *, allow_torch: bool = False) ->
 def read(name: str, file: Path, *, allow_torch: bool = False) -> None:
     """Raise Wrong if the text alone shows that it is no answer: no Python, empty, or its work left to another."""
     tree = parse(file)
+    wanted = DRILLS[name].of.partition(":")[2]
     if forbidden := find_forbidden(tree, name, allow_torch=allow_torch):
-        raise calls(*forbidden, file)
-    require_written(tree, DRILLS[name].of.partition(":")[2], file)
+        refusal = calls(*forbidden, file)
+        if is_beside(tree, wanted, forbidden[0]):
+            refusal = Wrong(f"{refusal}\nyour `{wanted}` does not use this line: take it out of {file.name}")
+        raise refusal
+    require_written(tree, wanted, file)
 
 
 def refusal(name: str, file: Path) -> list[str]:

@@ -40,6 +40,16 @@ def find_forbidden_in_part(tree: ast.Module, name: str, beside: Iterable[str]) -
     return None
 
 
+def is_beside(tree: ast.Module, name: str, line: int) -> bool:
+    """Return whether a line of the file belongs to nothing that the function of that name uses."""
+    part = _part(tree, name)
+    first = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in part.body]
+    spans = [(at, node.end_lineno or at) for at, node in zip(first, part.body, strict=True)]
+    return any(isinstance(node, cut.Definition) and node.name == name for node in part.body) and not any(
+        at <= line <= end for at, end in spans
+    )
+
+
 def _part(tree: ast.Module, name: str) -> ast.Module:
     """Return what a function of the file uses: its definition, those that it names, and the imports of all of them."""
     bound = {node.name: node for node in tree.body if isinstance(node, cut.Definition)}
@@ -52,10 +62,10 @@ def _part(tree: ast.Module, name: str) -> ast.Module:
             names |= found
             waiting += sorted(found)
     imports = [_only(node, names) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return ast.Module([*imports, *used.values()], [])
+    return ast.Module([*(node for node in imports if node.names), *used.values()], [])
 
 
-def _only(node: ast.Import | ast.ImportFrom, names: set[str]) -> ast.stmt:
+def _only(node: ast.Import | ast.ImportFrom, names: set[str]) -> ast.Import | ast.ImportFrom:
     """Return an import without the names that are not used."""
     kept = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]
     new = ast.Import(kept) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, kept, node.level)

@@ -20,6 +20,10 @@ class OutOfTime(BaseException):
     """OutOfTime(line of the answer, or 0). Past `except Exception`, so that an answer does not swallow it."""
 
 
+class OutOfPatience(BaseException):
+    """Past `except Exception`, as OutOfTime is."""
+
+
 class OutOfMemory(BaseException):
     """OutOfMemory(the words of Python or torch). Past `except Exception`: Hypothesis would call the function again."""
 
@@ -47,6 +51,24 @@ def timed(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+@contextlib.contextmanager
+def awaited(seconds: float) -> Iterator[None]:
+    """Raise OutOfPatience after so many seconds of the clock: for a program that waits, and computes nothing."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _give_up(*_: Any) -> None:
+    raise OutOfPatience
 
 
 def _stop(_: int, frame: Any) -> None:

@@ -1,6 +1,9 @@
 """A process that has torch and the tests of a drill in memory, and forks for each grade: a second, not ten.
 
-    python -m experiments.drill.warm        a job per line of stdin, as JSON; a verdict per line of stdout
+    python -m experiments.drill.warm        a job per line of stdin, as JSON; an answer per line of stdout
+
+A job warms up for a task, and is answered {"ready": name}; or it grades, and is answered by a verdict. A job of another
+module than the drills' names it: one with `warm()` and `grade(name, file) -> list[str]`.
 
 `Grader` starts it and asks it. An answer runs in the fork alone: it can hang, fill the memory or crash there, and the
 next grade begins from the same clean process. Where there is no fork, on Windows, `Grader` falls back on `launch`.
@@ -12,12 +15,14 @@ import importlib
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any
 
 from experiments.drill import answer, launch
@@ -84,11 +89,24 @@ class Grader:
     """A warm process, started at once and ready after some seconds, which the reader spends on writing."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.awaited = 0
+        """how many jobs that warm up are not answered yet"""
 
-    def warm(self, name: str) -> None:
-        """Begin to load what the drill needs; returns at once."""
-        self._send({"warm": name})
+    def warm(self, name: str = "", of: str = "") -> None:
+        """Begin to load what the drill needs, or a task of the module `of`; without a name, what all need.
+
+        Returns at once.
+        """
+        self.awaited += 1
+        self._send({"warm": name, "of": of})
+
+    def is_loading(self) -> bool:
+        """Return whether something that is to be loaded is not loaded yet."""
+        pipe = self.process.stdout if self.process is not None else None
+        while pipe is not None and self.awaited and select.select([pipe], [], [], 0)[0] and self._reply() is not None:
+            continue
+        return pipe is not None and self.awaited > 0
 
     def graded(self, name: str, file: Path) -> Verdict:
         """Return the verdict on the answer in `file`; by `launch` if there is no warm process, or it died.
@@ -97,12 +115,31 @@ class Grader:
         """
         if lines := answer.refusal(name, file):
             return Verdict(False, lines)
-        self._send({"name": name, "file": str(file.resolve())})
+        return self._verdict({"name": name, "file": str(file.resolve())}) or launch.graded(name, file)
+
+    def lines(self, of: ModuleType, name: str, file: Path) -> list[str]:
+        """Return what `grade` of a module says is wrong, called in the warm process, or here if there is none."""
+        verdict = self._verdict({"name": name, "file": str(file.resolve()), "of": of.__name__})
+        return of.grade(name, file) if verdict is None else verdict.lines
+
+    def _verdict(self, job: dict[str, str]) -> Verdict | None:
+        """Return the verdict of the warm process; None if there is none, or it died."""
+        self._send(job)
+        reply = self._reply()
+        while reply is not None and "ready" in reply:
+            reply = self._reply()
+        if reply is None:
+            self.close()
+        return None if reply is None else Verdict(**reply)
+
+    def _reply(self) -> dict[str, Any] | None:
+        """Wait for the next line of the process; None if it died."""
         if self.process is not None and self.process.stdout is not None:
             with contextlib.suppress(OSError, ValueError):
-                return Verdict(**json.loads(self.process.stdout.readline()))
-        self.close()
-        return launch.graded(name, file)
+                reply = json.loads(self.process.stdout.readline())
+                self.awaited -= "ready" in reply
+                return reply
+        return None
 
     def _send(self, job: dict[str, str]) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
@@ -115,13 +152,12 @@ class Grader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                bufsize=0,  # so that `select` knows of every line
                 start_new_session=True,  # Ctrl-C is for who asks
             )
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # it died; `graded` finds no verdict
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
+            self.process.stdin.write(json.dumps(job).encode() + b"\n")
 
     def close(self) -> None:
         if self.process is not None:
@@ -132,7 +168,7 @@ class Grader:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-            self.process = None
+            self.process, self.awaited = None, 0
 
     def __enter__(self) -> "Grader":
         return self
@@ -149,13 +185,18 @@ def main() -> None:
     rehearsed: set[str] = set()
     for line in sys.stdin:
         job = json.loads(line)
-        name = job.get("warm") or job["name"]
-        if name not in rehearsed:
-            rehearsed.add(name)
-            rehearse(name)
-        if "file" in job:
-            verdict = forked(name, Path(job["file"]), wall_seconds=WATCHED_SECONDS)
-            print(json.dumps(verdict._asdict()), file=replies, flush=True)
+        of, name = job.get("of", ""), job.get("warm", job.get("name"))
+        if name and (of or name) not in rehearsed:
+            rehearsed.add(of or name)
+            importlib.import_module(of).warm() if of else rehearse(name)
+        if "warm" in job:
+            reply = {"ready": name}
+        elif of:
+            lines = importlib.import_module(of).grade(name, Path(job["file"]))
+            reply = Verdict(not lines, lines)._asdict()
+        else:
+            reply = forked(name, Path(job["file"]), wall_seconds=WATCHED_SECONDS)._asdict()
+        print(json.dumps(reply), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import importlib
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.drill.answer import line_of
-from experiments.drill.launch import Verdict, write_verdict
-from experiments.drill.limits import OutOfTime, limit_memory, timed
+from experiments.drill.launch import Verdict, waits, write_verdict
+from experiments.drill.limits import OutOfPatience, OutOfTime, awaited, limit_memory, timed
 from experiments.gallery.failures import Failure, gallery
 from experiments.gallery.failures.toys import descend, digits, mlp, perceptron
 from experiments.gallery.seen import show_seen
@@ -26,7 +27,9 @@ from experiments.shared.source import run_file
 from fn.losses import cross_entropy
 
 SECONDS = 10.0
-"""of computing; the slowest program of the gallery takes one, and imports for three"""
+"""of computing, once the program starts; the slowest one of the gallery takes one"""
+WALL_SECONDS = 60.0
+"""of the clock, for a program that waits"""
 SEED = 0
 MOST_PRINTED = 10
 """lines of what the program prints"""
@@ -36,12 +39,14 @@ def grade(failure: Failure, file: Path) -> list[str]:
     """Run `program` of the file; return what is wrong with what it returns, nothing if it is mended."""
     printed = io.StringIO()
     try:
-        with redirect_stdout(printed), redirect_stderr(printed), timed(SECONDS):
+        with redirect_stdout(printed), redirect_stderr(printed), timed(SECONDS), awaited(WALL_SECONDS):
             seen = _load(file).program(SEED)
     except KeyboardInterrupt:
         raise
     except OutOfTime as error:
         wrong = [f"not done after {SECONDS:g} s: is there a loop that does not end?", *line_of(error, file)]
+    except OutOfPatience as error:
+        wrong = [*waits(WALL_SECONDS).lines, *line_of(error, file)]
     except SystemExit as error:
         wrong = ["it leaves Python in the middle: sys.exit or SystemExit", *line_of(error, file)]
     except BaseException as error:
@@ -73,8 +78,9 @@ def _wrong_with(seen: Any, failure: Failure) -> list[str]:
     return [] if solved else [f"the symptom is gone, but it does not do its task: {failure.task}", *returned]
 
 
+@cache
 def warm() -> None:
-    """Do once what would make every fork import for seconds: a descent on digits, an optimizer, the device meta."""
+    """Import what programs import, for seconds: by a descent on digits, an optimizer, the device meta."""
     x, y = digits()[0]
     descend(lambda p: cross_entropy(mlp(p, x), y), perceptron(0), lr=0.1, steps=1)
     importlib.import_module("torch._dynamo")
@@ -85,6 +91,7 @@ def warm() -> None:
 def main(name: str, file: Path, out: Path) -> None:
     """Grade, and write the verdict; a Ctrl-C ends this process in silence, as the one that asks says so."""
     torch.set_num_threads(1)
+    warm()  # so that no program's clock runs while it imports; a fork of a warm process has it all
     limit_memory()
     try:
         wrong = grade(gallery()[name], file)

@@ -21,7 +21,6 @@ from experiments.shared.flags import UsageError
 from experiments.shared.source import definitions, imports
 
 FOLDER = launch.ROOT / "drills" / "bugs"
-WALL_SECONDS = 60.0
 UNCHANGED = "nothing has been changed yet"
 HEAD = '''"""Something is wrong in this program. Find it, and mend it.
 
@@ -147,8 +146,9 @@ def _returns(node: ast.AST) -> Iterator[ast.Return]:
 
 def _run(name: str, path: Path) -> launch.Verdict:
     if "torch" not in sys.modules or sys.platform != "linux":
-        return launch.graded(name, path, WALL_SECONDS, grader="experiments.gallery.grading")
+        return launch.graded(name, path, grader="experiments.gallery.grading")
     from experiments.gallery import grading
 
-    gallery()[name].load()  # before the fork, so that it has not to import what the program needs
-    return launch.forked(grading.main, name, path, wall_seconds=WALL_SECONDS)
+    grading.warm()  # before the fork, so that it has not to import what the program needs
+    gallery()[name].load()
+    return launch.forked(grading.main, name, path)

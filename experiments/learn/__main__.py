@@ -61,12 +61,20 @@ def watch() -> int:
     from experiments.drill.catalogue import DRILLS
     from experiments.drill.warm import Grader
     from experiments.learn.keys import keys
-    from experiments.learn.kinds import kinds
+    from experiments.learn.kinds import MODULES, kinds
     from experiments.learn.loop import Desk, learn, place
     from experiments.learn.schedule import is_placed
 
+    def warm(task: str) -> None:
+        kind, _, name = task.rpartition(":")
+        if kind in MODULES:
+            grader.warm(name, MODULES[kind].__name__)
+        elif task in DRILLS:
+            grader.warm(task)
+
     with Grader() as grader, keys() as key:
-        desk = Desk(key, time.time, say, kinds(grader.graded), lambda t: grader.warm(t) if t in DRILLS else None)
+        grader.warm()  # while the first questions are read
+        desk = Desk(key, time.time, say, kinds(grader.graded, grader.lines), warm, grader.is_loading)
         if is_placed(list(attempts.task_events())) or place(desk):
             learn(desk)
     return 0

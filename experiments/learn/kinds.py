@@ -38,24 +38,33 @@ class Kind(NamedTuple):
     """prints ours beside theirs"""
 
 
-def kinds(graded: Callable[[str, Path], Verdict]) -> dict[str, Kind]:
-    """Return every kind by the name before the colon, "" for drills, which `graded` grades."""
+MODULES = {"bug": mine, "rewrite": rewrite}
+"""kinds that are modules: begin, place, grade, and warm for a process that grades again and again"""
+
+
+def grade_here(module: ModuleType, name: str, file: Path) -> list[str]:
+    return module.grade(name, file)
+
+
+def kinds(
+    graded: Callable[[str, Path], Verdict], lines: Callable[[ModuleType, str, Path], list[str]] = grade_here
+) -> dict[str, Kind]:
+    """Return every kind by the name before the colon, "" for drills, which `graded` grades; modules by `lines`."""
     return {
         "": Kind(cut.cut, drill.place, _by(graded), lambda name: DRILLS[name].hints, drill.show),
         "question": Kind(begin_question, place_question, grade_question, _no_hints, None),
         "failure": Kind(begin_failure, place_failure, grade_failure, find_failure, None),
         "shape": Kind(begin_shape, place_shape, grade_shape, shape_hints, None),
-        "bug": of_module(mine),
-        "rewrite": of_module(rewrite),
+        **{kind: of_module(module, lines) for kind, module in MODULES.items()},
     }
 
 
-def of_module(module: ModuleType) -> Kind:
+def of_module(module: ModuleType, lines: Callable[[ModuleType, str, Path], list[str]] = grade_here) -> Kind:
     """Return a kind from a module's begin(name) -> str, place(name) -> Path and grade(name, path) -> list[str]."""
 
     def grade(name: str, file: Path) -> Grade:
-        lines = module.grade(name, file)
-        return Grade(not lines, lines or ["right"])
+        wrong = lines(module, name, file)
+        return Grade(not wrong, wrong or ["right"])
 
     return Kind(module.begin, module.place, grade, _no_hints, None)
 

@@ -13,6 +13,7 @@ from experiments.learn.mistakes import named
 from experiments.learn.questions import QUESTIONS
 from experiments.learn.schedule import PLACED, next_task
 from experiments.shared import attempts
+from experiments.shared.show import folded_code
 
 POLL = 0.1
 """seconds between two looks at the file"""
@@ -30,6 +31,8 @@ class Desk(NamedTuple):
     kinds: dict[str, Kind]
     prepare: Callable[[str], None] = lambda task: None
     """called with each task that begins, so that a grader can warm up"""
+    loading: Callable[[], bool] = lambda: False
+    """whether the grader is warming up still"""
 
 
 def learn(desk: Desk) -> None:
@@ -139,7 +142,8 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
-    desk.say("\ngrading …")  # the first time the grader may still be loading torch
+    once = " the grader is still loading torch and the tests: some seconds more, this once" if desk.loading() else ""
+    desk.say(f"\ngrading …{once}")
     try:
         graded = kind.grade(name, file)
     except OSError as error:  # gone again between two looks
@@ -199,7 +203,7 @@ def pose(desk: Desk, concept: str, left: str) -> str:
     """Ask the question of a concept; return the key that answers."""
     q = QUESTIONS[CONCEPTS[concept].question]
     desk.say(f"\n{CONCEPTS[concept].title} ({left})\n")
-    desk.say("\n".join(f"  {line}" for line in q.code.splitlines()) + "\n")
+    desk.say(folded_code("\n".join(f"  {line}" for line in q.code.splitlines())) + "\n")
     desk.say("\n".join(f"{number}  {choice}" for number, choice in enumerate(q.choices, start=1)))
     while (key := desk.key(POLL)) not in ("0", "1", "2", "3", "4", "q", "s"):
         continue

@@ -23,11 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.shared.show import console, print_anything
+from experiments.shared.show import console, folded_code, print_anything
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = re.compile(r"`((?:fn|experiments|tests)/[\w/]+\.py):([\w.]+)`")
 CHANGE = re.compile(r"^```change\n(\S+\.py):(\S+)\n((?:[-+].*\n)+)(\w+) (fails|holds|says): (.+)\n```$", re.MULTILINE)
+FENCED = re.compile(r"^( *```\w*\n)(.*?)(\n *```)$", re.MULTILINE | re.DOTALL)
+MARGIN = 6
+"""columns that Markdown keeps free around code, in a list too"""
 FOLDED = re.compile(r"^<details><summary>(.+?)</summary>\n\n(.+?)\n\n</details>$", re.MULTILINE | re.DOTALL)
 THEN = {"fails": "Then the claim “{}” fails.", "holds": "The claim “{}” still holds.", "says": "The run says: `{} …`"}
 
@@ -152,4 +155,9 @@ def _print(text: str) -> None:
         return
     from rich.markdown import Markdown
 
-    console.print(Markdown(text, code_theme="ansi_dark"))
+    console.print(Markdown(FENCED.sub(_folded_fence, text), code_theme="ansi_dark"))
+
+
+def _folded_fence(block: re.Match[str]) -> str:
+    """Return a block of code folded before Markdown breaks it, which would be within a word."""
+    return f"{block[1]}{folded_code(block[2], console.width - MARGIN)}{block[3]}"

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import sys
 import textwrap
 import time
@@ -116,18 +117,37 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for column, longest in zip(cells, words, strict=True):
         head = column[0].replace(".", ".\n") if too_wide else column[0]
         drawn.add_column(head, overflow="fold", no_wrap=roomy and max(map(len, column)) == longest)
+    widest = max(16, console.width // max(len(columns) - 1, 1) - 4)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(" ".join(at_dots(word, widest) for word in cell.split(" ")) for cell in row))
     console.print()
     console.print(drawn, markup=False)
+
+
+def at_dots(word: str, width: int) -> str:
+    """Return a word that is wider in lines that end in dots of its name; a number stays whole.
+
+    >>> at_dots("torch.nn.functional.cross_entropy(x,", 24)
+    'torch.nn.functional.\\ncross_entropy(x,'
+    """
+    if len(word) <= width:
+        return word
+    lines = [""]
+    for part in re.split(r"(?<=[a-zA-Z_]\.)(?=[a-zA-Z_])", word):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def wrapped(label: str, text: str, *, style: str = "bold") -> None:
     """Print the label and beside it the text, folded at the width of the terminal, each line below the first."""
     width = min(console.width, 100)
     below = " " * len(label)
-    lines = textwrap.fill(text, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
-    console.print(Text(lines, spans=[Span(0, len(label), style)]))
+    lines = textwrap.wrap(
+        text, width, initial_indent=label, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
+    console.print(Text("\n".join(lines), spans=[Span(0, len(label), style)]), soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -138,11 +158,23 @@ def say(text: str) -> None:
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
-def _folded(line: str) -> list[str]:
-    if len(line) <= console.width:
+def _folded(line: str, width: int | None = None, *, further: int = 0) -> list[str]:
+    """Return the parts of a line that stand below each other: broken at spaces alone, the inset kept or deepened."""
+    width = width or console.width
+    if len(line) <= width:
         return [line]
-    inset = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, console.width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
+    inset = " " * (len(line) - len(line.lstrip()) + further)
+    return textwrap.wrap(line, width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
+
+
+def folded_code(text: str, width: int | None = None) -> str:
+    """Return code whose lines fit the terminal: one that is too wide goes on below, further in, from a whole word on.
+
+    In a pipe it stays as it is.
+    """
+    if not console.is_terminal:
+        return text
+    return "\n".join(part for line in text.split("\n") for part in _folded(line, width, further=8))
 
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -3,7 +3,6 @@
 import ast
 import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.syntax import Syntax
 
-from experiments.shared.show import console
+from experiments.shared.show import console, folded_code
 
 
 def source(f: Callable[..., Any]) -> str:
@@ -79,11 +78,7 @@ def show_code(lines: Sequence[str]) -> None:
     """Print code indented; a line wider than the terminal goes on below, indented further."""
     for line in lines:
         changed = {"- ": "red", "+ ": "green"}.get(line[:2])
-        inset = " " * (len(line) - len(line.lstrip()) + 8)
-        folded = textwrap.wrap(
-            "  " + line, console.width, subsequent_indent=inset, drop_whitespace=False, break_long_words=False
-        )
-        for part in folded or [""]:
+        for part in folded_code(f"  {line}").split("\n"):
             shown = Syntax("", "python", theme="ansi_light").highlight(part)
             shown.rstrip()
             console.print(shown if changed is None else part.rstrip(), style=changed, markup=False, soft_wrap=True)

@@ -61,11 +61,14 @@ def draw_feature_maps(model: Model, ts: TrainState, dataset: Dataset, path: Path
     """Draw one held-out image, and below it seven channels of each block's output."""
     image = dataset.test.images[:1]
     _, calls = trace(ts.params, model.apply, ts.params, ts.state, image, train=False)
-    maps = [call.result[0, :7] for call in calls if call.op == "relu"]
-    rows = [F.interpolate(channels[None], size=image.shape[2:])[0] for channels in maps]
+    convolutions = [call.layer for call in calls if call.op == "conv2d"]
+    blocks = [call.result[0] for call in calls if call.op == "relu"]
+    rows = [F.interpolate(block[None, :7], size=image.shape[2:])[0] for block in blocks]
     blank = torch.zeros_like(image[0]).expand(6, -1, -1)
+    layers = ["image", *(f"{convolution}\nto relu" for convolution in convolutions)]
+    names = [f"{layer}\n{x.shape[-2]} × {x.shape[-1]}" for layer, x in zip(layers, (image, *blocks), strict=True)]
     title = "One image, then 7 channels of each block: each deeper block sees more of it, and less finely"
-    show.save(draw.image_grid(torch.cat([image[0], blank, *rows]), columns=7, title=title), path)
+    show.save(draw.image_grid(torch.cat([image[0], blank, *rows]), columns=7, title=title, row_names=names), path)
 
 
 @show.picture

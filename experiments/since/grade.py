@@ -87,11 +87,8 @@ def _compare(pair: Pair, yours: Outcome, seed: int, file: Path) -> None:
         raise Wrong(f"the result is right, but it costs {yours.cost:,} {unit}; the old way costs {old.cost:,}")
 
 
-def main() -> None:
-    if len(sys.argv) != 4 or sys.argv[1] not in pairs():
-        print("usage: python -m experiments.since.grade PAIR FILE VERDICT.json", file=sys.stderr)
-        sys.exit(2)
-    name, file, out = sys.argv[1], *map(Path, sys.argv[2:])
+def main(name: str, file: Path, out: Path) -> None:
+    """Grade, and write the verdict."""
     torch.set_num_threads(1)
     pairs()[name].load()  # before the limit: what our own modules map is not the answer's
     limit_memory()
@@ -100,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 4 or sys.argv[1] not in pairs():
+        print("usage: python -m experiments.since.grade PAIR FILE VERDICT.json", file=sys.stderr)
+        sys.exit(2)
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

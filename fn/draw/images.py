@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fn.domains import Count
-from fn.draw.figures import folded, readable, set_title
+from fn.draw.figures import folded, plain, readable, set_title
 from fn.draw.palette import SHADES
 
 
@@ -19,8 +19,12 @@ def image_grid(
     columns: Count = 8,
     signed: bool = False,
     title: str = "",
+    row_names: Sequence[str] = (),
 ) -> Figure:
-    """Draw gray images in a grid, each on its own scale; with `signed`, red is positive, blue negative, white zero."""
+    """Draw gray images in a grid, each on its own scale; with `signed`, red is positive, blue negative, white zero.
+
+    `row_names` stand left of the rows.
+    """
     rows = -(-len(images) // columns)
     size = readable(columns * 1.0)
     names = [folded(name, 1.0, size) for name in titles]
@@ -39,6 +43,9 @@ def image_grid(
         )
         if titles:
             axes.set_title(names[i], fontsize=size)
+    for axes, name in zip(grid[:, 0], row_names, strict=False):
+        left = {"ha": "right", "va": "center", "transform": axes.transAxes}
+        axes.text(-0.08, 0.5, plain(name), fontsize=size, **left)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from experiments.drill.catalogue.row import (
     FOLLOWS,
+    FOLLOWS_ROUGHLY,
     GRADCHECK,
     LAYERS,
     LOOPS,
@@ -131,7 +132,7 @@ DRILLS = {
         "Lab 0 · optimizers",
         2,
         (
-            *cases(FOLLOWS, "adam", "adam with eps"),
+            *cases(FOLLOWS_ROUGHLY, "adam", "adam with eps"),
             *cases(f"{OPTIM}test_nothing_given_is_changed", "adam"),
         ),
         (
@@ -141,7 +142,8 @@ DRILLS = {
         ),
         ("torch.optim",),
         ("adam_init",),
-        options=cases(FOLLOWS, "adam with L2"),
+        options=cases(FOLLOWS_ROUGHLY, "adam with L2"),
+        edges=cases(FOLLOWS, "adam", "adam with eps", "adam with L2"),
     ),
     "two_layer_grads": Drill(
         "fn.models.mlp:two_layer_grads",

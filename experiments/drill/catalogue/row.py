@@ -17,6 +17,7 @@ LAB7 = "tests/test_lab7.py::"
 PARITY = f"{LAYERS}test_is_torchs"
 ODD = f"{LAYERS}test_odd_entries_are_treated_as_torch_does"
 FOLLOWS = f"{OPTIM}test_follows_torch_for_100_steps"
+FOLLOWS_ROUGHLY = f"{OPTIM}test_follows_torch_to_four_digits"
 
 
 class Drill(NamedTuple):

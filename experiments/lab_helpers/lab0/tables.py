@@ -26,7 +26,7 @@ def show_lines(classic_loop: Callable, functional_loop: Callable) -> None:
     """Show each tagged line of the classic loop beside the line of the functional loop that does the same."""
     classic, functional = tagged_lines(classic_loop), tagged_lines(functional_loop)
     rows = [(tag, line, functional.get(tag, "nothing to clear: grads is a new value")) for tag, line in classic.items()]
-    if rows:  # a reader's own loop may have no tags
+    if classic and functional:  # a reader's own loop may have no tags
         show.table("Which line became which", ("", "classic", "functional"), rows)
 
 
