@@ -50,7 +50,7 @@ def remember(f: Any) -> Any:
         __tracebackhide__ = True
         if config.jaxtyping_disable:
             return f(*args, **kwargs)
-        arguments = sign((*args, *kwargs.values()), kwargs)
+        arguments = sign((*args, *kwargs.values()), kwargs) if kwargs else sign(args)
         results = passed.get(arguments)
         if results is None:
             result = checked(*args, **kwargs)
