@@ -84,7 +84,7 @@ def hangs_on_signature(hint: Any) -> bool:
     if origin in (Union, UnionType, tuple):
         return all(map(hangs_on_signature, args))
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        return not re.search(r"{\w*\W[^}]*}", hint.dim_str)  # {spec.cells}, a size that an object holds
+        return not re.search(r"{\w*[^\w}]", hint.dim_str)  # {spec.cells}, a size that an object holds
     return origin in (Literal, Callable) or hint in OPEN or (not origin and isinstance(hint, type))
 
 

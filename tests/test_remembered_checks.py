@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fn import checks, tree
-from fn.checks import remember, sign
+from fn.checks import hangs_on_signature, remember, sign
 from fn.domains import Count, Counts, Probability
 from fn.layers import linear
 
@@ -161,6 +161,7 @@ def test_a_size_that_an_object_holds_is_looked_at_each_time() -> None:
     def grid(spec: Spec) -> Float[Tensor, "{spec.size} 1"]:
         return torch.zeros(2, 1)
 
+    assert hangs_on_signature(Float[Tensor, "channels//{groups} {height}"])
     f, spec = remember(grid), Spec()
     f(spec)
     spec.size = 3
