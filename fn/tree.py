@@ -6,7 +6,7 @@ state_dict. No function relies on the order of keys.
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return _map(f, "", tree, *rest)
 
 
+@no_type_check  # it runs for every leaf, and `map` has checked f
 def _map(f: Callable[..., Any], path: str, tree: Any, *rest: Any) -> Any:
     keys = tree.keys() if isinstance(tree, dict) else None
     for other in rest:

@@ -8,11 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import beartype
-import jaxtyping
-
 from experiments.shared.page import ROOT, Change, line_numbers
-from fn import CHECKER
+from fn.checks import remember
 
 
 @contextmanager
@@ -51,17 +48,13 @@ def defines(node: ast.stmt, name: str) -> bool:
 def run(node: ast.stmt, module: ModuleType, name: str, *, checked: bool) -> Any:
     """Execute the definition in its module, with the checks that the import hook gives it; return what it defines."""
     if checked and isinstance(node, ast.FunctionDef):
-        decorator = ast.parse(f"jaxtyping.jaxtyped(typechecker={CHECKER})", mode="eval").body
-        node.decorator_list.append(decorator)
+        node.decorator_list.append(ast.Name("remember", ast.Load()))
     code = compile(ast.fix_missing_locations(ast.Module([node], [])), str(module.__file__), "exec")
-    tools = {"jaxtyping": jaxtyping, "beartype": beartype}
-    added = {tool: value for tool, value in tools.items() if tool not in vars(module)}
-    vars(module).update(added)
+    vars(module)["remember"] = remember
     try:
         exec(code, vars(module))
     finally:
-        for tool in added:
-            del vars(module)[tool]
+        del vars(module)["remember"]
     return vars(module)[name]
 
 

@@ -14,6 +14,7 @@ from torch.func import grad_and_value
 
 from experiments.bench import __main__ as bench
 from experiments.bench import gpt, grid, grid_report, jax_steps, ops, processes, report, worker
+from experiments.bench.compare import compare
 from experiments.bench.memory import peak_bytes
 from experiments.bench.timing import Lost, Result, Timing, measure
 from experiments.bench.timing import worker as begin_worker
@@ -374,7 +375,7 @@ def test_the_module_of_a_network_of_the_grid_takes_our_step(index):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
-def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch):
+def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch, capsys):
     seconds = {"jit, donated": [2.0, 2.0], "nn.Module, fused": [3.0, 1.0], "nn.Module, compiled": [4.0, 4.0]}
 
     def measured(tasks, rounds, *flags):
@@ -385,11 +386,15 @@ def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch):
         }
 
     monkeypatch.setattr(grid_report, "measure", measured)
-    share, least, middle = grid_report.race(2, 3, 0, tmp_path, ())
+    share, least, middle = grid_report.race(2, 3, 0, tmp_path, (), tmp_path / "kept.json")
     assert (share.value, least.value, middle.value) == (0.5, 0.5, 1.0)
     assert [share.ok, least.ok, middle.ok] == [False, False, False]
     found = json.loads((tmp_path / "grid.json").read_text())
-    assert [network["fastest_module"] for network in found["networks"]] == ["nn.Module, fused"] * 2
+    assert found == json.loads((tmp_path / "kept.json").read_text())
+    assert [network["fastest_module"] for network in found["workloads"].values()] == ["nn.Module, fused"] * 2
+    capsys.readouterr()
+    compare(tmp_path / "grid.json", tmp_path / "kept.json")
+    assert capsys.readouterr().out.count("1.00×") == 6
     with Image.open(tmp_path / "grid.png") as image:
         image.verify()
 

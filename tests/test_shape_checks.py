@@ -355,6 +355,10 @@ BARE = {f"fn.{step}": {"x", "y"} for step in STEPS} | {
 }
 # What stands between the compiled steps, where a check would cost more than the work.
 UNHOOKED = {
+    "fn.checks.hangs_on_signature",
+    "fn.checks.part_of",
+    "fn.checks.remember",
+    "fn.checks.sign",
     "fn.jit.compiler._count_donated",
     "fn.jit.compiler.flatten_call",
     "fn.jit.compiler.hollow",
@@ -362,6 +366,7 @@ UNHOOKED = {
     "fn.jit.compiler.rebuild",
     "fn.jit._require_apart",
     "fn.precision.upcast",
+    "fn.tree._map",
     "fn.workarounds.torch_conv2d",  # conv2d, its caller, has checked
 }
 # Axes that two parameters must share, lest a name in an annotation gets lost, and its check with it.

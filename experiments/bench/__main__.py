@@ -56,7 +56,7 @@ class Config(cli.Config):
     grid: cli.MaybeCount = None
     """time so many networks drawn at random by --seed instead, ours beside the fastest nn.Module: two minutes each"""
     json: cli.MaybePath = None
-    """a file to keep the figures in, besides bench.json"""
+    """a file to keep the figures in, besides bench.json or grid.json"""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="FILE FILE", help_behavior_hint="")] = None
     """two files of --json, before and after, to set side by side; nothing is timed"""
 
@@ -80,7 +80,7 @@ def main(config: Config, device: "torch.device") -> list[cli.Check]:
         return time_processes(config)
     flags = ("--device", device.type, "--seed", str(config.seed))
     if config.grid:
-        return race(config.grid, config.rounds, config.seed, config.out, flags)
+        return race(config.grid, config.rounds, config.seed, config.out, flags, config.json)
     results = [time_steps(name, config.rounds, flags) for name in config.workloads]
     ops, checks = time_ops(config.rounds, flags)
     report.draw_steps(results, config.out / "steps.png")
@@ -100,6 +100,8 @@ def time_processes(config: Config) -> list[cli.Check]:
         raise cli.UsageError(f"--processes times {', '.join(processes.NAMES)}, and none of them is in --workloads")
     if config.device not in ("auto", "cpu"):
         raise cli.UsageError(f"--device {config.device}: the processes meet on the CPU; leave the flag out")
+    if config.json:
+        raise cli.UsageError("--json keeps the figures of a step; those of --processes are in processes.json of --out")
     return processes.main(names, config.rounds, config.seed, config.out)
 
 

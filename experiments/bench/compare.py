@@ -25,11 +25,14 @@ def compare(before: Path, after: Path) -> None:
 
 
 def row(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
-    """Return the cells of a way: milliseconds, their ratio, whether it is beyond the quartiles, shares of the floor."""
+    """Return the cells of a way: milliseconds, their ratio, whether it is beyond the quartiles, shares of the floor.
+
+    Networks of the grid come without their shares.
+    """
     (low, high), (new_low, new_high) = before["quartiles"], after["quartiles"]
     verdict = "slower" if new_low > high else "faster" if new_high < low else ""
     times = [f"{1e3 * way['median_seconds']:.3g}" for way in (before, after)]
-    shares = [f"{100 * way['share_of_peak']:.3g}" for way in (before, after)]
+    shares = [f"{100 * way['share_of_peak']:.3g}" if "share_of_peak" in way else "" for way in (before, after)]
     return (*times, f"{after['median_seconds'] / before['median_seconds']:.2f}×", verdict, *shares)
 
 

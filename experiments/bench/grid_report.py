@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from experiments.bench.report import machine
+from experiments.bench.report import machine, times
 from experiments.bench.timing import Timings, measure
 from experiments.bench.workloads import GRID
 from experiments.shared import cli, show, strict_json
@@ -31,8 +31,11 @@ class Raced(NamedTuple):
     ratio: float
 
 
-def race(count: int, rounds: int, seed: int, out: Path, flags: Sequence[str]) -> list[cli.Check]:
+def race(
+    count: int, rounds: int, seed: int, out: Path, flags: Sequence[str], json: Path | None = None
+) -> list[cli.Check]:
     """Time so many networks; check that ours is at least as fast on nearly all of them."""
+    load = os.getloadavg()[0]
     raced = [result for index in range(count) if (result := time_network(seed, index, rounds, flags))]
     if not raced:
         raise cli.RunError("no network could be timed")
@@ -47,21 +50,28 @@ def race(count: int, rounds: int, seed: int, out: Path, flags: Sequence[str]) ->
         rows,
     )
     draw_grid(raced, seed, out / "grid.png")
-    figures = [
-        {"index": r.number, "network": r.network, "fastest_module": r.fastest, "ratio": r.ratio}
-        | {"median_seconds": {way: timing.median for (_, way), timing in r.timings.items()}}
-        for r in raced
-    ]
-    versions = [timing.versions for r in raced for timing in r.timings.values()]
-    out.joinpath("grid.json").write_text(
-        strict_json.dumps({"seed": seed, "machine": machine(versions, os.getloadavg()[0]), "networks": figures}) + "\n"
-    )
+    for file in [out / "grid.json", *([json] if json else [])]:
+        save(file, raced, seed, load)
     ratios = [r.ratio for r in raced]
     return [
         cli.check("networks on which ours is at least as fast, share", sum(r >= 1 for r in ratios) / count, ">=", 0.95),
         cli.check("the least ratio", min(ratios), ">=", 0.9),
         cli.check("the median ratio", median(ratios), ">=", 1.1),
     ]
+
+
+def save(file: Path, raced: Sequence[Raced], seed: int, load: float) -> None:
+    """Write every number and the machine to a file, which `--compare` reads."""
+    from fn.files import write_atomic  # here, not above: what it imports would hold up --help
+
+    figures = {
+        f"{GRID}{seed} {r.number}": {"network": r.network, "fastest_module": r.fastest, "ratio": r.ratio}
+        | {"ways": {way: times(timing) for (_, way), timing in r.timings.items()}}
+        for r in raced
+    }
+    versions = [timing.versions for r in raced for timing in r.timings.values()]
+    numbers = {"seed": seed, "machine": machine(versions, load), "workloads": figures}
+    write_atomic(file, strict_json.dumps(numbers, indent=2) + "\n")
 
 
 def _task(seed: int, index: int, way: str) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def save(file: Path, config: cli.Config, results: Sequence[Result], ops: Timings
     numbers = {
         "machine": machine(versions, load),
         "workloads": {result.name: _as_json(result) for result in results},
-        "ops": {": ".join(task): _times(timing) for task, timing in ops.items()},
+        "ops": {": ".join(task): times(timing) for task, timing in ops.items()},
         "config": {name: value for name, value in cli.as_json(config).items() if name not in ("json", "compare")},
     }
     write_atomic(file, strict_json.dumps(numbers, indent=2) + "\n")
@@ -96,13 +96,14 @@ def machine(versions: Sequence[dict[str, str]], load: float) -> dict[str, Any]:
     return found | {library: number for each in versions for library, number in each.items()}
 
 
-def _times(timing: Timing) -> dict[str, Any]:
+def times(timing: Timing) -> dict[str, Any]:
+    """Return the seconds of each round, and of them the median and the quartiles."""
     return {"median_seconds": timing.median, "quartiles": timing.quartiles, "rounds": timing.seconds}
 
 
 def _as_json(result: Result) -> dict[str, Any]:
     ways = {
-        way: _times(timing)
+        way: times(timing)
         | {"over_jit": timing.over(result.ways["jit"]), "share_of_peak": result.floor / timing.median}
         | {"peak_bytes": timing.peak_bytes, "seconds_until_ready": timing.ready}
         for way, timing in result.ways.items()

@@ -99,8 +99,8 @@ def _tensors_given(error: BaseException) -> list[str]:
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the lines that led to the error, outside the libraries."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Return the lines that led to the error, outside the libraries and the checks."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != str(FN / "checks.py")]
     return [f for f in frames if Path(f.filename).exists() and not f.filename.startswith(LIBRARIES)]
 
 

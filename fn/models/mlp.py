@@ -51,7 +51,7 @@ def mlp_apply(
     for i in range(1, layers):
         x = linear(x, **params[f"fc{i}"])
         x = relu(x)
-        x = dropout(x, dropout_p, train, key=None if key is None else fold_in(key, i))
+        x = dropout(x, dropout_p, train, key=fold_in(key, i) if dropout_p and key is not None else None)
     return linear(x, **params[f"fc{layers}"]), state
 
 
