@@ -1,4 +1,4 @@
-"""Checks that remember: what passed once passes again without another look.
+"""Check the arguments and the result of every function of fn; a signature that passed before is only looked up.
 
 Whether a call fits its annotations hangs only on its signature: type, dtype and shape of each tensor, the value of each
 number and string, the type of anything else. jaxtyping checks every new signature of arguments, and with these every
