@@ -81,7 +81,7 @@ def test_follows_torch_for_100_steps(under_test, steps, init, update, reference,
 
 @pytest.mark.parametrize(("init", "update", "reference", "options"), [CASES[c] for c in ADAMS], ids=ADAMS)
 def test_follows_torch_to_four_digits(under_test, steps, init, update, reference, options):
-    """What a first answer is held to: in float32, 1 - 0.999ᵗ has no more."""
+    """The main test of a drill asks for no more: in float32, 1 - 0.999ᵗ has four digits."""
     follow(under_test(update), min(steps, 20), init, reference, options, atol=1e-4)
 
 

@@ -47,8 +47,12 @@ def compare(
         yield from _masked(a, b, parts)
         yield from _negative(a, b, parts)
         if ours.dtype == torch.float64 and torch.allclose(a[finite], b[finite], rtol=1e-5, atol=1e-6):
-            whole = [path for path, x in parts if isinstance(x, Tensor) and not (x.is_floating_point() or x.ndim)]
-            power = f" 0.9 ** {whole[0]} is: of a number and a tensor of integers torch makes float32" if whole else ""
+            integers = [path for path, x in parts if isinstance(x, Tensor) and not (x.is_floating_point() or x.ndim)]
+            power = (
+                f" 0.9 ** {integers[0]} is: of a number and a tensor of integers torch makes float32"
+                if integers
+                else ""
+            )
             said = "right to about seven digits, no more: was something on the way computed in float32?"
             yield "precision", f"{said}{power}"
     yield from _places(a, b, names)
