@@ -242,7 +242,7 @@ STAGED = {
         "with its options",
         "for the star, an edge wants more:\nresult[0].fc1.weight: right to about seven digits, no more: "
         "was something on the way computed in float32? "
-        "0.9 ** state.step is: of a number and a tensor of integers torch makes float32",
+        "0.9 ** state.step is: a number and a tensor of integers make float32",
     ),
     "accuracy": (
         "def accuracy(input, target):\n    return (input.argmax(1) == target).float().mean()\n",

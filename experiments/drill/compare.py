@@ -48,13 +48,9 @@ def compare(
         yield from _negative(a, b, parts)
         if ours.dtype == torch.float64 and torch.allclose(a[finite], b[finite], rtol=1e-5, atol=1e-6):
             integers = [path for path, x in parts if isinstance(x, Tensor) and not (x.is_floating_point() or x.ndim)]
-            power = (
-                f" 0.9 ** {integers[0]} is: of a number and a tensor of integers torch makes float32"
-                if integers
-                else ""
-            )
+            steps = f" 0.9 ** {integers[0]} is: a number and a tensor of integers make float32" if integers else ""
             said = "right to about seven digits, no more: was something on the way computed in float32?"
-            yield "precision", f"{said}{power}"
+            yield "precision", f"{said}{steps}"
     yield from _places(a, b, names)
     if finite.any():
         apart = (a - b)[finite].abs().max()
