@@ -49,10 +49,10 @@ def test_a_signature_is_checked_once(full_checks: list[str]) -> None:
 
 
 WRONG: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "shape": ([torch.ones(2, 4), torch.ones(3)], {}),
-    "rank": ([torch.ones(4), torch.ones(4)], {}),
-    "dtype": ([torch.ones(2, 4), torch.ones(4).long()], {}),
-    "type": ([torch.ones(2, 4), np.ones(4, np.float32)], {}),
+    "shape": ([torch.ones(2, 4), torch.ones(3)], {"p": 0.5}),
+    "rank": ([torch.ones(4), torch.ones(4)], {"p": 0.5}),
+    "dtype": ([torch.ones(2, 4), torch.ones(4).long()], {"p": 0.5}),
+    "type": ([torch.ones(2, 4), np.ones(4, np.float32)], {"p": 0.5}),
     "number": ([torch.ones(2, 4), torch.ones(4)], {"p": 1.5}),
     "a number of numpy": ([torch.ones(2, 4), torch.ones(4)], {"p": np.float64(1.5)}),
     "name": ([torch.ones(2, 4), torch.ones(4)], {"q": 0.5}),

@@ -275,8 +275,8 @@ def test_the_weights_are_those_that_made_the_output():
     torch.testing.assert_close(y, h)
 
 
-def test_every_place_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
-    """Weights, attention's output, the hidden layer and its output, 2 layers; none in evaluation."""
+def watch_dropout(monkeypatch) -> list[tuple[int, float, tuple[int, ...]]]:
+    """Return the (key, p, shape) of each dropout above 0, in order."""
     dropped: list[tuple[int, float, tuple[int, ...]]] = []
     for module in (sys.modules[f.__module__] for f in (split_heads, encoder)):
 
@@ -286,6 +286,12 @@ def test_every_place_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
             return dropout(x, p, key=key)
 
         monkeypatch.setattr(module, "dropout", spy)
+    return dropped
+
+
+def test_every_place_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
+    """Weights, attention's output, the hidden layer and its output, 2 layers; none in evaluation."""
+    dropped = watch_dropout(monkeypatch)
     params, apply = sequence_model(dropout_p=0.25)
     x = torch.randint(10, (3, 6), generator=generator(1))
     evaluated = apply(params, x)
@@ -298,6 +304,14 @@ def test_every_place_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
     assert torch.equal(trained, apply(params, x, train=True, key=key(0)))
     assert not torch.allclose(trained, apply(params, x, train=True, key=key(1)))
     assert not torch.allclose(trained, evaluated)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_layer_draws_each_dropout_by_a_key_of_its_own(monkeypatch, norm_first):
+    dropped = watch_dropout(monkeypatch)
+    layer = encoder_init(generator(0), 8, 1, 2, 16)["layers"]["0"]
+    encoder_layer(torch.ones(3, 5, 8), **layer, heads=2, norm_first=norm_first, train=True, dropout_p=0.1, key=key(0))
+    assert len(dropped) == len({k for k, _, _ in dropped}) == 4
 
 
 def test_what_drops_everything_passes_the_residual_alone():
