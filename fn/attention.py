@@ -43,7 +43,7 @@ def attention_scores(
     tensor([[2., 2., 2.],
             [2., 2., 2.]])
     """
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
     scores = einsum(query * scale, key, "... queries d_head, ... keys d_head -> ... queries keys")
     if attn_mask is None:
         return scores

@@ -52,8 +52,8 @@ def tiled_attention(
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights in tiles, dropout_p must be 0")
     _require_one_mask(attn_mask, is_causal)
-    if key.shape[-2] == 0:
-        return scaled_dot_product_attention(query, key, value)
+    if 0 in (key.shape[-2], query.shape[-1]):
+        return scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
     query, key, value = _expand_batch(query, key, value, attn_mask)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], key.shape[-2])

@@ -70,7 +70,7 @@ def exact_match(
     """
     counted = target != ignore_index
     right = _in_top_k(input, torch.where(counted, target, 0), 1) | ~counted
-    right, counted = (part.reshape(len(target), -1) for part in (right, counted))
+    right, counted = (part.unsqueeze(-1).flatten(1) for part in (right, counted))
     return (right.all(dim=1) & counted.any(dim=1)).sum() / counted.any(dim=1).sum()
 
 
@@ -126,7 +126,7 @@ def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: Integer = 
     >>> count_examples(torch.tensor([[0, 1, 2], [-100, -100, 3], [-100, -100, -100]]))
     tensor(2)
     """
-    return (target != ignore_index).reshape(len(target), -1).any(dim=1).sum()
+    return (target != ignore_index).unsqueeze(-1).flatten(1).any(dim=1).sum()
 
 
 class Metric(NamedTuple):

@@ -450,3 +450,9 @@ def test_the_first_weights_have_torchs_spread():
     once = multi_head_attention_init(generator(0), 64)
     torch.testing.assert_close(params["out_proj"]["weight"], 0.5 * once["out_proj"]["weight"])
     assert torch.equal(params["in_proj_weight"], once["in_proj_weight"])
+
+
+@pytest.mark.parametrize("attend", [scaled_dot_product_attention, partial(tiled_attention, block_size=4)])
+def test_heads_of_width_zero_weigh_all_values_alike(attend):
+    query, key, value = torch.ones(2, 4, 0), torch.ones(2, 7, 0), torch.rand(2, 7, 5)
+    torch.testing.assert_close(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))

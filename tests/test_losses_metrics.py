@@ -16,7 +16,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from fn.losses import cross_entropy, mse_loss, penalty_reduced_focal_loss, sigmoid_focal_loss, smooth_l1_loss
-from fn.metrics import confusion_matrix, exact_match
+from fn.metrics import confusion_matrix, count_examples, exact_match
 from fn.rng import generator
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
@@ -329,3 +329,9 @@ def test_a_nan_score_predicts_nothing(accuracy):
 def test_top_k_accuracy_refuses_a_k_beyond_the_classes(top_k_accuracy, k):
     with pytest.raises((ValueError, TypeCheckError), match=rf"k={k} is not between 1 and 3|'k'"):
         top_k_accuracy(torch.ones(2, 3), torch.tensor([0, 1]), k)
+
+
+def test_an_empty_batch_has_no_exact_match():
+    target = torch.zeros(0, 4, dtype=torch.int64)
+    assert exact_match(torch.zeros(0, 3, 4), target).isnan()
+    assert count_examples(target) == 0

@@ -113,7 +113,9 @@ def test_photographs_and_annotations_lie_as_people_have_them(tmp_path, layout):
     assert reds.argsort().argsort().tolist() == expected[0] + expected[1]
 
 
-@pytest.mark.parametrize("filename", [None, "", " ", "3", "other.jpg", r"C:\pictures\3.png", "3.jpg"])
+@pytest.mark.parametrize(
+    "filename", [None, "", " ", "3", "other.jpg", r"C:\pictures\3.png", "3.jpg", "/home/me/3.jpg", "../3.png"]
+)
 def test_the_name_of_the_xml_stands_in_for_one_that_names_no_file(tmp_path, filename):
     beside("annotations", "images")(tmp_path)
     write(tmp_path / "annotations" / "3.xml", tmp_path / "images" / "3.png", 3, filename or None)
