@@ -2,9 +2,9 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.shared.errors import is_out_of_memory
 
@@ -39,32 +39,28 @@ def memory_limited() -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def timed(seconds: float) -> Iterator[None]:
+def timed(seconds: float) -> contextlib.AbstractContextManager[None]:
     """Raise OutOfTime after so many seconds of computing; a process that only waits is ended by `launch`."""
+    return _alarm("PROF", seconds, _stop)
+
+
+def awaited(seconds: float) -> contextlib.AbstractContextManager[None]:
+    """Raise OutOfPatience after so many seconds of the clock: for a program that waits, and computes nothing."""
+    return _alarm("REAL", seconds, _give_up)
+
+
+@contextlib.contextmanager
+def _alarm(clock: Literal["PROF", "REAL"], seconds: float, handler: Callable[[int, Any], None]) -> Iterator[None]:
     if not hasattr(signal, "setitimer"):  # on Windows `launch` alone ends an answer
         yield
         return
-    signal.signal(signal.SIGPROF, _stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    timer, sent = (signal.ITIMER_PROF, signal.SIGPROF) if clock == "PROF" else (signal.ITIMER_REAL, signal.SIGALRM)
+    signal.signal(sent, handler)
+    signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-@contextlib.contextmanager
-def awaited(seconds: float) -> Iterator[None]:
-    """Raise OutOfPatience after so many seconds of the clock: for a program that waits, and computes nothing."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(timer, 0)
 
 
 def _give_up(*_: Any) -> None:
