@@ -6,15 +6,18 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from torch import vmap
+from torch import Tensor, vmap
 from torch.func import grad
 
 from fn import jit as jit_module
@@ -400,6 +403,14 @@ def test_a_jit_within_a_jit_is_part_of_it():
     assert len(runs) == 1
 
 
+class Scale:
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+    def times(self, x: Tensor) -> Tensor:
+        return x * self.by[0]
+
+
 FROZEN = torch.ones(3)
 
 
@@ -410,7 +421,8 @@ FROZEN = torch.ones(3)
         (lambda x: x if x.sum() > 0 else -x, (X,), "needs the values of a tensor"),
         (lambda x: x[x > 0], (X,), "needs the values of a tensor"),
         (lambda x: x * FROZEN, (X,), "not among its arguments"),
-        (lambda x, names: x, (X, {"a", "b"}), "must be hashable"),
+        (lambda x, s: x, (X, Scale(X)), "a tensor in an object would be frozen"),
+        (lambda x, lock: x, (X, threading.Lock()), "cannot see whether the lock changes"),
         (lambda x: x.add_(1), (X,), "writes to an argument"),
         (lambda x: x[1:].mul_(2), (X,), "writes to an argument"),
         (lambda x: OrderedDict(a=x + 1), (X,), "returns a OrderedDict"),
@@ -442,11 +454,6 @@ def test_a_refusal_ends_at_the_line_of_the_step(step, code):
     assert code in str(own[-1].line)
 
 
-class Scale:
-    def __init__(self, by: float) -> None:
-        self.by = by
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [(0.0, -0.0), (1, True), (1, 1.0), (0.0, False), ("1", 1), (0j, -0j), ((1,), (1.0,)), ({1: 2}, {True: 2})],
@@ -459,13 +466,71 @@ def test_values_that_are_equal_but_not_the_same_are_told_apart(one, other):
     assert tuple(signatures[0]) != tuple(signatures[1])
 
 
-def test_an_object_that_changed_is_another_argument(compilations):
-    f, scale = jit(lambda x, s: x * s.by), Scale(2.0)
-    f(X, scale)
-    f(X, scale)
-    scale.by = -2.0
-    f(X, scale)
+class Slots:
+    __slots__ = ("by",)
+
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+
+class Secret(Scale):
+    """Leaves out of its copies what it scales by."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return Secret, (1,)
+
+
+def scale_by(by: list[float]) -> Callable[[Tensor], Tensor]:
+    def scale(x: Tensor) -> Tensor:
+        return x * by[0]
+
+    return scale
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Scale,
+        Slots,
+        Secret,
+        lambda by: Scale({"deep": [Scale(by)]}),
+        lambda by: Slots(Slots(by)),
+        lambda by: partial(torch.add, alpha=by),
+        lambda by: deque([by]),
+        lambda by: defaultdict(list, first=by),
+        lambda by: Scale(by).times,
+        lambda by: {1: Scale(by)},
+        scale_by,
+    ],
+    ids=["attribute", "slot", "secret", "deep", "two slots", "partial", "deque", "defaultdict", "method", "dict", "cell"],
+)
+def test_an_object_that_changed_is_another_argument(compilations, holder):
+    by = numpy.ones(2_000)
+    f, given = jit(lambda x, s: x), holder(by)
+    f(X, given)
+    f(X, given)
+    assert len(compilations) == 1
+    by[1_000] = -2.0
+    f(X, given)
     assert len(compilations) == 2
+
+
+def test_a_value_is_told_from_the_one_that_had_its_place(compilations):
+    """Each lambda and each class may lie where the last one lay."""
+    f = jit(lambda x, s: x)
+    for sin in (math.sin, torch.sin):
+        f(X, lambda x: x)
+        f(X, type("Made", (), {}))
+        f(X, Scale(sin))
+    assert len(compilations) == 6
+
+
+def test_an_object_that_holds_itself_is_an_argument(compilations):
+    f, loop = jit(lambda x, s: x), Scale([1])
+    loop.by.append(loop)
+    f(X, loop)
+    f(X, loop)
+    assert len(compilations) == 1
 
 
 def test_nan_does_not_compile_anew_at_every_call(compilations):

@@ -108,6 +108,8 @@ def average_precision(
     for g in object_group.unique():
         rows, objects = (group == g).nonzero().squeeze(1), (object_group == g).nonzero().squeeze(1)
         overlap = _overlaps(boxes[rows], object_boxes[objects], crowd[objects])
+        on_difficult = difficult[objects][overlap.argmax(dim=1)].unsqueeze(1)
+        overlap = overlap.masked_fill(difficult[objects] != on_difficult, 0.0)
         found, found_ignored = _assign(overlap, open_to_many[objects], ignored[:, objects])
         matched[:, :, rows] = found
         left_out[:, :, rows] = torch.where(found, found_ignored, left_out[:, :, rows])

@@ -12,13 +12,17 @@ from typing import no_type_check
 
 import torch
 
-from fn.jit.compiler import JitError, Program, compile_step, flatten_call, lay, rebuild
+from fn.jit.compiler import Program, compile_step, flatten_call, lay, rebuild
+from fn.jit.contents import JitError
 
 MANY = 8
 
 
 def jit(step: Callable, *, donate: bool = False) -> Callable:
     """Compile `step` once for each signature: tree, shapes, dtypes, devices, and the values that are no tensors.
+
+    An object counts by all that it holds (fn.jit.contents). What the step reads beside its arguments stays what it was
+    at the first call, as under jax.jit.
 
     Whatever a new signature violates surfaces as it would without `jit`, as the same TypeCheckError. Where there is a
     convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` the
@@ -43,10 +47,7 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
             return step(*args, **kwargs)
         leaves, signature = [], []
         flatten_call((args, kwargs), leaves, signature)
-        try:
-            program = programs.get(key := tuple(signature))
-        except TypeError:
-            raise JitError("an argument that is no tensor must be hashable, as it tells signatures apart") from None
+        program = programs.get(key := tuple(signature))
         if program is None:
             program = programs[key] = compile_step(step, args, kwargs, donate=donate)
             if len(programs) == MANY:

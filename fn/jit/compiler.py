@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fn.indices import collect_outside
+from fn.jit.contents import JitError, append_contents
 from fn.jit.pooling import is_relu, move_relus_behind_pools
 
 HOLE = object()
@@ -43,10 +44,6 @@ class Program(NamedTuple):
     """whether the last result says that an index is no row, see fn.indices"""
 
 
-class JitError(TypeError):
-    """Raised for a step that cannot be traced; says what to change in it."""
-
-
 # These three run at every call, and a shape check would cost more than their work.
 @no_type_check
 def flatten_call(tree, leaves, signature):
@@ -55,7 +52,10 @@ def flatten_call(tree, leaves, signature):
     if kind is dict:
         signature += (kind, len(tree))
         for name, value in tree.items():
-            signature.append(name if type(name) is str else (type(name), repr(name)))
+            if type(name) is str:
+                signature.append(name)
+            else:
+                append_contents(name, signature)
             flatten_call(value, leaves, signature)
     elif isinstance(tree, Tensor):
         leaves.append(tree)
@@ -66,10 +66,8 @@ def flatten_call(tree, leaves, signature):
             flatten_call(value, leaves, signature)
     elif kind in (int, bool, str, NoneType):
         signature += (kind, tree)
-    elif isinstance(tree, float | complex):  # 0.0 and -0.0 are equal, NaN is not equal to itself
-        signature += (kind, repr(tree))
-    else:  # by its content too: the object may change from call to call
-        signature += (kind, tree, repr(tree), repr(getattr(tree, "__dict__", None)))
+    else:
+        append_contents(tree, signature)
 
 
 @no_type_check
@@ -190,8 +188,9 @@ def _trace(
         with collect_outside() as outside:
             result = step(*args, **kwargs)
         outputs: list[Tensor] = []
+        structure = hollow(result)
         flatten_call(result, outputs, [])
-        traced.append((hollow(result), _count_donated(args, result) if donate else 0, bool(outside)))
+        traced.append((structure, _count_donated(args, result) if donate else 0, bool(outside)))
         return [*outputs, torch.stack([x.any() for x in outside]).any()] if outside else outputs
 
     try:

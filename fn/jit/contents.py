@@ -1,0 +1,81 @@
+"""What an argument that is no tensor holds, at every depth: an object that changed must not run an older program."""
+
+import inspect
+from types import FunctionType, MethodType, ModuleType, NoneType
+from typing import no_type_check
+
+from torch import Tensor
+
+
+class JitError(TypeError):
+    """Raised for a step that cannot be traced; says what to change in it."""
+
+
+class Identity:
+    """Equals only another of the same object, which it keeps alive, so that no other takes its id."""
+
+    @no_type_check
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@no_type_check
+def append_contents(value, signature, seen=None):
+    """Append to `signature` the kinds and plain values that make up a value, as `copy.deepcopy` would find them.
+
+    Of a function: which one it is, what it closes over, its defaults; not the globals that it reads. JitError for a
+    tensor, which only dicts, tuples and lists may hold, and for what cannot be copied, such as a generator or a lock.
+    """
+    kind, seen = type(value), {} if seen is None else seen
+    if kind in (int, bool, str, bytes, NoneType):
+        signature += (kind, value)
+    elif kind in (float, complex):  # 0.0 and -0.0 are equal, NaN is not equal to itself
+        signature += (kind, repr(value))
+    elif isinstance(value, type | ModuleType):
+        signature.append(Identity(value))
+    elif kind is Identity:
+        signature.append(value)
+    elif id(value) in seen:
+        signature += (kind, seen[id(value)][0])
+    else:
+        seen[id(value)] = len(seen), value
+        parts = _parts(value, kind)
+        signature += (kind, len(parts))
+        for part in parts:
+            append_contents(part, signature, seen)
+
+
+@no_type_check
+def _parts(value, kind):
+    if isinstance(value, Tensor):
+        raise JitError("a tensor in an object would be frozen; jit takes tensors in dicts, tuples and lists")
+    if kind in (tuple, list):
+        return value
+    if kind is FunctionType:
+        plain = inspect.unwrap(value)
+        cells = [_cell(cell) for cell in plain.__closure__ or ()]
+        return [Identity(value), cells, plain.__defaults__, plain.__kwdefaults__]
+    if kind is MethodType:
+        return [value.__func__, value.__self__]
+    try:
+        reduced = value.__reduce_ex__(4)
+        state = object.__getstate__(value)  # also what a __reduce__ or __getstate__ of its own leaves out
+    except Exception as error:
+        raise JitError(f"jit cannot see whether the {kind.__name__} changes from call to call") from error
+    if isinstance(reduced, str):  # a global of that name, such as torch.float32
+        return [Identity(value), state]
+    return [state, *(list(part) if hasattr(part, "__next__") else part for part in reduced)]
+
+
+@no_type_check
+def _cell(cell):
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # not bound yet
+        return ()
