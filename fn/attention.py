@@ -70,13 +70,15 @@ def attention_weights(
     is_causal: bool = False,
     scale: Finite | None = None,
 ) -> Float[Tensor, "*batch queries keys"]:
-    """Return softmax(Q Kᵀ / √d_head + mask) over the keys. ValueError for a mask beside `is_causal`.
+    """Return softmax(Q Kᵀ / √d_head + mask) over the keys.
+
+    ValueError for a mask beside `is_causal`, or one of float64 where the queries are not.
 
     >>> attention_weights(torch.ones(2, 4), torch.ones(2, 4), is_causal=True)
     tensor([[1.0000, 0.0000],
             [0.5000, 0.5000]])
     """
-    _require_one_mask(attn_mask, is_causal)
+    _require_mask(attn_mask, is_causal, query)
     if is_causal:
         attn_mask = causal_mask(query.shape[-2], key.shape[-2], query.device)
     scores = attention_scores(query, key, attn_mask, scale)
@@ -88,9 +90,11 @@ def attention_weights(
     return torch.where(fully_masked, 0.0, softmax(torch.where(fully_masked, 0.0, scores), dim=-1))
 
 
-def _require_one_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
+def _require_mask(attn_mask: Tensor | None, is_causal: bool, query: Tensor) -> None:
     if is_causal and attn_mask is not None:
         raise ValueError("attention: is_causal and attn_mask exclude each other; make one mask of them")
+    if attn_mask is not None and attn_mask.dtype == torch.float64 != query.dtype:
+        raise ValueError(f"attention: attn_mask is torch.float64, but the queries are {query.dtype}")
 
 
 @half_in_float32("value")
@@ -150,7 +154,7 @@ def scaled_dot_product_attention(
 ) -> Float[Tensor, "*batch queries d_value"]:
     """Return softmax(Q Kᵀ / √d_head + mask) V, with dropout of the weights. Vaswani et al. 2017, section 3.2.1.
 
-    `dropout_key`: see `dropout`. ValueError for a mask beside `is_causal`.
+    `dropout_key`: see `dropout`. ValueError as in `attention_weights`.
 
     >>> query, key, value = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 6)
     >>> scaled_dot_product_attention(query, key, value).shape
@@ -189,7 +193,7 @@ def native_attention(
 
     Mask with False or -∞, not with a large negative number such as -1e9: for a row masked so as a whole, torch's kernel
     for CPUs gives other gradients than its own plain path (torch 2.15). ValueError for dropout, whose mask torch would
-    draw from its global generator, and for a mask beside `is_causal`.
+    draw from its global generator, and for masks as in `attention_weights`.
 
     >>> query, key, value = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 6)
     >>> native_attention(query, key, value, is_causal=True).shape
@@ -197,7 +201,7 @@ def native_attention(
     """
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights by torch's kernel, dropout_p must be 0")
-    _require_one_mask(attn_mask, is_causal)
+    _require_mask(attn_mask, is_causal, query)
     query, key, value = _expand_batch(query, key, value, attn_mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
 

@@ -17,7 +17,7 @@ from torch.func import vjp
 
 from fn.attention import (
     _expand_batch,
-    _require_one_mask,
+    _require_mask,
     attention_scores,
     causal_mask,
     scaled_dot_product_attention,
@@ -43,7 +43,7 @@ def tiled_attention(
 ) -> Float[Tensor, "*batch queries d_value"]:
     """Return `scaled_dot_product_attention`, computed in tiles of `block_size` queries and keys.
 
-    ValueError for dropout, and for a mask beside `is_causal`.
+    ValueError for dropout, and for masks as in `attention_weights`.
 
     >>> query, key, value = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 6)
     >>> tiled_attention(query, key, value, block_size=2).shape
@@ -51,7 +51,7 @@ def tiled_attention(
     """
     if dropout_p:
         raise ValueError("attention: there is no dropout of weights in tiles, dropout_p must be 0")
-    _require_one_mask(attn_mask, is_causal)
+    _require_mask(attn_mask, is_causal, query)
     if 0 in (key.shape[-2], query.shape[-1]):
         return scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
     query, key, value = _expand_batch(query, key, value, attn_mask)

@@ -99,7 +99,7 @@ def as_label(name: str) -> str:
 def decode_text(content: bytes) -> str:
     r"""Return the text of bytes in UTF-8, or in what a byte order mark says; lines end with \n. ValueError for others.
 
-    NUL is refused: UTF-16 without a mark looks like a text with a NUL after each letter.
+    Control characters are refused: UTF-16 without a mark looks like a text with one after each letter.
 
     >>> decode_text("é\r\n".encode("utf-16"))
     'é\n'
@@ -112,8 +112,9 @@ def decode_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(f"no text in {name}: byte {error.start} cannot be read") from None
-    if "\0" in text:
-        place = f"character {text.index(chr(0))} is NUL, as in UTF-16 without a byte order mark"
+    if control := re.search(r"[\0-\x08\x0e-\x19\x1c-\x1f]", text):  # not those of lines, pages and colours
+        name = "NUL" if control[0] == "\0" else f"U+{ord(control[0]):04X}"
+        place = f"character {control.start()} is {name}, as in UTF-16 without a byte order mark"
         raise ValueError(f"no text in UTF-8: {place}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

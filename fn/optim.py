@@ -23,6 +23,7 @@ from fn.precision import common_dtype, upcast
 from fn.tree import Params
 
 Rate = NonNegative | Float[Tensor, ""]
+"""of a tensor the value is not checked, as in torch: that would wait for the device"""
 Step = Ordinal | Int[Tensor, ""]
 
 

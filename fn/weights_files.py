@@ -8,12 +8,15 @@ import re
 import tarfile
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy
 import torch
 from safetensors.torch import load_file
+from torch.serialization import safe_globals
 
 from fn.domains import Count, Natural
 from fn.weights_torchscript import torchscript_tensors
@@ -36,6 +39,10 @@ OTHERS = {
     b"version https://git-lfs": "is a Git-LFS pointer, not the file, which `git lfs pull` fetches",
 }
 """the first bytes of files that are not read, and what is said of each"""
+SCALAR = numpy.float64().__reduce__()[0]
+BESIDE = [Namespace, numpy.dtype, *(type(numpy.dtype(code)) for code in "?bBhHiIlLqQefd")]
+BESIDE += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+"""what training scripts save beside a state_dict: their flags, a best accuracy; to make one runs nothing of the file"""
 
 
 def load_tensors(path: Path) -> Any:
@@ -64,6 +71,8 @@ def load_tensors(path: Path) -> Any:
 def _refuse_others(start: bytes) -> None:
     if not start:
         raise ValueError("is empty")
+    if not any(start):
+        raise ValueError("begins with zeros alone, as a file that was not written to its end")
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|\?xml|!--)", start, re.IGNORECASE):
         raise ValueError("is an HTML page, not the file: the download needs another address, or a login")
     for signature, said in OTHERS.items():
@@ -108,7 +117,7 @@ def _of_safetensors(path: Path) -> dict[str, torch.Tensor]:
         header = file.read(length)
     require_few(header.count(b'"data_offsets"'))
     try:
-        entries = json.loads(header, object_pairs_hook=_unique)
+        entries = json.loads(header, object_pairs_hook=_unique, parse_int=_offset)
         if isinstance(entries, dict):
             entries.pop("__metadata__", None)
             require_few(len(entries))
@@ -130,6 +139,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"has {one_line(twice)} twice in its safetensors header")
     return found
+
+
+def _offset(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"has a number of {len(digits):,} digits in its safetensors header")
+    return int(digits)
 
 
 def _require_apart(entries: dict[str, Any]) -> None:
@@ -173,8 +188,8 @@ def _refuse_tar(path: Path) -> NoReturn:
 
 
 def _unpickled(path: Path) -> Any:
-    """Return the tensors, and containers of them, that torch.save wrote."""
-    with path.open("rb") as file, warnings.catch_warnings():
+    """Return the tensors, containers of them, and what is BESIDE, that torch.save wrote."""
+    with path.open("rb") as file, warnings.catch_warnings(), safe_globals(BESIDE):
         warnings.simplefilter("ignore")  # of the pickle's protocol, which the reader of a published file has as is
         return torch.load(file, "cpu", weights_only=True)
 

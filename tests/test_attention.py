@@ -1,9 +1,9 @@
 """Attention beside torch's: values, gradients, every kind of mask, every way to compute it; and its laws."""
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -247,7 +247,7 @@ def peak_bytes(f: Callable[[], object]) -> int:
         result = f()
     del result
     events: list[Any] = sorted(record.profiler.kineto_results.events(), key=lambda e: e.start_ns())  # pyright: ignore
-    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -329,6 +329,13 @@ def test_a_mask_beside_is_causal_is_refused(under_test):
     for way in WAYS:
         with pytest.raises(ValueError, match="is_causal and attn_mask exclude each other"):
             under_test(attention_by(way))(q, q, q, mask, is_causal=True)
+
+
+def test_a_mask_of_float64_beside_other_queries_is_refused_by_its_name(under_test):
+    q, mask = torch.ones(3, 4), torch.zeros(3, 3, dtype=torch.float64)
+    for way, dtype in itertools.product(WAYS, [torch.float32, torch.bfloat16]):
+        with pytest.raises(ValueError, match=r"attn_mask is torch\.float64, but the queries are torch\.b?float"):
+            under_test(attention_by(way))(*[q.to(dtype)] * 3, mask)
 
 
 def test_what_attention_refuses():

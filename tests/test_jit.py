@@ -502,7 +502,19 @@ def scale_by(by: list[float]) -> Callable[[Tensor], Tensor]:
         lambda by: {1: Scale(by)},
         scale_by,
     ],
-    ids=["attribute", "slot", "secret", "deep", "two slots", "partial", "deque", "defaultdict", "method", "dict", "cell"],
+    ids=[
+        "attribute",
+        "slot",
+        "secret",
+        "deep",
+        "two slots",
+        "partial",
+        "deque",
+        "defaultdict",
+        "method",
+        "dict",
+        "cell",
+    ],
 )
 def test_an_object_that_changed_is_another_argument(compilations, holder):
     by = numpy.ones(2_000)

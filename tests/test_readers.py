@@ -511,8 +511,14 @@ def test_a_text_is_read_by_its_byte_order_mark(tmp_path, encoding):
     assert read_text(tmp_path / "a.txt") == "déjà vu\n日本 😀\nx\n"
 
 
-@pytest.mark.parametrize("content", ["plain".encode("utf-16-le"), "plain".encode("utf-16-be"), b"a\0b", b"\xff\xfea"])
-def test_a_text_with_nul_or_half_a_character_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("plain".encode("utf-16-le"), "plain".encode("utf-16-be"), "слово".encode("utf-16-le")),
+        *(b"a\0b", b"a\x07b", b"\xff\xfea"),
+    ],
+)
+def test_a_text_with_control_characters_or_half_a_character_is_refused(tmp_path, content):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.txt is no text in UTF-(8|16): ") as refusal:
         read_text(tmp_path / "a.txt")

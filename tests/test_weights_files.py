@@ -10,6 +10,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,11 @@ TABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "an array": (array, "is an array of NumPy"),
     "Keras": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
     "nothing": (bytes, "is empty"),
+    "zeros": (lambda: bytes(100_000), "begins with zeros alone"),
+    "a number of 5,000 digits": (
+        lambda: safetensors_of(f'{{"a": {entry(0, 8).replace("8", "9" * 5_000)}}}', bytes(8)),
+        "has a number of 5,000 digits in its safetensors header",
+    ),
     "equal names": (
         lambda: safetensors_of(f'{{"a": {entry(0, 8)}, "a": {entry(8, 16)}}}', bytes(16)),
         "has a twice in its safetensors header",
@@ -194,6 +200,10 @@ TABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "the entries of a training script": (
         lambda: saved({"epoch": 3, "optimizer": {"lr": 0.1}, "line\nbreak": 1}),
         "holds no state_dict: its entries are epoch (int), optimizer (dict), line\\nbreak (int)",
+    ),
+    "flags and a best accuracy": (
+        lambda: saved({"args": Namespace(lr=0.1), "best": np.float64(0.9)}),
+        "holds no state_dict: its entries are args (Namespace), best (float64)",
     ),
     "two networks": (
         lambda: saved({"epoch": 3, "student": TENSORS, "teacher": TENSORS}),
@@ -274,10 +284,19 @@ def test_tensors_of_size_zero_are_read_up_to_the_limit(n, tmp_path):
 # Entries, prefixes and heads.
 
 
+BESIDE = {
+    "epoch": 3,
+    "optimizer": {"state": {}, "param_groups": []},
+    "args": Namespace(lr=0.1, layers=[2]),
+    "best": np.float32(0.9),
+    "best_epoch": np.int64(2),
+}
+
+
 def inside(*names: str) -> Callable[[Any], Any]:
     def wrap(content: Any) -> Any:
         for name in reversed(names):
-            content = {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}, name: content}
+            content = BESIDE | {name: content}
         return content
 
     return wrap
