@@ -142,8 +142,12 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
-    once = " the grader is still loading torch and the tests: some seconds more, this once" if desk.loading() else ""
-    desk.say(f"\ngrading …{once}")
+    once = (
+        " the grader is still loading torch and the tests: it may take some seconds more, this once"
+        if desk.loading()
+        else ""
+    )
+    desk.say(f"\ngrading …{once if desk.loading() else ''}")
     try:
         graded = kind.grade(name, file)
     except OSError as error:  # gone again between two looks
