@@ -6,7 +6,7 @@ All of them slide a window: with size k, stride s, dilation d and padding p on b
 
 A size is an int or (vertical, horizontal). An image may come alone, as (channels, height, width). Padding "same" keeps
 the size of a stride-1 output; an odd row or column goes below and right. "valid" is 0. ValueError for a window larger
-than the padded input, or output channels that do not divide into the groups.
+than the padded input, or groups that do not divide both kinds of channels.
 """
 
 import math
@@ -91,12 +91,9 @@ def _require_windows(
         _starts(n + sum(around), *window)
 
 
-def _grouped(
-    weight: Float[Tensor, "out_channels channels kernel_height kernel_width"], groups: Count
-) -> Float[Tensor, "groups out channels kernel_height kernel_width"]:
-    if len(weight) % groups:
-        raise ValueError(f"{len(weight)} output channels do not divide into {groups} groups")
-    return rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
+def _require_groups(channels: Natural, out_channels: Natural, groups: Count) -> None:
+    if channels % groups or out_channels % groups:
+        raise ValueError(f"conv2d: groups {groups} do not divide {channels} channels and {out_channels} out_channels")
 
 
 @half_in_float32("x")
@@ -119,10 +116,11 @@ def conv2d_naive(
     tensor([[[[ 8., 12.],
               [20., 24.]]]])
     """
+    _require_groups(x.shape[-3], len(weight), groups)
     (kernel_h, kernel_w), (stride_h, stride_w), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
     x = _pad(x, resolve_padding(padding, (kernel_h, kernel_w), stride, dilation))
     x = rearrange(x, "... (groups channels) h w -> ... groups channels h w", groups=groups)
-    kernels = _grouped(weight, groups)
+    kernels = rearrange(weight, "(groups out) channels kh kw -> groups out channels kh kw", groups=groups)
     rows = []
     for i in _starts(x.shape[-2], kernel_h, stride_h, dil_h):
         row = []
@@ -208,10 +206,11 @@ def conv2d_unfold(
     >>> torch.equal(conv2d_unfold(x, weight), conv2d_naive(x, weight))
     True
     """
+    _require_groups(x.shape[-3], len(weight), groups)
     kernel_size = (weight.shape[2], weight.shape[3])
     patches = windows(_pad(x, resolve_padding(padding, kernel_size, stride, dilation)), kernel_size, stride, dilation)
     columns = rearrange(patches, "... (g channels) kernel oh ow -> ... g (channels kernel) (oh ow)", g=groups)
-    kernels = rearrange(_grouped(weight, groups), "g out channels kh kw -> g out (channels kh kw)")
+    kernels = rearrange(weight, "(g out) channels kh kw -> g out (channels kh kw)", g=groups)
     y = rearrange(kernels @ columns, "... g out (oh ow) -> ... (g out) oh ow", oh=patches.shape[-2])
     return y if bias is None else y + rearrange(bias, "out -> out 1 1")
 
@@ -233,6 +232,7 @@ def conv2d(
     >>> conv2d(x, weight, stride=2, padding=2).shape
     torch.Size([8, 16, 16, 16])
     """
+    _require_groups(x.shape[-3], len(weight), groups)
     kernel_size = (weight.shape[2], weight.shape[3])
     pads = resolve_padding(padding, kernel_size, stride, dilation)
     _require_windows(x.shape[-2:], kernel_size, stride, pads, dilation)
@@ -256,8 +256,7 @@ def conv2d_init(
     >>> params["weight"].shape, params["bias"].shape
     (torch.Size([16, 3, 5, 5]), torch.Size([16]))
     """
-    if channels % groups or out_channels % groups:
-        raise ValueError(f"conv2d: groups {groups} do not divide {channels} channels and {out_channels} out_channels")
+    _require_groups(channels, out_channels, groups)
     weight = kaiming_normal(rng, (out_channels, channels // groups, *pair(kernel_size)))
     return {"weight": weight} | ({"bias": torch.zeros(out_channels)} if bias else {})
 

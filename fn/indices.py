@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from fn.domains import Natural
+from fn.domains import Integer, Natural
 from fn.workarounds import unwrap
 
 _outside: ContextVar[list[Bool[Tensor, "..."]] | None] = ContextVar("_outside", default=None)
@@ -30,12 +30,22 @@ def collect_outside() -> Iterator[list[Bool[Tensor, "..."]]]:
         _outside.reset(token)
 
 
-def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> Int[Tensor, "*batch"]:
-    """Return `x`; ValueError for an index outside 0 to rows - 1.
+def is_counted(target: Int[Tensor, "*batch"], ignore_index: Integer) -> Bool[Tensor, "*batch"]:
+    """Return where a target is not `ignore_index`, compared in int64: in int8, -1 would equal 255.
 
-    >>> require_indices(torch.tensor([0, 2]), 3)
+    >>> is_counted(torch.tensor([-1, 3], dtype=torch.int8), 255)
+    tensor([True, True])
+    """
+    return target.long() != ignore_index
+
+
+def require_indices(x: Int[Tensor, "*batch"], rows: Natural, name: str = "x") -> Int64[Tensor, "*batch"]:
+    """Return `x` in int64, by which torch indexes; ValueError for an index outside 0 to rows - 1.
+
+    >>> require_indices(torch.tensor([0, 2], dtype=torch.int8), 3)
     tensor([0, 2])
     """
+    x = x.long()
     numbers = unwrap(x)
     if isinstance(numbers, FakeTensor):
         return _keep_inside(x, rows)
@@ -66,6 +76,7 @@ def gather_classes(
     >>> gather_classes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
     tensor([2., 3.])
     """
+    target = target.long()
     if isinstance(unwrap(target), FakeTensor):
         target = _keep_inside(target, input.shape[1])
     try:

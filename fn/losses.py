@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fn.domains import Integer, NonNegative, Probability, UpToOne
-from fn.indices import gather_classes
+from fn.indices import gather_classes, is_counted
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
 
@@ -48,7 +48,7 @@ def cross_entropy(
         target = (1 - label_smoothing) * target + label_smoothing / input.shape[1]
         loss = -(target * log_p).sum(dim=1)
         return _reduce(loss, reduction, loss.numel())
-    counted = target != ignore_index
+    counted = is_counted(target, ignore_index)
     index = torch.where(counted, target, 0)
     loss = -gather_classes(log_p, index, "cross_entropy: target")
     if label_smoothing:  # else a class of probability 0 would give 0 · ∞

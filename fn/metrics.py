@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from fn.domains import Count, Integer, Natural
-from fn.indices import gather_classes, require_indices
+from fn.indices import gather_classes, is_counted, require_indices
 
 
 def accuracy(
@@ -47,7 +47,7 @@ def top_k_accuracy(
     >>> top_k_accuracy(logits, torch.tensor([0, 1]), k=2)
     tensor(1.)
     """
-    counted = target != ignore_index
+    counted = is_counted(target, ignore_index)
     return (_in_top_k(input, torch.where(counted, target, 0), k) & counted).sum() / counted.sum()
 
 
@@ -68,7 +68,7 @@ def exact_match(
     >>> exact_match(logits, torch.tensor([[0, 1], [0, 1]]))
     tensor(0.5000)
     """
-    counted = target != ignore_index
+    counted = is_counted(target, ignore_index)
     right = _in_top_k(input, torch.where(counted, target, 0), 1) | ~counted
     right, counted = (part.unsqueeze(-1).flatten(1) for part in (right, counted))
     return (right.all(dim=1) & counted.any(dim=1)).sum() / counted.any(dim=1).sum()
@@ -98,12 +98,12 @@ def confusion_matrix(
     tensor([[1, 1],
             [0, 1]])
     """
-    input, target = input[target != ignore_index], target[target != ignore_index]
+    counted = is_counted(target, ignore_index)
+    input, target = input[counted], target[counted]
     if input.isnan().any():
         raise ValueError("confusion_matrix: a score is NaN")
     classes = input.shape[1]
-    require_indices(target, classes, "confusion_matrix: target")
-    pairs = target * classes + input.argmax(dim=1)
+    pairs = require_indices(target, classes, "confusion_matrix: target") * classes + input.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -117,7 +117,7 @@ def count_targets(target: Num[Tensor, "batch ..."], *, ignore_index: Integer = -
     """
     if target.is_floating_point():
         return torch.tensor(len(target), device=target.device)
-    return (target != ignore_index).sum()
+    return is_counted(target, ignore_index).sum()
 
 
 def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: Integer = -100) -> Int[Tensor, ""]:
@@ -126,7 +126,7 @@ def count_examples(target: Int[Tensor, "batch ..."], *, ignore_index: Integer = 
     >>> count_examples(torch.tensor([[0, 1, 2], [-100, -100, 3], [-100, -100, -100]]))
     tensor(2)
     """
-    return (target != ignore_index).unsqueeze(-1).flatten(1).any(dim=1).sum()
+    return is_counted(target, ignore_index).unsqueeze(-1).flatten(1).any(dim=1).sum()
 
 
 class Metric(NamedTuple):

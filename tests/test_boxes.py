@@ -55,6 +55,12 @@ def boxes(draw: st.DrawFn, sound: bool = False) -> Tensor:
     return LAYOUTS[draw(st.sampled_from(["contiguous", "transposed", "every other"]))](first)
 
 
+@given(boxes(), FORMATS, st.sampled_from([torch.float16, torch.bfloat16]))
+def test_a_format_converted_to_itself_keeps_every_bit(first, fmt, dtype):
+    first = first.to(dtype)
+    assert torch.equal(box_convert(first, fmt, fmt).view(torch.int16), first.contiguous().view(torch.int16))
+
+
 @given(boxes(), FORMATS, FORMATS)
 def test_box_convert_is_torchvisions(first, in_fmt, out_fmt):
     convert = partial(ops.box_convert, in_fmt=in_fmt, out_fmt=out_fmt)

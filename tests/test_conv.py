@@ -231,7 +231,8 @@ def test_a_pool_refuses_what_torch_refuses(pool):
         ({"padding": -1}, r"'padding'\.\nActual value: -1"),
         ({"stride": 0}, r"'stride'\.\nActual value: 0"),
         ({"dilation": (1, 0)}, r"'dilation'\.\nActual value: \(1, 0\)"),
-        ({"groups": 2}, "3 output channels do not divide into 2 groups"),
+        ({"groups": 2}, "groups 2 do not divide 2 channels and 3 out_channels"),
+        ({"groups": 3}, "groups 3 do not divide 2 channels and 3 out_channels"),
     ],
 )
 def test_impossible_options_are_refused(op, options, message):

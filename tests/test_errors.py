@@ -44,6 +44,34 @@ stateless = own(lambda logits, state: (logits, None))
 slip = own(lambda logits, state: (logits.shap, state))
 
 
+whole = own(lambda logits, state: (logits.long(), state))
+
+
+def counted(image_shape, classes):
+    model = good(image_shape, classes)
+    return model._replace(init=lambda rng: (model.init(rng)[0] | {"layers": torch.tensor(3)}, {}))
+
+
+def negative(step, *, lr, total_steps):
+    return -lr
+
+
+def written_out(step, *, lr, total_steps):
+    return str(lr)
+
+
+def slipped(step, *, lr, total_steps):
+    return lr * (1 - step / total_step)  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+def narrow(x, key):
+    return x[..., 1:]
+
+
+def doubled(x, key):
+    return x.double()
+
+
 def params_alone(image_shape, classes):
     model = good(image_shape, classes)
     return model._replace(init=lambda rng: model.init(rng)[0])
@@ -150,15 +178,15 @@ OWN_LINE, GIVEN = "tests/test_errors.py:", "    weight  f32[10,65] in [0"
     [
         (
             "tests.test_errors:bare",
-            ["must return (logits, state), not a tensor of shape (58, 10)", OWN_LINE, "def apply"],
+            ["must return (logits, state), not f32[58,10]", OWN_LINE, "def apply"],
         ),
         (
             "tests.test_errors:nine",
-            ["a score for each class, not a tensor of shape (58, 9)", "logits of shape (58, 10)", OWN_LINE],
+            ["a score for each class, not f32[58,9]", "logits of floats of shape (58, 10)", OWN_LINE],
         ),
         (
             "tests.test_errors:evaluated",
-            ["apply of --model mlp with train=False must return", "not a tensor of shape (58, 9)", OWN_LINE],
+            ["apply of --model mlp with train=False must return", "not f32[58,9]", OWN_LINE],
         ),
         ("tests.test_errors:stateless", ["state a dict, not NoneType", OWN_LINE]),
         (
@@ -185,6 +213,8 @@ OWN_LINE, GIVEN = "tests/test_errors.py:", "    weight  f32[10,65] in [0"
             "tests.test_errors:slip",
             ["AttributeError: 'Tensor' object has no attribute 'shap'", OWN_LINE, "logits.shap"],
         ),
+        ("tests.test_errors:whole", ["logits of floats of shape (58, 10)", "not i64[58,10]", OWN_LINE]),
+        ("tests.test_errors:counted", ["must return params of floats, layers too, not i64[] = 3", OWN_LINE]),
         ("tests.test_errors:god", ["registry.py names 'tests.test_errors:god'", "has no attribute 'god'"]),
         ("tests.test_erors:good", ["registry.py names 'tests.test_erors:good'", "No module named"]),
     ],
@@ -198,6 +228,28 @@ def test_a_model_of_ones_own_that_is_wrong(monkeypatch, capsys, tmp_path, row, s
     assert status == 2
     assert whole.endswith(err)
     assert "Traceback (most recent call last)" in whole
+
+
+@pytest.mark.parametrize(
+    ("rows", "flag", "own", "said"),
+    [
+        ("SCHEDULES", "--schedule", "negative", "must return a learning rate, from 0 and finite, not -0.001"),
+        ("SCHEDULES", "--schedule", "written_out", "must return a learning rate, from 0 and finite, not '0.001'"),
+        ("SCHEDULES", "--schedule", "slipped", "NameError: name 'total_step' is not defined"),
+        ("AUGMENTS", "--augment", "narrow", "must return images as it got them, f32[2,1,8,8], not f32[2,1,8,7]"),
+        ("AUGMENTS", "--augment", "doubled", "must return images as it got them, f32[2,1,8,8], not f64[2,1,8,8]"),
+    ],
+)
+def test_a_schedule_or_an_augmentation_of_ones_own_that_is_wrong(monkeypatch, capsys, tmp_path, rows, flag, own, said):
+    name = next(iter(getattr(registry, rows)))
+    monkeypatch.setitem(getattr(registry, rows), name, f"tests.test_errors:{own}")
+    row = "tests.test_errors:good"
+    status, err = launch(monkeypatch, capsys, tmp_path, row, flag, name, "--lr", "0.001", "--out", str(tmp_path))
+    assert status == 2
+    assert err.startswith(f"error: {flag} {name}")
+    assert said in err
+    assert OWN_LINE in err
+    assert len(err.splitlines()) <= 3
 
 
 def test_a_model_without_an_option_is_not_asked_for_it(monkeypatch, capsys, tmp_path):

@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import numpy
@@ -411,6 +411,13 @@ class Scale:
         return x * self.by[0]
 
 
+def nested(depth: int) -> Scale:
+    scale = Scale(1)
+    for _ in range(depth):
+        scale = Scale(scale)
+    return scale
+
+
 FROZEN = torch.ones(3)
 
 
@@ -422,6 +429,7 @@ FROZEN = torch.ones(3)
         (lambda x: x[x > 0], (X,), "needs the values of a tensor"),
         (lambda x: x * FROZEN, (X,), "not among its arguments"),
         (lambda x, s: x, (X, Scale(X)), "a tensor in an object would be frozen"),
+        (lambda x, s: x, (X, nested(5_000)), "the Scale is nested too deep"),
         (lambda x, lock: x, (X, threading.Lock()), "cannot see whether the lock changes"),
         (lambda x: x.add_(1), (X,), "writes to an argument"),
         (lambda x: x[1:].mul_(2), (X,), "writes to an argument"),
@@ -487,35 +495,45 @@ def scale_by(by: list[float]) -> Callable[[Tensor], Tensor]:
     return scale
 
 
-@pytest.mark.parametrize(
-    "holder",
-    [
-        Scale,
-        Slots,
-        Secret,
-        lambda by: Scale({"deep": [Scale(by)]}),
-        lambda by: Slots(Slots(by)),
-        lambda by: partial(torch.add, alpha=by),
-        lambda by: deque([by]),
-        lambda by: defaultdict(list, first=by),
-        lambda by: Scale(by).times,
-        lambda by: {1: Scale(by)},
-        scale_by,
-    ],
-    ids=[
-        "attribute",
-        "slot",
-        "secret",
-        "deep",
-        "two slots",
-        "partial",
-        "deque",
-        "defaultdict",
-        "method",
-        "dict",
-        "cell",
-    ],
-)
+def wrapped(by: Any) -> Callable[[Tensor], Tensor]:
+    @wraps(relu)
+    def scaled(x: Tensor) -> Tensor:
+        return relu(x) * by[0]
+
+    return scaled
+
+
+def with_attribute(by: Any) -> Callable[[Tensor], Tensor]:
+    def plain(x: Tensor) -> Tensor:
+        return x
+
+    plain.by = by  # pyright: ignore[reportFunctionMemberAccess]
+    return plain
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "attribute": Scale,
+    "slot": Slots,
+    "secret": Secret,
+    "deep": lambda by: Scale({"deep": [Scale(by)]}),
+    "two slots": lambda by: Slots(Slots(by)),
+    "partial": lambda by: partial(torch.add, alpha=by),
+    "deque": lambda by: deque([by]),
+    "defaultdict": lambda by: defaultdict(list, first=by),
+    "method": lambda by: Scale(by).times,
+    "dict": lambda by: {1: Scale(by)},
+    "cell": scale_by,
+    "cell of a wrapper": wrapped,
+    "default": lambda by: lambda x, by=by: x,
+    "attribute of a function": with_attribute,
+    "vmap": lambda by: vmap(partial(torch.add, alpha=by)),
+    "grad of a method": lambda by: grad(Scale(by).times),
+    "class": lambda by: type("Config", (), {"by": by}),
+    "attribute of its class": lambda by: type("Config", (), {"by": by})(),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
 def test_an_object_that_changed_is_another_argument(compilations, holder):
     by = numpy.ones(2_000)
     f, given = jit(lambda x, s: x), holder(by)
@@ -535,6 +553,21 @@ def test_a_value_is_told_from_the_one_that_had_its_place(compilations):
         f(X, type("Made", (), {}))
         f(X, Scale(sin))
     assert len(compilations) == 6
+
+
+def test_one_part_twice_is_told_from_two_parts(compilations):
+    f, empty = jit(lambda x, s: x), []
+    f(X, Scale([empty, empty, list(range(1, 9))]))
+    f(X, Scale([empty, [empty, *range(1, 8)], 8]))
+    assert len(compilations) == 2
+
+
+def test_a_checked_function_is_an_argument(compilations):
+    f = jit(lambda x, g: x)
+    f(X, relu)
+    f(X, relu)
+    f(X, cross_entropy)
+    assert len(compilations) == 2
 
 
 def test_an_object_that_holds_itself_is_an_argument(compilations):

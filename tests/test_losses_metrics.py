@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from fn.layers import embedding
 from fn.losses import cross_entropy, mse_loss, penalty_reduced_focal_loss, sigmoid_focal_loss, smooth_l1_loss
-from fn.metrics import confusion_matrix, count_examples, exact_match
+from fn.metrics import confusion_matrix, count_examples, count_targets, exact_match
 from fn.rng import generator
 from tests.strategies import Case, agree, lifts, made_by, tensor
 
@@ -194,6 +195,26 @@ def test_a_target_that_is_no_class_is_refused(cross_entropy):
     for target in (3, -1):
         with pytest.raises((ValueError, IndexError, RuntimeError), match=f"target: index {target} is none of 3 rows"):
             cross_entropy(torch.ones(1, 3), torch.tensor([target]))
+
+
+NARROW = [torch.int8, torch.int16, torch.int32]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_targets_of_any_int_are_classes(cross_entropy, accuracy, top_k_accuracy, dtype):
+    """Of int8 a product with 100 classes overflows, and -1 equals 255; torch gathers by int64 alone."""
+    logits, target = torch.randn(300, 100, generator=generator(0)), torch.arange(300) % 100
+    ops = [cross_entropy, accuracy, partial(top_k_accuracy, k=3), exact_match, confusion_matrix]
+    ops += [lambda _, target: count_targets(target), lambda _, target: count_examples(target)]
+    for op in ops:
+        assert torch.equal(op(logits, target.to(dtype)), op(logits, target))
+    assert int(count_targets(torch.tensor([-1, 3], dtype=dtype), ignore_index=255)) == 2
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_an_index_of_any_int_is_a_row(dtype):
+    table, x = torch.randn(200, 3, generator=generator(0)), torch.tensor([0, 100, 127])
+    assert torch.equal(embedding(x.to(dtype), table), table[x])
 
 
 @st.composite

@@ -68,12 +68,12 @@ def in_splits(annotations: str, images: str, train: str, test: str) -> Callable[
     return make
 
 
-def devkit(**lists: list[int]) -> Callable[[Path], None]:
+def devkit(suffix: str = "", **lists: list[int]) -> Callable[[Path], None]:
     def make(root: Path) -> None:
         beside("Annotations", "JPEGImages")(root)
         (root / "ImageSets" / "Main").mkdir(parents=True)
         for name, which in lists.items():
-            (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{i}\n" for i in [*which, 99]))
+            (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{i}{suffix}\n" for i in which))
         (root / "ImageSets" / "Main" / "cat_train.txt").write_text("0  1\n")
 
     return make
@@ -93,6 +93,8 @@ LAYOUTS = {
     "devkit without lists": (beside("Annotations", "JPEGImages"), FIFTHS),
     "devkit": (devkit(train=[0, 1, 2, 3, 4, 5, 6], val=[7, 8, 9], trainval=list(range(10))), PARTS),
     "devkit of 2007": (devkit(train=[0, 1, 2], val=[3, 4, 5, 6], test=[7, 8, 9]), PARTS),
+    "devkit, names of images": (devkit(".jpg", train=[0, 1, 2, 3, 4, 5, 6], val=[7, 8, 9, 9]), PARTS),
+    "devkit, without the annotations of its test": (devkit(train=PARTS[0], val=PARTS[1], test=[98, 99]), PARTS),
     "devkit, two lists": (devkit(trainval=[0, 1, 2, 3, 4, 5, 6], test=[7, 8, 9]), PARTS),
     "devkit, one list": (devkit(trainval=[0, 1, 2, 3, 4]), ([0, 1, 2, 3], [4])),
     "Roboflow": (in_splits("", "", "train", "valid"), PARTS),
@@ -111,6 +113,18 @@ def test_photographs_and_annotations_lie_as_people_have_them(tmp_path, layout):
     assert numbers(scenes) == expected
     reds = torch.cat([part.images[:, 0].mean(dim=(1, 2)) for part in scenes[:2]])
     assert reds.argsort().argsort().tolist() == expected[0] + expected[1]
+
+
+def test_a_photograph_in_the_lists_of_both_parts_is_refused(tmp_path):
+    devkit(train=[0, 1, 2, 3], val=[3, 4])(tmp_path)
+    said = "3.xml is in the list of the training images and in that of the held-out ones"
+    assert said in refusal_of(tmp_path)
+
+
+def test_names_of_a_list_without_an_xml_are_counted(tmp_path):
+    devkit(train=[*PARTS[0], 98, 99], val=PARTS[1])(tmp_path)
+    with pytest.warns(UserWarning, match=r"train\.txt: 2 of its 9 names have no XML, 98 first$"):
+        assert numbers(voc(tmp_path)) == PARTS
 
 
 @pytest.mark.parametrize(
@@ -205,6 +219,20 @@ def test_difficult_objects_are_read(tmp_path):
     assert scenes.difficult is not None
     assert scenes.difficult.tolist() == [[True, False], [False, False]]
     assert (scenes.test.objects[..., 4] >= 0).tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("said", "difficult"), [("1", True), (" 1 ", True), ("01", True), ("2", True), ("0", False), ("", False)]
+)
+def test_difficult_is_a_number_that_is_not_0(tmp_path, said, difficult):
+    (tmp_path / "a.xml").write_text(xml_of("a.png", BOX, difficult=(0,)).replace("0</diff", f"{said}</diff"))
+    assert read_voc(tmp_path / "a.xml").difficult == [difficult]
+
+
+def test_a_word_as_difficult_is_refused(tmp_path):
+    (tmp_path / "a.xml").write_text(xml_of("a.png", BOX, difficult=(0,)).replace("0</diff", "true</diff"))
+    with pytest.raises(DatasetUnavailable, match=r"a\.xml cannot be read as a VOC annotation \(difficult is 'true'"):
+        read_voc(tmp_path / "a.xml")
 
 
 def test_one_found_and_one_difficult_missed_is_a_perfect_score():

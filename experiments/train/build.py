@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.shared import cli
 from experiments.shared.registry import AUGMENTS, MODELS, OPTIMIZERS, SCHEDULES, resolve
 from experiments.train.config import Config
-from experiments.train.first_batch import try_model
+from experiments.train.first_batch import try_augment, try_model, try_schedule
 from fn import train
 from fn.data.datasets import Dataset, Split
 from fn.data.loader import epoch_order
@@ -62,6 +62,9 @@ def build(config: Config, device: torch.device) -> Parts:
     schedule = build_schedule(config, total_steps)
     top_5 = Metric(partial(top_k_accuracy, k=5), count_targets)
     transforms = [resolve(AUGMENTS[name]) for name in config.augment]
+    try_schedule(schedule, name=config.schedule)
+    for name, transform in zip(config.augment, transforms, strict=True):
+        try_augment(transform, dataset.shape, name=name)
     return Parts(
         model=model,
         optimizer=build_optimizer(config, schedule),

@@ -149,10 +149,17 @@ def read_voc(file: Path) -> Annotation:
         filename = (root.findtext("filename") or "").strip()
         if Path(filename).is_absolute() or ".." in Path(filename).parts:
             filename = Path(filename).name  # of another machine
-        difficult = [(o.findtext("difficult") or "0").strip() == "1" for o in objects]
+        difficult = [_is_difficult(o) for o in objects]
         return Annotation(filename, size, boxes, [as_label(_text(o, "name")) for o in objects], difficult)
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # of an encoding that nobody knows
         raise DatasetUnavailable(f"voc: {file} cannot be read as a VOC annotation ({first_line(error)})") from None
+
+
+def _is_difficult(element: ElementTree.Element) -> bool:
+    text = (element.findtext("difficult") or "").strip() or "0"
+    if not text.isdecimal():
+        raise ValueError(f"difficult is {text!r}, not 0 or 1")
+    return int(text) != 0
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

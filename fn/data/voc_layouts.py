@@ -4,6 +4,7 @@ images/ + annotations/ · JPEGImages/ + Annotations/ + ImageSets/Main/, as the d
 as labelImg writes them · each of these in a folder train/ and one that is held out, as Roboflow exports them.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from fn.files import decode_text, read_bytes
 ANNOTATIONS = ("annotations", "annotation", "annots", "xmls", "xml", "labels")
 IMAGES = ("images", "image", "jpegimages", "imgs", "img", "photos")
 """names of folders, in any case"""
+LISTS = ("train", "test", "val", "trainval")
+"""of ImageSets/Main, those that are read"""
 
 
 class Part(NamedTuple):
@@ -31,16 +34,16 @@ def find_parts(root: Path) -> list[Part]:
     if parts := splits(root, holds=lambda folder: bool(_xmls(folder))):
         return [_part(part) for part in parts]
     whole = _part(root)
-    lists = {name: _names(root / "ImageSets" / "Main" / f"{name}.txt") for name in ("train", "test", "val", "trainval")}
-    known = {file.stem: file for file in whole.files}
-    listed = {name: [known[stem] for stem in stems if stem in known] for name, stems in lists.items()}
+    listed = {name: _listed(whole, root / "ImageSets" / "Main" / f"{name}.txt") for name in LISTS}
     held_out = listed["test"] or listed["val"]  # VOC 2007 keeps the annotations of its test set apart
     train = listed["train"]
     if listed["test"]:
         train = listed["trainval"] or listed["train"] + listed["val"]
     if held_out and train:
-        return [whole._replace(files=files) for files in (_in_order(train), _in_order(held_out))]
-    return [whole._replace(files=_in_order(listed["trainval"]))] if listed["trainval"] else [whole]
+        if both := set(train) & set(held_out):
+            raise ValueError(f"{min(both)} is in the list of the training images and in that of the held-out ones")
+        return [whole._replace(files=files) for files in (_in_order(train), held_out)]
+    return [whole._replace(files=listed["trainval"])] if listed["trainval"] else [whole]
 
 
 def _part(folder: Path) -> Part:
@@ -64,10 +67,19 @@ def _in_order(files: Sequence[Path]) -> list[Path]:
     return sorted(files, key=lambda path: (len(path.name), path.name))
 
 
-def _names(file: Path) -> list[str]:
-    """Return the first word of each line; none if the file is not there."""
+def _listed(whole: Part, file: Path) -> list[Path]:
+    """Return the XMLs that a list names by the first word of a line, an image's name or its stem; none without a list.
+
+    It warns of the names of no XML, unless all are: VOC 2007 keeps the annotations of its test set apart.
+    """
+    known = {xml.stem: xml for xml in whole.files}
     lines = decode_text(read_bytes(file, "text")).splitlines() if file.exists() else []
-    return [words[0] for words in map(str.split, lines) if words]
+    names = [words[0] for words in map(str.split, lines) if words]
+    found = {name: known.get(name) or known.get(Path(name).stem) for name in names}
+    missing = [name for name, xml in found.items() if xml is None]
+    if missing and len(missing) < len(found):
+        warnings.warn(f"{file}: {len(missing)} of its {len(found)} names have no XML, {missing[0]} first", stacklevel=2)
+    return _in_order([xml for xml in dict.fromkeys(found.values()) if xml])
 
 
 def find_photographs(part: Part, filenames: Sequence[str]) -> list[Path]:

@@ -25,6 +25,8 @@ def box_convert(boxes: Float[Tensor, "*boxes 4"], in_fmt: BoxFormat, out_fmt: Bo
     >>> box_convert(torch.tensor([10.0, 20, 30, 60]), "xyxy", "cxcywh")
     tensor([20., 40., 20., 40.])
     """
+    if in_fmt == out_fmt:
+        return boxes.clone()
     a, b, c, d = boxes.unbind(-1)
     if in_fmt == "xywh":
         a, b, c, d = a, b, a + c, b + d

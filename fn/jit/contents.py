@@ -1,6 +1,5 @@
 """What an argument that is no tensor holds, at every depth: an object that changed must not run an older program."""
 
-import inspect
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import no_type_check
 
@@ -25,30 +24,61 @@ class Identity:
         return id(self.value)
 
 
+CHECKS = ("fn.checks", "jaxtyping._decorator")
+"""modules whose functions check the one that they wrap, and remember what passed"""
+AGAIN = object()
+"""stands before the number of a part that was met before, as an object may hold itself"""
+
+
 @no_type_check
-def append_contents(value, signature, seen=None):
+def append_contents(value, signature):
     """Append to `signature` the kinds and plain values that make up a value, as `copy.deepcopy` would find them.
 
-    Of a function: which one it is, what it closes over, its defaults; not the globals that it reads. JitError for a
-    tensor, which only dicts, tuples and lists may hold, and for what cannot be copied, such as a generator or a lock.
+    Of a function: which one it is, what it closes over, its defaults and attributes; of a class its plain attributes;
+    not the globals that they read. JitError for a tensor, which only dicts, tuples and lists may hold, and for what
+    cannot be copied, such as a generator or a lock. Within a function or a class such a part counts as itself.
     """
-    kind, seen = type(value), {} if seen is None else seen
+    try:
+        _append(value, signature, {})
+    except RecursionError:
+        raise JitError(f"the {type(value).__name__} is nested too deep for jit") from None
+
+
+@no_type_check
+def _append(value, signature, seen):
+    kind = type(value)
     if kind in (int, bool, str, bytes, NoneType):
         signature += (kind, value)
     elif kind in (float, complex):  # 0.0 and -0.0 are equal, NaN is not equal to itself
         signature += (kind, repr(value))
-    elif isinstance(value, type | ModuleType):
-        signature.append(Identity(value))
     elif kind is Identity:
         signature.append(value)
     elif id(value) in seen:
-        signature += (kind, seen[id(value)][0])
+        signature += (AGAIN, seen[id(value)][0])
     else:
         seen[id(value)] = len(seen), value
-        parts = _parts(value, kind)
+        lenient = isinstance(value, type | FunctionType)
+        parts = [Identity(value), *_parts_of_code(value)] if lenient else _parts(value, kind)
         signature += (kind, len(parts))
         for part in parts:
-            append_contents(part, signature, seen)
+            try:
+                _append(part, signature, seen)
+            except JitError:
+                if not lenient:
+                    raise
+                signature.append(Identity(part))
+
+
+@no_type_check
+def _parts_of_code(value):
+    """List what a function or a class may hold beside its code."""
+    if isinstance(value, type):
+        named = [item for base in value.__mro__[:-1] for item in vars(base).items()]
+        return [x for name, x in named if not name.startswith("__") and not callable(x) and not hasattr(x, "__get__")]
+    while value.__globals__["__name__"] in CHECKS:
+        value = value.__wrapped__
+    cells = [_cell(cell) for cell in value.__closure__ or ()]
+    return [*cells, value.__defaults__, value.__kwdefaults__, vars(value)]
 
 
 @no_type_check
@@ -57,10 +87,8 @@ def _parts(value, kind):
         raise JitError("a tensor in an object would be frozen; jit takes tensors in dicts, tuples and lists")
     if kind in (tuple, list):
         return value
-    if kind is FunctionType:
-        plain = inspect.unwrap(value)
-        cells = [_cell(cell) for cell in plain.__closure__ or ()]
-        return [Identity(value), cells, plain.__defaults__, plain.__kwdefaults__]
+    if kind is ModuleType:
+        return [Identity(value)]
     if kind is MethodType:
         return [value.__func__, value.__self__]
     try:
