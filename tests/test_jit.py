@@ -25,7 +25,7 @@ from fn import train, tree
 from fn.data.datasets import Split
 from fn.data.loader import batches
 from fn.gradcheck import largest
-from fn.jit import JitError, compiler, jit
+from fn.jit import JitError, compiler, contents, jit
 from fn.layers import relu
 from fn.losses import cross_entropy
 from fn.models import Model
@@ -555,11 +555,13 @@ def test_a_value_is_told_from_the_one_that_had_its_place(compilations):
     assert len(compilations) == 6
 
 
-def test_one_part_twice_is_told_from_two_parts(compilations):
-    f, empty = jit(lambda x, s: x), []
-    f(X, Scale([empty, empty, list(range(1, 9))]))
-    f(X, Scale([empty, [empty, *range(1, 8)], 8]))
-    assert len(compilations) == 2
+@pytest.mark.parametrize("n", range(1, 20))
+def test_one_part_twice_is_told_from_two_parts(n):
+    """A part that came before is not taken for a list of as many parts as its number."""
+    empty, signatures = [], ([], [])
+    contents.append_contents([empty, empty, list(range(n))], signatures[0])
+    contents.append_contents([empty, [empty, *range(n - 1)], n - 1], signatures[1])
+    assert signatures[0] != signatures[1]
 
 
 def test_a_checked_function_is_an_argument(compilations):

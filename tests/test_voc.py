@@ -121,6 +121,13 @@ def test_a_photograph_in_the_lists_of_both_parts_is_refused(tmp_path):
     assert said in refusal_of(tmp_path)
 
 
+def test_two_names_of_one_xml_are_one(tmp_path):
+    devkit(train=PARTS[0], val=PARTS[1])(tmp_path)
+    with (tmp_path / "ImageSets" / "Main" / "val.txt").open("a") as file:
+        file.write("9.jpg\n")
+    assert numbers(voc(tmp_path)) == PARTS
+
+
 def test_names_of_a_list_without_an_xml_are_counted(tmp_path):
     devkit(train=[*PARTS[0], 98, 99], val=PARTS[1])(tmp_path)
     with pytest.warns(UserWarning, match=r"train\.txt: 2 of its 9 names have no XML, 98 first$"):
