@@ -43,7 +43,7 @@ NonZero = Annotated[int, _such(lambda n: n != 0 and -(2**63) <= n < 2**63 and ty
 Probability = Annotated[float, _such(lambda p: 0 <= p <= 1, "from 0 to 1")]
 Share = Annotated[float, _such(lambda p: 0 < p <= 1, "above 0, to 1")]
 Beta = Annotated[float, _such(lambda beta: 0 <= beta < 1, "from 0 to below 1")]
-UpToOne = Annotated[float, _such(lambda x: -MOST <= x <= 1 or x == -inf, "at most 1")]
+ProbabilityOrOff = Annotated[float, _such(lambda p: 0 <= p <= 1 or p == -1, "from 0 to 1, or -1")]
 NonNegative = Annotated[float, _such(lambda x: 0 <= x <= MOST or x == inf, "from 0 to infinity")]
 Magnitude = Annotated[float, _such(lambda x: 0 <= x <= MOST, "from 0, and finite")]
 Positive = Annotated[float, _such(lambda x: 0 < x <= MOST, "above 0, and finite")]

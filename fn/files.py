@@ -107,15 +107,15 @@ def decode_text(content: bytes) -> str:
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32"}
     marks |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32, which begin with them
     encoding = next((marks[mark] for mark in marks if content.startswith(mark)), "utf-8")
+    said = encoding.removesuffix("-sig").upper()
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        name = encoding.removesuffix("-sig").upper()
-        raise ValueError(f"no text in {name}: byte {error.start} cannot be read") from None
+        raise ValueError(f"no text in {said}: byte {error.start} cannot be read") from None
     if control := re.search(r"[\0-\x08\x0e-\x19\x1c-\x1f]", text):  # not those of lines, pages and colours
         name = "NUL" if control[0] == "\0" else f"U+{ord(control[0]):04X}"
-        place = f"character {control.start()} is {name}, as in UTF-16 without a byte order mark"
-        raise ValueError(f"no text in UTF-8: {place}")
+        like = ", as in UTF-16 without a byte order mark" if encoding == "utf-8" else ""
+        raise ValueError(f"no text in {said}: character {control.start()} is {name}{like}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fn.domains import Integer, NonNegative, Probability, UpToOne
+from fn.domains import Integer, NonNegative, Probability, ProbabilityOrOff
 from fn.indices import gather_classes, is_counted
 from fn.layers import log_softmax
 from fn.precision import half_in_float32
@@ -103,14 +103,14 @@ def _cross_entropies(
 def sigmoid_focal_loss(
     inputs: Float[Tensor, "*shape"],
     targets: Float[Tensor, "*shape"],
-    alpha: UpToOne = 0.25,
+    alpha: ProbabilityOrOff = 0.25,
     gamma: NonNegative = 2.0,
     reduction: Reduction = "none",
 ) -> Float[Tensor, "..."]:
     """Return the focal loss α_t (1 - p_t)^γ · (-log p_t), p = sigmoid(inputs). Lin et al. 2017, as in torchvision.ops.
 
     p_t and α_t are p and α for a target of 1, and 1 - p and 1 - α for a target of 0. The factor (1 - p_t)^γ gives
-    easy examples little weight, so that many of them do not outweigh the few hard ones. A negative α turns α_t off.
+    easy examples little weight, so that many of them do not outweigh the few hard ones. An α of -1 turns α_t off.
 
     >>> sigmoid_focal_loss(torch.tensor([-1.0, 0.0, 1.0]), torch.ones(3))
     tensor([0.1755, 0.0433, 0.0057])

@@ -40,7 +40,7 @@ EXAMPLES = {
     "Probability": Numbers([0, 0.0, 0.5, 1], [-1e-9, 1.0001, -1, 2, math.inf, -math.inf, *NOT_FLOATS]),
     "Share": Numbers([1e-9, 0.5, 1], [0, -0.0, 1.0001, math.inf, -math.inf, *NOT_FLOATS]),
     "Beta": Numbers([0, 0.9], [1.0, 1, -0.1, math.inf, -math.inf, *NOT_FLOATS]),
-    "UpToOne": Numbers([1, 0.25, -1, -math.inf], [1.0001, 2, math.inf, *NOT_FLOATS]),
+    "ProbabilityOrOff": Numbers([0, 1, 0.25, -1], [-0.5, -2, 1.0001, 2, -math.inf, math.inf, *NOT_FLOATS]),
     "NonNegative": Numbers([0, 0.0, 3, math.inf], [-1e-9, -1, -math.inf, *NOT_FLOATS]),
     "Magnitude": Numbers([0, 0.0, 3], [-1e-9, -1, math.inf, -math.inf, *NOT_FLOATS]),
     "Positive": Numbers([1e-9, 1], [0, 0.0, -0.0, -1.0, math.inf, -math.inf, *NOT_FLOATS]),

@@ -111,9 +111,10 @@ def test_sigmoid_focal_loss_is_torchvisions(tensors, reduction, alpha, gamma):
     agree(ours, reference, inputs, tol={torch.float64: 1e-8})
 
 
-def test_sigmoid_focal_loss_refuses_an_alpha_beyond_one():
+@pytest.mark.parametrize("alpha", [2, -0.5])
+def test_sigmoid_focal_loss_refuses_an_alpha_that_is_no_share(alpha):
     with pytest.raises(TypeCheckError, match="'alpha'"):
-        sigmoid_focal_loss(torch.zeros(1), torch.zeros(1), alpha=2)
+        sigmoid_focal_loss(torch.zeros(1), torch.zeros(1), alpha=alpha)
 
 
 def penalty_reduced(inputs: Tensor, targets: Tensor) -> Tensor:

@@ -516,7 +516,7 @@ def test_a_text_is_read_by_its_byte_order_mark(tmp_path, encoding):
     [
         *("plain".encode("utf-16-le"), "plain".encode("utf-16-be"), "слово".encode("utf-16-le")),
         *(bytes([97, control]) for control in range(32) if chr(control) not in "\t\n\v\f\r\x1a\x1b"),
-        b"\xff\xfea",
+        *(b"\xff\xfea", "a\0b".encode("utf-16")),
     ],
 )
 def test_a_text_with_control_characters_or_half_a_character_is_refused(tmp_path, content):

@@ -142,11 +142,7 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
     """Print the verdict on the file and record it; whether it passed."""
     kind, name = parts(desk, task)
     began = desk.now()
-    once = (
-        " the grader is still loading torch and the tests: it may take some seconds more, this once"
-        if desk.loading()
-        else ""
-    )
+    once = " the grader is still loading torch and the tests: perhaps some seconds more, this once"
     desk.say(f"\ngrading …{once if desk.loading() else ''}")
     try:
         graded = kind.grade(name, file)
