@@ -315,6 +315,10 @@ def test_whatever_a_step_returns_comes_back_in_its_tree():
     assert type(result.second[2]) is Pair
 
 
+def test_a_view_that_negates_what_it_reads_is_an_input():
+    assert jit(lambda x: x + 1)(torch.tensor(1 + 2j).conj().imag).item() == -1
+
+
 def test_inputs_of_any_layout_give_the_same():
     f = jit(lambda x, y: x @ y)
     x, y = torch.rand(4, 6, generator=generator(0)), torch.rand(6, 5, generator=generator(1))

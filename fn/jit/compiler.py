@@ -58,7 +58,7 @@ def flatten_call(tree, leaves, signature):
                 append_contents(name, signature)
             flatten_call(value, leaves, signature)
     elif isinstance(tree, Tensor):
-        leaves.append(tree)
+        leaves.append(tree.resolve_conj().resolve_neg() if tree.is_neg() or tree.is_conj() else tree)
         signature += (tree.shape, tree.dtype, tree.device)
     elif isinstance(tree, tuple | list):
         signature += (kind, len(tree))
