@@ -167,7 +167,9 @@ def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is
     file = drill.place("relu")
     file.parent.mkdir(parents=True)
     file.write_text("mine")
-    assert loop.work(Desk(["q"]).desk, "relu") == "quit"
+    desk = Desk(["q"])
+    assert loop.work(desk.desk, "relu") == "quit"
+    assert f"what stood in relu.py is in {file}.old now" in desk.said
     assert file.read_text() == cut.cut("relu")
     assert file.with_name("relu.py.old").read_text() == "mine"
     file.write_text("half")
@@ -381,7 +383,7 @@ def test_progress_is_a_row_per_concept_and_a_picture_at_any_width(clock, tmp_pat
         monkeypatch.setattr(fluency.console, "width", width)
         assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
         said = capsys.readouterr().out
-        assert re.search(r"relu +3 +0:40 +\S+ +100% +\d+ d", said)
+        assert re.search(r"activations +3 +0:40 +\S+ +100% +\d+ d", said)
         assert max(map(len, said.splitlines()[:-1])) <= width
     assert (tmp_path / "fluency.png").stat().st_size > 10_000
 

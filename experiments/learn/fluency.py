@@ -55,7 +55,8 @@ def show(events: list[Event], now: float, out: Path) -> None:
             days = (due[name].due.timestamp() - now) / DAY
             curve = spark(times, 8) if len(times) > 1 else ""
             last = _clock(times[-1]) if times else "-"
-            rows.append((name, str(len(all_)), last, curve, f"{first:.0%}", "now" if days <= 0 else f"{days:.0f} d"))
+            when = "now" if days <= 0 else f"{days:.0f} d"
+            rows.append((CONCEPTS[name].title, str(len(all_)), last, curve, f"{first:.0%}", when))
     table("Fluency", ("concept", "tries", "time", "weeks", "first try", "due"), rows)
     console.print(f"\n{plot(found, out)}", markup=False, soft_wrap=True)
 
@@ -78,7 +79,7 @@ def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:
     for n, (concept, by) in enumerate(found.items()):
         style = {"color": hues[concept], "marker": MARKERS[n // len(set(hues.values())) % len(MARKERS)]}
         timed = {w + 1: week.seconds for w, week in by.items() if week.seconds is not None}
-        times.plot([*timed], [*timed.values()], label=concept, **style)
+        times.plot([*timed], [*timed.values()], label=CONCEPTS[concept].title, **style)
         firsts.plot([w + 1 for w in by], [week.first for week in by.values()], **style)
     times.set(title="Faster from week to week? Seconds from the start to a pass", ylabel="seconds", yscale="log")
     firsts.set(title="Right at once, without a hint: share of tries", xlabel="week", ylabel="share", ylim=(-0.05, 1.05))

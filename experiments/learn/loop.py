@@ -55,7 +55,8 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     desk.prepare(task)
     file, hints, passed = kind.place(name), 0, False
     if not resumed or not file.exists():
-        write(file, kind.begin(name))
+        if kept := write(file, kind.begin(name)):
+            desk.say(f"what stood in {file.name} is in {shown(kept)} now")
         attempts.record(task, "start")
     desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{keys_of(kind, name)}")
     seen = stamp(file)
@@ -89,12 +90,12 @@ def keys_of(kind: Kind, name: str) -> str:
     return " · ".join(key for key, works in named_keys.items() if works)
 
 
-def write(file: Path, text: str) -> None:
-    """Write the file that a task begins with; what stood there is kept as NAME.py.old."""
+def write(file: Path, text: str) -> Path | None:
+    """Write the file that a task begins with; what stood there is kept as NAME.py.old, which is returned."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        file.replace(file.with_name(f"{file.name}.old"))
+    kept = file.replace(file.with_name(f"{file.name}.old")) if file.exists() else None
     file.write_text(text)
+    return kept
 
 
 def stamp(file: Path) -> tuple[int, int, int] | None:

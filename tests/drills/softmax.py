@@ -5,13 +5,14 @@ import torch.nn.functional as F
 
 
 def softmax(x, dim, *, dtype=None):
+    x = x.to(dtype=dtype)
     top = x.max(dim, keepdim=True).values.detach()
     e = torch.exp(x - top)
     return e * e.sum(dim, keepdim=True).reciprocal()
 
 
 def torchs(x, dim, *, dtype=None):
-    return F.softmax(x, dim)
+    return F.softmax(x, dim, dtype=dtype)
 
 
 WRONG = {
@@ -22,6 +23,7 @@ WRONG = {
     ),
     "over the wrong axis": ("e.sum(dim, keepdim=True)", "e.sum(0, keepdim=True)", "axis"),
     "not shifted": ("x - top", "x", "NaN"),
+    "in the dtype of x": ("    x = x.to(dtype=dtype)\n", "", "dtype"),
     "not normalised": ("e * e.sum(dim, keepdim=True).reciprocal()", "e", "sums to one"),
     "shifted by the mean": ("x.max(dim, keepdim=True).values.detach()", "x.mean(dim, keepdim=True)", "NaN"),
 }

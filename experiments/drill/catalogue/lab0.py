@@ -15,6 +15,7 @@ from experiments.drill.catalogue.row import (
     cases,
 )
 
+IN_DTYPE = "test_a_softmax_sums_in_the_dtype_that_is_asked_for"
 AUTOGRAD = ("backward", "torch.autograd")
 AUTOGRAD += tuple(f"torch.func.{f}" for f in ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd"))
 
@@ -56,7 +57,7 @@ DRILLS = {
             "e = torch.exp(x - x.detach().amax(dim, keepdim=True)), over its sum along dim",
         ),
         ("softmax", "log_softmax", "special_softmax", "softmin", "logsumexp", "fn.layers.log_softmax"),
-        options=cases(ODD, "extreme-softmax"),
+        options=(*cases(ODD, "extreme-softmax"), *cases(f"{LAYERS}{IN_DTYPE}", "softmax")),
         edges=cases(ODD, "odd-softmax", "all masked-softmax"),
     ),
     "cross_entropy": Drill(
