@@ -336,6 +336,14 @@ def test_a_rounding_error_is_no_mistake_and_the_right_part_of_a_result_is_named(
     assert "result.accuracy is right; result.loss is not" in said(0.4)
 
 
+def test_of_a_function_in_a_result_it_is_not_said_that_it_is_right():
+    def f(x):
+        return {"apply": f, "step": x}
+
+    call = Call({"x": 1.0}, {"apply": print, "step": 2.0}, {"apply": f, "step": 1.0}, {"x": 1.0})
+    assert "apply" not in " ".join(explain([call], inspect.signature(f), f))
+
+
 @pytest.mark.parametrize("name", STAGED)
 def test_a_textbook_answer_is_right_on_ordinary_input_and_told_what_an_edge_wants(name):
     verdict, (_, right, rest) = verdicts("staged")[[*STAGED].index(name)], STAGED[name]

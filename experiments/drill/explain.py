@@ -232,9 +232,12 @@ def _are(parts: Sequence[str]) -> str:
 
 
 def _verdicts(yours: Any, ours: Any, where: str) -> Iterator[tuple[str, bool]]:
-    """Yield (where, whether right) of the largest parts that are right or wrong whole; an expected None is neither."""
+    """Yield (where, whether right) of the largest parts that are right or wrong whole.
+
+    Neither is an expected None, nor a function: whether that is right, its results tell.
+    """
     if alike(yours, ours):
-        if ours is not None:
+        if ours is not None and not callable(ours):
             yield where, True
         return
     own = dict(children(yours))
