@@ -5,7 +5,7 @@ as labelImg writes them · each of these in a folder train/ and one that is held
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,8 @@ def find_parts(root: Path) -> list[Part]:
     if parts := splits(root, holds=lambda folder: bool(_xmls(folder))):
         return [_part(part) for part in parts]
     whole = _part(root)
-    listed = {name: _listed(whole, root / "ImageSets" / "Main" / f"{name}.txt") for name in LISTS}
+    known = {xml.stem: xml for xml in whole.files}
+    listed = {name: _listed(known, root / "ImageSets" / "Main" / f"{name}.txt") for name in LISTS}
     held_out = listed["test"] or listed["val"]  # VOC 2007 keeps the annotations of its test set apart
     train = listed["train"]
     if listed["test"]:
@@ -67,12 +68,12 @@ def _in_order(files: Sequence[Path]) -> list[Path]:
     return sorted(files, key=lambda path: (len(path.name), path.name))
 
 
-def _listed(whole: Part, file: Path) -> list[Path]:
-    """Return the XMLs that a list names by the first word of a line, an image's name or its stem; none without a list.
+def _listed(known: Mapping[str, Path], file: Path) -> list[Path]:
+    """Return the XMLs that a list names, of those `known` by their stems; none without a list.
 
-    It warns of the names of no XML, unless all are: VOC 2007 keeps the annotations of its test set apart.
+    A name is the first word of a line: that of an image, or its stem. It warns of the names of no XML, unless all are:
+    VOC 2007 keeps the annotations of its test set apart.
     """
-    known = {xml.stem: xml for xml in whole.files}
     lines = decode_text(read_bytes(file, "text")).splitlines() if file.exists() else []
     names = [words[0] for words in map(str.split, lines) if words]
     found = {name: known.get(name) or known.get(Path(name).stem) for name in names}
