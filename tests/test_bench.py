@@ -18,7 +18,7 @@ from experiments.bench.compare import compare
 from experiments.bench.memory import peak_bytes
 from experiments.bench.timing import Lost, Result, Timing, measure
 from experiments.bench.timing import worker as begin_worker
-from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours
+from experiments.bench.torch_steps import Start, Task, Variant, begin, flop, ours, part
 from experiments.bench.worker import VARIANTS, tasks
 from experiments.bench.workloads import WORKLOADS
 from experiments.shared import cli
@@ -109,7 +109,7 @@ def test_jax_detectors_have_our_loss_gradients_and_statistics(workload):
     with jax.enable_x64():
         params, old, x, y = jax_steps.for_jax(start)
         expected, moved, *_ = jax_steps.for_jax(start._replace(ts=TrainState(grads, state, {})))
-        apply, jax_loss = resolve(start.workload.jax), resolve(start.workload.jax_loss)
+        apply, jax_loss = part(start.workload.jax), resolve(start.workload.jax_loss)
         jax_objective = partial(jax_steps.jax_objective, apply=apply, loss=jax_loss)
         (value, new), jax_grads = jax.value_and_grad(jax_objective, has_aux=True)(params, old, x, y)
         assert float(value) == pytest.approx(float(loss), rel=1e-12)
@@ -372,6 +372,20 @@ def test_the_module_of_a_network_of_the_grid_takes_our_step(index):
     start = start._replace(ts=ts, x=to_double(start.x))
     (_, mine), (_, theirs) = (parameters_after(variant, start, 2) for variant in ("eager", "nn.Module, fused"))
     for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_a_network_of_the_grid_takes_our_step_in_jax_too(index):
+    jax = pytest.importorskip("jax")
+    start = begin(Task(f"grid 0 {index}", "", batch=4))
+    ts = TrainState(*(tree.map(to_double, part) for part in start.ts))
+    start = start._replace(ts=ts, x=to_double(start.x))
+    advance, ts = ours(start)[:2]
+    with jax.enable_x64():
+        _, expected = parameters_after("jax.jit", start._replace(ts=advance(ts)), calls=0)
+        _, stepped = parameters_after("jax.jit", start, calls=1)
+    for p, q in zip(expected, stepped, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 import json
 import os
 import re
@@ -9,20 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from rich.console import Console
 
 from experiments.drill import __main__ as drill
-from experiments.drill import answer, cut, grade, launch, prove
+from experiments.drill import answer, cut, grade, launch, prove, spacing
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
 from experiments.drill.recorder import Call, Recorder
-from experiments.shared import attempts, cli
+from experiments.shared import answers, attempts, cli
 
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
 
@@ -115,12 +117,31 @@ def test_from_an_untouched_file_to_a_pass(monkeypatch, capsys):
         assert any("ours, fn.layers.relu" in line and "yours" in line for line in lines) == alike
     monkeypatch.setattr(drill.console, "width", 120)
     run()
-    assert re.search(r"relu .* 0:0\d +2 +tomorrow", said())
+    assert re.search(r"relu .* 0:0\d★? +1 +tomorrow", said())
     assert run("relu", "--reset") == 0
     assert file.read_text() == cut.cut("relu")
     assert file.with_suffix(".py.old").read_text() == RIGHT
     assert run("softmax", "--blank") == 0
     assert drill.place("softmax").read_text() == ""
+
+
+def test_ours_is_shown_with_the_functions_that_only_it_may_call():
+    shown = drill.ours("freeze")
+    assert "def freeze(" in shown
+    assert "def _frozen_init(" in shown
+    assert "def _frozen_apply(" in shown
+    assert "def trained_modes(" not in shown  # given to both
+
+
+def test_lines_that_both_have_are_dim_and_the_difference_stands_out(monkeypatch, tmp_path):
+    printed = io.StringIO()
+    console = Console(force_terminal=True, color_system="standard", width=60, file=printed)
+    monkeypatch.setattr(answers, "console", console)
+    file = tmp_path / "f.py"
+    file.write_text("def f(x):\n    return x.abs()\n")
+    answers.compare("f", "def f(x):\n    return x\n", file)
+    dim = [line for line in printed.getvalue().splitlines() if re.search(r"\x1b\[(\d+;)*2[;m]", line)]
+    assert [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in dim] == ["def f(x):"] * 2
 
 
 def test_a_pass_of_what_was_never_begun_is_told_not_to_count(monkeypatch, capsys):
@@ -553,31 +574,29 @@ def test_killed_at_any_moment_the_log_is_sound():
 
 
 def test_passes_are_further_and_further_apart(monkeypatch):
-    """1, 2.5, 6.25 days; with a hint one again; a second pass of one answer, or one before it is due, adds none."""
+    """A hint brings the drill back sooner; a second pass of one answer adds nothing."""
     now = [1e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
     waits = []
     for hint in (False, False, False, True, False):
         events(("start", {}), *[("hint", {})] * hint, ("check", {"passed": True}), ("check", {"passed": True}))
-        standing = attempts.standings()["relu"]
-        assert standing.due is not None
-        waits.append((standing.due - now[0]) / attempts.DAY)
-        now[0] = standing.due
-    assert waits == pytest.approx([1, 2.5, 6.25, 1, 2.5])
-    events(("start", {}))
-    now[0] += 90
-    events(("check", {"passed": True}), ("start", {}), ("check", {"passed": True}))
-    standing = attempts.standings()["relu"]
-    assert standing.interval == pytest.approx(6.25)
-    assert (standing.passes, standing.best) == (7, 0)
+        due = spacing.due(spacing.tries(attempts.task_events()))["relu"]
+        waits.append((due - now[0]) / attempts.DAY)
+        now[0] = due
+    assert 1 <= waits[0] < waits[1] < waits[2]
+    assert waits[3] < 3 * waits[2]  # after a hint it grows less than after none
+    assert waits[2] / waits[1] > waits[3] / waits[2]
+    assert attempts.standings()["relu"].passes == 5
 
 
 def test_next_is_what_is_under_way_then_what_is_due_then_the_easiest_new_one():
-    difficulty = {"hard": 3, "easy": 1, "relu": 2}
-    pick = partial(attempts.next_drill, list(difficulty), difficulty)
-    assert pick(time.time()) == "easy"
+
+    def pick(at: float) -> str:
+        return spacing.next_drill(["nms", "linear", "relu"], attempts.task_events(), at)
+
+    assert pick(time.time()) == "linear"
     events(("start", {}))
     assert pick(time.time()) == "relu"
     events(("check", {"passed": True}))
-    assert pick(time.time()) == "easy"
-    assert pick(time.time() + 2 * attempts.DAY) == "relu"
+    assert pick(time.time()) == "linear"
+    assert pick(time.time() + 100 * attempts.DAY) == "relu"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, warm
+from experiments.drill import cut, launch, spacing, warm
 from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
 from experiments.gallery import mine
@@ -149,7 +149,7 @@ def test_a_file_is_judged_whenever_it_is_saved_until_it_passes(clock):
     assert "not yet" in desk.said
     assert f"1 of 3: {DRILLS['relu'].hints[0]}" in desk.said
     assert "passed ★" in desk.said
-    [done] = schedule.tries(attempts.events())
+    [done] = spacing.tries(attempts.events())
     assert (done.checks, done.hints, done.passed, done.rating) == (2, 1, True, "Hard")
 
 
@@ -183,7 +183,7 @@ def test_a_skipped_task_is_no_longer_under_way(clock):
     assert loop.work(Desk(["s"]).desk, "relu") == "next"
     assert not attempts.standings()["relu"].open
     assert next_task(clock[0]).why != "under way"
-    assert [t.rating for t in schedule.tries(attempts.events())] == ["Again"]
+    assert [t.rating for t in spacing.tries(attempts.events())] == ["Again"]
 
 
 def test_a_file_that_is_replaced_or_gone_for_a_moment_is_no_surprise():
@@ -220,17 +220,21 @@ def test_a_question_is_answered_in_its_file(clock):
     assert QUESTIONS["softmax"].why in desk.said
 
 
-def test_a_module_with_three_functions_is_a_kind(tmp_path):
+def test_a_module_with_four_functions_is_a_kind(tmp_path, capsys):
     class Module:
         begin = staticmethod(lambda name: f"# {name}\n")
         place = staticmethod(lambda name: tmp_path / f"{name}.py")
         grade = staticmethod(lambda name, path: [] if "fixed" in path.read_text() else ["still broken"])
+        solution = staticmethod(lambda name: "fixed by us")
 
     kind = of_module(Module)  # pyright: ignore[reportArgumentType]
     kind.place("bug").write_text(kind.begin("bug"))
     assert kind.grade("bug", kind.place("bug")) == Grade(False, ["still broken"])
     kind.place("bug").write_text("fixed")
     assert kind.grade("bug", kind.place("bug")).passed
+    assert kind.difference
+    kind.difference("bug")
+    assert re.search(r"fixed by us.*fixed", capsys.readouterr().out, re.DOTALL)
 
 
 # The placement.
@@ -243,11 +247,14 @@ def answer(right: bool) -> Iterator[str]:
 
 
 def test_a_placement_asks_nothing_below_what_is_known():
-    desk = Desk([str(QUESTIONS[CONCEPTS["training"].question].right), *["0"] * 30])
+    desk = Desk([str(QUESTIONS[CONCEPTS["processes"].question].right), *["0"] * 30])
     assert loop.place(desk.desk)
     placed = {e["drill"].removeprefix("concept:"): e.get("known") for e in attempts.events() if e["event"] == "place"}
-    assert placed["training"] is placed["loops"] is placed["gradients"] is True
-    assert "\ngradients\n" not in desk.said
+    assert concepts.hardest_first()[0] == "processes"
+    assert placed["processes"] is placed["training"] is placed["data"] is True
+    assert f"\n{CONCEPTS['training'].title} (" not in desk.said
+    assert f"\n{CONCEPTS['loops'].title} (" in desk.said  # two steps below: one answer may be luck
+    assert placed["loops"] is False
     assert placed["attention"] is False
     assert schedule.is_placed(list(attempts.events()))
 
@@ -310,7 +317,7 @@ def test_only_keys_that_do_something_are_named():
     ],
 )
 def test_the_rating_follows_from_tries_hints_and_time(checks, hints, seconds, rating):
-    assert schedule.Try("relu", 0.0, seconds, checks, hints, True).rating == rating
+    assert spacing.Try("relu", 0.0, seconds, checks, hints, True).rating == rating
 
 
 def test_a_concept_that_is_passed_comes_back_later_and_later_the_same_each_time(clock):
@@ -383,7 +390,7 @@ def test_progress_is_a_row_per_concept_and_a_picture_at_any_width(clock, tmp_pat
         monkeypatch.setattr(fluency.console, "width", width)
         assert learn.main(cli.parse_flags(learn.Config, ["--progress", "--out", str(tmp_path)])) == 0
         said = capsys.readouterr().out
-        assert re.search(r"activations +3 +0:40 +\S+ +100% +\d+ d", said)
+        assert re.search(r"activations +3 +0:40 +\S+ +100% +\d+ days", said)
         assert max(map(len, said.splitlines()[:-1])) <= width
     assert (tmp_path / "fluency.png").stat().st_size > 10_000
 

@@ -46,6 +46,14 @@ def test_a_page_has_its_sections_and_is_short(n):
 
 
 @pytest.mark.parametrize("n", labs.LABS)
+def test_each_equation_has_a_line_that_fits_60_columns(n):
+    """A line of several would be folded in the midst of one."""
+    [equations] = re.findall(r"^```text\n(.*?)\n```$", page.source(n), re.MULTILINE | re.DOTALL)
+    assert max(map(len, equations.splitlines())) <= 60 - page.MARGIN
+    assert not re.search(r"=.* {4,}\S.*=", equations)  # two beside each other
+
+
+@pytest.mark.parametrize("n", labs.LABS)
 def test_every_place_that_a_page_names_is_there(n):
     text = page.page(n)
     named = re.findall(r"`(\S+\.py)(?::[\w.]+)?`", text)

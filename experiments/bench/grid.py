@@ -1,19 +1,20 @@
-"""Networks drawn at random, for `just bench --grid N`: each as a model of ours and as an nn.Module of the same names.
+"""Networks drawn at random, for `just bench --grid N`: each as a model of ours, an nn.Module, and in JAX.
 
 A network is a function of (seed, index) alone: that of seed 0 and index 7 is the workload "grid 0 7".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from experiments.bench import gpt
+from experiments.bench.jax_models import jax_drawn, jax_mlp
 from experiments.bench.torch_models import mlp_module, sequential
 from experiments.bench.workloads import GRID, Workload
 from fn.attention import native_attention
@@ -134,7 +135,7 @@ def workload(name: str) -> Workload:
     return Workload(
         model=partial(model, network),
         module=partial(module, network),
-        jax="",
+        jax=jax_apply(network),
         equinox="",
         data=partial(data, network),
         batch=network.batch,
@@ -164,6 +165,13 @@ def model(network: Network, shape: Sequence[int], classes: int) -> Model:
     if network.hidden:
         return mlp(shape, classes, hidden=network.hidden)
     return Model(partial(conv_init, network=network), partial(conv_apply, network=network))
+
+
+def jax_apply(network: Network) -> Callable[..., Any]:
+    """Return f(params, state, x) -> (logits, state) in JAX."""
+    if network.d_model:
+        return gpt.jax_apply
+    return jax_mlp if network.hidden else partial(jax_drawn, convs=network.convs)
 
 
 def conv_init(rng: torch.Generator, network: Network) -> tuple[Params, Params]:

@@ -3,6 +3,7 @@
 JAX is imported where it is used, as it may be missing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -48,19 +49,35 @@ def jax_resnet(params: dict, state: dict, x: Any) -> tuple[Any, dict]:
     return x.mean((1, 2)) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
 
 
-def jax_conv(x: Any, params: dict, stride: int = 1) -> Any:
-    """Return a convolution padded by half a kernel."""
+def jax_drawn(params: dict, state: dict, x: Any, *, convs: Sequence[Any]) -> tuple[Any, dict]:
+    """Return the logits of the convolutions of a network of grid.py."""
     import jax
 
-    half = params["weight"].shape[0] // 2
-    steps, pads, layout = (stride, stride), [(half, half)] * 2, ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, params["weight"], steps, pads, dimension_numbers=layout) + params.get(
-        "bias", 0
+    new_state = {}
+    for i, conv in enumerate(convs, start=1):
+        x = jax_conv(x, params[f"conv{i}"], conv.stride, conv.padding, conv.groups)
+        if conv.norm:
+            x, new_state[f"bn{i}"] = jax_norm(x, params[f"bn{i}"], state[f"bn{i}"])
+        x = jax.nn.relu(x)
+        if conv.pool:
+            x = jax_pool(x)
+    return x.reshape(len(x), -1) @ params["fc"]["weight"] + params["fc"]["bias"], new_state
+
+
+def jax_conv(x: Any, params: dict, stride: int = 1, padding: int | None = None, groups: int = 1) -> Any:
+    """Return a convolution; it is padded by half a kernel where no padding is given."""
+    import jax
+
+    padding = params["weight"].shape[0] // 2 if padding is None else padding
+    steps, pads, layout = (stride, stride), [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+        x, params["weight"], steps, pads, dimension_numbers=layout, feature_group_count=groups
     )
+    return y + params.get("bias", 0)
 
 
 def jax_pool(x: Any) -> Any:
-    """Return the maximum of 2×2 pixels."""
+    """Return the maximum of 2×2 pixels; an odd row or column at the end is left out."""
     import jax
 
     return jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from experiments.bench.torch_steps import BETAS, EPS, LR, WEIGHT_DECAY, Start, Variant
+from experiments.bench.torch_steps import BETAS, EPS, LR, WEIGHT_DECAY, Start, Variant, part
 from experiments.shared.registry import resolve
 from fn import tree
 
@@ -18,7 +18,7 @@ def plain_jax(start: Start) -> Variant:
     import jax.numpy as jnp
 
     params, state, x, y = for_jax(start)
-    loss = partial(jax_objective, apply=resolve(start.workload.jax), loss=resolve(start.workload.jax_loss))
+    loss = partial(jax_objective, apply=part(start.workload.jax), loss=resolve(start.workload.jax_loss))
 
     @jax.jit
     def step(carry: tuple, x: Any, y: Any) -> tuple:

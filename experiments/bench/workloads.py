@@ -14,7 +14,7 @@ class Workload(NamedTuple):
     """f(shape, classes, *, option=sizes) -> Model"""
     module: str | Callable[..., Any]
     """f(params) -> an nn.Module of the same sizes and parameter names"""
-    jax: str
+    jax: str | Callable[..., Any]
     """f(params, state, x) -> (the input of jax_loss, state)"""
     equinox: str
     """f(params) -> the layers of an equinox.nn.Sequential; empty for a workload without"""

@@ -9,20 +9,22 @@ import contextlib
 import difflib
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments.drill import answer, cut, launch, prove, whole_lab
+from experiments.drill import answer, cut, launch, prove, spacing, whole_lab
 from experiments.drill.catalogue import DRILLS, WHOLES
-from experiments.shared import attempts, cli
+from experiments.drill.spacing import DIFFICULTY, clock, in_days
+from experiments.shared import answers, attempts, cli
+from experiments.shared.answers import shown
 from experiments.shared.attempts import Standing
-from experiments.shared.show import console, folded_code, say, table, wrapped
+from experiments.shared.show import console, say, table
 
 FOLDER = cut.FOLDER
-DIFFICULTY = {name: drill.difficulty for name, drill in DRILLS.items()} | dict.fromkeys(WHOLES, 4)
 HINT_OF_A_WHOLE = "How the lab calls each function says what it takes and returns: read the lines around the calls."
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -71,7 +73,7 @@ def main(config: Config) -> int:
 def find(name: str) -> str:
     """Return the drill of that name, or the next one; UsageError with the nearest names if there is none."""
     if name == "next":
-        return attempts.next_drill(list(DIFFICULTY), DIFFICULTY, time.time())
+        return spacing.next_drill(DIFFICULTY, attempts.task_events(), time.time())
     if name in DIFFICULTY:
         return name
     words = name.lower().replace("-", "_")
@@ -85,55 +87,45 @@ NARROW = 80
 
 
 def list_drills() -> int:
-    standings, now, rows = attempts.standings(), time.time(), []
-    for name, drill in DRILLS.items():
-        s, topic = standings.get(name, Standing()), drill.topic.removeprefix("Lab ")
-        best = minutes(s.best) + " ★" * s.star
-        rows.append((name, topic, "●" * drill.difficulty, best, str(s.attempts or "-"), due(s, now)))
-    for name in WHOLES:
+    """Print a row per drill; a try goes from its beginning to a pass or a skip, as in `just progress`."""
+    standings, ended = attempts.standings(), spacing.tries(attempts.task_events())
+    again, counts = spacing.due(ended), Counter(t.task for t in ended)
+    rows = []
+    for name in DIFFICULTY:
         s = standings.get(name, Standing())
-        topic = f"{name.removeprefix('lab')} · the whole of it"
-        rows.append((name, topic, "●" * DIFFICULTY[name], minutes(s.best), str(s.attempts or "-"), due(s, now)))
-    if console.width < NARROW:  # names are there to be typed: the topics give way
-        rows = [(name, topic.partition(" ")[0], *rest) for name, topic, *rest in rows]
+        topic = DRILLS[name].topic if name in DRILLS else f"{name.removeprefix('lab')} · the whole of it"
+        topic = topic.removeprefix("Lab ")
+        if console.width < NARROW:  # names are there to be typed: the topics give way
+            topic = topic.partition(" ")[0]
+        best = clock(s.best) + "★" * s.star
+        when = "under way" if s.open else in_days(again.get(name), time.time())
+        rows.append((name, topic, "●" * DIFFICULTY[name], best, str(counts[name] or "-"), when))
     passed = sum(s.passes > 0 for name, s in standings.items() if name in DIFFICULTY)
     table("From memory", ("drill", "lab", "", "best", "tries", "due"), rows)
     say(f"\n{passed} of {len(DIFFICULTY)} passed; just drill NAME begins one, just drill next picks it")
     return 0
 
 
-def minutes(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
-def due(s: Standing, now: float) -> str:
-    if s.open:
-        return "under way"
-    if s.due is None:
-        return "-"
-    days = (s.due - now) / attempts.DAY
-    return "now" if days <= 0 else "tomorrow" if days < 1.5 else f"in {days:.0f} days"
-
-
 def place(name: str) -> Path:
     return FOLDER / f"{name}.py"
 
 
-def shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+def standing_in(name: str) -> Standing:
+    return attempts.standings().get(name, Standing())
+
+
+def due_again(name: str) -> str:
+    return in_days(spacing.due(spacing.tries(attempts.task_events())).get(name), time.time())
 
 
 def begin(name: str, *, blank: bool, reset: bool) -> int:
     """Write the drill's file, unless one is under way."""
-    file, standing = place(name), attempts.standings().get(name, Standing())
-    again = not standing.open and standing.due is not None and standing.due <= time.time()
+    file = place(name)
+    again = not standing_in(name).open and due_again(name) == "now"
     if file.exists() and not (reset or again):
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        file.replace(file.with_suffix(".py.old"))
-    file.write_text("" if blank else cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name))
+    answers.begin(file, "" if blank else cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name))
     attempts.record(name, "start", blank=blank)
     say(f"{shown(file)} is yours to write; then: just check-drill {name}")
     return 0
@@ -152,21 +144,20 @@ def check(name: str) -> int:
     else:
         with waiting if console.is_terminal else contextlib.nullcontext():
             verdict = launch.graded(name, file)
-    before = attempts.standings().get(name, Standing())
+    before = standing_in(name)
     attempts.record(name, "check", passed=verdict.passed, star=verdict.star)
     for line in verdict.lines:
         say(line)
     if not verdict.passed:
         say("\nnot yet; --hint says more" if before.hints < len(hints_of(name)) else "\nnot yet")
         return 1
-    now = attempts.standings()[name]
-    if now.begun is None:
+    if standing_in(name).begun is None:
         say(f"\npassed, but not counted: just drill {name} --reset begins it")
         return 0
-    took = f" in {minutes(time.time() - before.begun)}" if before.open and before.begun else ""
+    took = f" in {clock(time.time() - before.begun)}" if before.open and before.begun else ""
     star = ", with the star for the edges" if verdict.star else ", short of the star for the edges"
     star = "" if name in WHOLES else star  # a lab's checks have no edges
-    say(f"\npassed{took}{star}; due again: {due(now, time.time())}; --show puts ours beside yours")
+    say(f"\npassed{took}{star}; due again: {due_again(name)}; --show puts ours beside yours")
     return 0
 
 
@@ -176,7 +167,7 @@ def hints_of(name: str) -> tuple[str, ...]:
 
 def hint(name: str) -> int:
     """Print the hints so far and one more."""
-    shown_before, hints = attempts.standings().get(name, Standing()).hints, hints_of(name)
+    shown_before, hints = standing_in(name).hints, hints_of(name)
     if shown_before < len(hints):
         attempts.record(name, "hint")
     for i, text in enumerate(hints[: shown_before + 1], start=1):
@@ -188,33 +179,23 @@ def hint(name: str) -> int:
 
 def show(name: str) -> int:
     """Print ours and yours, side by side where there is room."""
-    file, standing = place(name), attempts.standings().get(name, Standing())
+    file, standing = place(name), standing_in(name)
     if standing.open or not standing.passes:
         print(f"not before yours has passed: just check-drill {name}", file=sys.stderr)
         return 1
-    from rich.syntax import Syntax
-    from rich.table import Table
-
-    yours = file.read_text() if file.exists() else ""
     places = WHOLES.get(name) or (DRILLS[name].of,)
-    title = f"ours, {', '.join(where.replace(':', '.') for where in places)}"
-    texts = {title: "\n\n".join(cut.source_of(where).text for where in places), f"yours, {shown(file)}": yours}
-    widest = max((len(line) for text in texts.values() for line in text.splitlines()), default=0)
-    side_by_side = console.width >= max(120, widest + 40)
-    width = console.width // 2 - 2 if side_by_side else console.width
-    highlight = Syntax("", "python", theme="ansi_light", background_color="default").highlight
-    code = {title: highlight(folded_code(text, width)) for title, text in texts.items()}
-    if side_by_side:
-        beside = Table(*code, box=None, expand=True, padding=(0, 2, 0, 0), header_style="bold")
-        beside.add_row(*code.values())
-        console.print(beside)
-    else:
-        for title, text in code.items():
-            print()
-            wrapped("", title)
-            print()
-            console.print(text, soft_wrap=True)
+    title = ", ".join(where.replace(":", ".") for where in places)
+    answers.compare(title, ours(name), file)
     return 0
+
+
+def ours(name: str) -> str:
+    """Return the source of ours; that of a drill with the functions beside it that only ours may call."""
+    if name in WHOLES:
+        return "\n\n".join(cut.source_of(where).text for where in WHOLES[name])
+    module = DRILLS[name].of.partition(":")[0]
+    helpers = (cut.source_of(f"{module}:{helper}").text for helper in cut.helpers(name))
+    return "\n\n".join([cut.source(name).text, *helpers])
 
 
 def run() -> NoReturn:

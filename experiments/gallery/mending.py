@@ -2,11 +2,12 @@
 
 import contextlib
 import random
-from pathlib import Path
 
 from experiments.gallery import mine
+from experiments.shared import answers
+from experiments.shared.answers import shown
 from experiments.shared.flags import UsageError
-from experiments.shared.show import console, wrapped
+from experiments.shared.show import console, say, wrapped
 
 
 def main(name: str, *, check: bool, reset: bool) -> int:
@@ -29,24 +30,13 @@ def pick() -> str:
     return fresh
 
 
-def shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
 def begin(name: str, *, reset: bool) -> int:
     """Write the file, unless one is there; say what the program should do, and how to run and to grade it."""
     file = mine.place(name)
     if file.exists() and not reset:
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        file.replace(file.with_suffix(".py.old"))
-    file.write_text(mine.begin(name), encoding="utf-8")
+    answers.begin(file, mine.begin(name))
     say(f"{shown(file)} is yours to mend")
     wrapped("Should   ", mine.named(name).task)
     wrapped("Run      ", f"python -m drills.bugs.{name}")

@@ -3,6 +3,7 @@
     begin(name) -> str              the text of the file, which does not say what is wrong
     place(name) -> Path             where it lies
     grade(name, path) -> list[str]  what is wrong still, in words; nothing if it is mended
+    solution(name) -> str           the text of a file that is mended
     warm()                          for who grades again and again: makes every grade quick
 
 A name is that of a failure, or its case: a number that gives nothing away.
@@ -53,6 +54,11 @@ def place(name: str) -> Path:
 def begin(name: str) -> str:
     """Return the text of the file: the task, the broken program and what it uses, how to run and to grade it."""
     return write(named(name), name, "broken")
+
+
+def solution(name: str) -> str:
+    """Return the text of a file that is right: the program, mended."""
+    return write(named(name), name, "fixed")
 
 
 def write(failure: Failure, name: str, function: str) -> str:

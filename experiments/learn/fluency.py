@@ -5,8 +5,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from experiments.drill.spacing import Event, Try, clock, in_days, tries
 from experiments.learn.concepts import CONCEPTS, concept_of
-from experiments.learn.schedule import Event, Try, cards, tries
+from experiments.learn.schedule import cards
 from experiments.shared.attempts import DAY
 from experiments.shared.show import console, spark, table
 
@@ -52,17 +53,12 @@ def show(events: list[Event], now: float, out: Path) -> None:
             times = [w.seconds for w in by if w.seconds is not None]
             all_ = [t for t in ended if concept_of(t.task) == name]
             first = sum(t.first_try for t in all_) / len(all_)
-            days = (due[name].due.timestamp() - now) / DAY
             curve = spark(times, 8) if len(times) > 1 else ""
-            last = _clock(times[-1]) if times else "-"
-            when = "now" if days <= 0 else f"{days:.0f} d"
+            last = clock(times[-1] if times else None)
+            when = in_days(due[name].due.timestamp(), now)
             rows.append((CONCEPTS[name].title, str(len(all_)), last, curve, f"{first:.0%}", when))
     table("Fluency", ("concept", "tries", "time", "weeks", "first try", "due"), rows)
     console.print(f"\n{plot(found, out)}", markup=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def plot(found: dict[str, dict[int, Week]], out: Path) -> Path:

@@ -1,8 +1,7 @@
 """The kinds of task: the file that each begins with, its place, and who grades it.
 
 A task is named KIND:NAME, a drill by its name alone. A kind is three functions: `begin(name)` is the text that the file
-begins with, `place(name)` where it lies, `grade(name, file)` a Grade. A module with these three whose `grade`
-returns what is wrong, in lines, becomes a kind by `of_module`.
+begins with, `place(name)` where it lies, `grade(name, file)` a Grade. A module becomes a kind by `of_module`.
 """
 
 import random
@@ -20,6 +19,7 @@ from experiments.drill.launch import Verdict
 from experiments.gallery import mine
 from experiments.gallery.failures import Failure, gallery
 from experiments.learn.questions import QUESTIONS
+from experiments.shared import answers
 from experiments.since import rewrite
 
 
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
 
 MODULES = {"bug": mine, "rewrite": rewrite}
-"""kinds that are modules: begin, place, grade, and warm for a process that grades again and again"""
+"""kinds that are modules: begin, place, grade, solution, and warm for a process that grades again and again"""
 
 
 def grade_here(module: ModuleType, name: str, file: Path) -> list[str]:
@@ -60,13 +60,22 @@ def kinds(
 
 
 def of_module(module: ModuleType, lines: Callable[[ModuleType, str, Path], list[str]] = grade_here) -> Kind:
-    """Return a kind from a module's begin(name) -> str, place(name) -> Path and grade(name, path) -> list[str]."""
+    """Return a kind from a module of four functions.
+
+    begin(name) -> str              the text that the file begins with
+    place(name) -> Path             where it lies
+    grade(name, path) -> list[str]  what is wrong, nothing if it is right
+    solution(name) -> str           ours, shown beside theirs once theirs has passed
+    """
 
     def grade(name: str, file: Path) -> Grade:
         wrong = lines(module, name, file)
         return Grade(not wrong, wrong or ["right"])
 
-    return Kind(module.begin, module.place, grade, _no_hints, None)
+    def difference(name: str) -> None:
+        answers.compare("today's way" if module is rewrite else "mended", module.solution(name), module.place(name))
+
+    return Kind(module.begin, module.place, grade, _no_hints, difference)
 
 
 def _no_hints(_: str) -> tuple[str, ...]:

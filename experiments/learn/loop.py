@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.drill.__main__ import shown
-from experiments.learn.concepts import CONCEPTS, all_needs, hardest_first
+from experiments.learn.concepts import CONCEPTS, hardest_first
 from experiments.learn.keys import KeyReader
 from experiments.learn.kinds import Grade, Kind
 from experiments.learn.mistakes import named
 from experiments.learn.questions import QUESTIONS
 from experiments.learn.schedule import PLACED, next_task
 from experiments.shared import attempts
+from experiments.shared.answers import begin, shown
 from experiments.shared.show import folded_code
 
 POLL = 0.1
@@ -55,8 +55,7 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     desk.prepare(task)
     file, hints, passed = kind.place(name), 0, False
     if not resumed or not file.exists():
-        if kept := write(file, kind.begin(name)):
-            desk.say(f"what stood in {file.name} is in {shown(kept)} now")
+        begin(file, kind.begin(name), desk.say)
         attempts.record(task, "start")
     desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{keys_of(kind, name)}")
     seen = stamp(file)
@@ -88,14 +87,6 @@ def keys_of(kind: Kind, name: str) -> str:
     """
     named_keys = {"h hint": kind.hints(name), "s skip": True, "d difference": kind.difference, "q quit": True}
     return " · ".join(key for key, works in named_keys.items() if works)
-
-
-def write(file: Path, text: str) -> Path | None:
-    """Write the file that a task begins with; what stood there is kept as NAME.py.old, which is returned."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    kept = file.replace(file.with_name(f"{file.name}.old")) if file.exists() else None
-    file.write_text(text)
-    return kept
 
 
 def stamp(file: Path) -> tuple[int, int, int] | None:
@@ -163,7 +154,11 @@ def grade(desk: Desk, task: str, file: Path) -> bool:
 
 
 def place(desk: Desk) -> bool:
-    """Ask one question per concept, the hardest first, none below what is known; return False after q."""
+    """Ask one question per concept, the hardest first; return False after q.
+
+    Who knows a concept is not asked about those that it rests on directly: one answer may be luck, and vouches for no
+    more than these.
+    """
     known, asked, began = set[str](), set[str](), desk.now()
     for event in attempts.task_events():  # of a placement that was left
         if event["event"] == "place":
@@ -185,7 +180,7 @@ def place(desk: Desk) -> bool:
         right = answer == str(q.right)
         desk.say(f"{'right' if right else f'it is {q.right}' if answer == '0' else f'no, it is {q.right}'}: {q.why}")
         attempts.record(f"concept:{concept}", "place", known=right)
-        for needed in sorted(all_needs(concept) - asked) if right else ():
+        for needed in sorted({*CONCEPTS[concept].needs} - asked) if right else ():
             asked.add(needed)
             known.add(needed)
             attempts.record(f"concept:{needed}", "place", known=True)

@@ -4,10 +4,11 @@ Everything is computed from the events that `experiments.shared.attempts` keeps.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from experiments.drill import spacing
 from experiments.drill.catalogue import DRILLS
+from experiments.drill.spacing import Event, tries, under_way
 from experiments.learn.concepts import CONCEPTS, case, concept_of, failures_of, rewrites
 from experiments.learn.mistakes import MISTAKES, remedies
 from experiments.shared.attempts import DAY
@@ -15,79 +16,19 @@ from experiments.shared.attempts import DAY
 if TYPE_CHECKING:
     from fsrs import Card
 
-Event = dict[str, Any]
 REMEMBERED = 14 * DAY
 """seconds for which a mistake calls for its remedies"""
 MISTAKES_AT_ONCE = 2
 """the latest ones; what was made before comes back by its concept"""
 
 
-class Try(NamedTuple):
-    """One task from its beginning to a pass, or to where it was skipped."""
-
-    task: str
-    at: float
-    """when it ended"""
-    seconds: float
-    checks: int
-    hints: int
-    passed: bool
-    star: bool = False
-
-    @property
-    def first_try(self) -> bool:
-        return self.passed and self.checks == 1 and not self.hints
-
-    @property
-    def rating(self) -> str:
-        """Return one of FSRS's four ratings, from tries, hints and time."""
-        usual = 60.0 * 2 ** (DRILLS[self.task].difficulty if self.task in DRILLS else 0)
-        if not self.passed or self.hints >= 3 or self.checks > 5:
-            return "Again"
-        if self.hints or self.checks > 2:
-            return "Hard"
-        return "Easy" if self.checks == 1 and self.seconds <= usual else "Good"
-
-
-def tries(events: Iterable[Event]) -> list[Try]:
-    """Return every try that has ended, in order."""
-    open_: dict[str, list[Event]] = {}
-    ended = []
-    for event in events:
-        task, what = event["drill"], event["event"]
-        if what == "start":
-            open_[task] = [event]
-        elif task in open_:
-            open_[task].append(event)
-            passed = what == "check" and event.get("passed") is True
-            if passed or what == "skip":
-                since = open_.pop(task)
-                kinds = [e["event"] for e in since]
-                seconds = max(event["at"] - since[0]["at"], 0.0)
-                star = event.get("star", True) is True
-                counts = kinds.count("check"), kinds.count("hint")
-                ended.append(Try(task, event["at"], seconds, *counts, passed, star))
-    return ended
-
-
 def cards(events: list[Event]) -> "dict[str, Card]":
     """Return FSRS's card of every concept that was practised or placed."""
-    from fsrs import Card, Rating, Scheduler
-
-    scheduler = Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)  # days, and the same each time
     reviews = [(t.at, concept_of(t.task), t.rating) for t in tries(events)]
     reviews += [
-        (event["at"], concept_of(event["drill"]), "Good" if event.get("known") is True else "Again")
-        for event in events
-        if event["event"] == "place" and event["drill"] != PLACED
+        (event["at"], concept, "Good" if event.get("known") is True else "Again") for concept, event in _placed(events)
     ]
-    found: dict[str, Card] = {}
-    for at, concept, rating in sorted(reviews, key=lambda review: review[0]):
-        if concept is not None:
-            when = datetime.fromtimestamp(at, UTC)
-            card = found.get(concept) or Card(card_id=1, due=when)
-            found[concept], _ = scheduler.review_card(card, Rating[rating], when)
-    return found
+    return spacing.cards((at, concept, rating) for at, concept, rating in reviews if concept is not None)
 
 
 PLACED = "placement"
@@ -176,23 +117,11 @@ class Next(NamedTuple):
     why: str
 
 
-def under_way(events: list[Event]) -> str | None:
-    """Return the task begun last that has neither passed nor been skipped."""
-    open_: dict[str, float] = {}
-    for event in events:
-        if event["event"] == "start":
-            open_.pop(event["drill"], None)
-            open_[event["drill"]] = event["at"]
-        elif event["event"] == "skip" or (event["event"] == "check" and event.get("passed") is True):
-            open_.pop(event["drill"], None)
-    return next(reversed(open_), None)
-
-
 def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | None:
     """Return the next task: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
     kinds = list(kinds)
     last = _asked(events) | {t.task: t.at for t in tries(events)}
-    open_ = under_way(events)
+    open_ = next(reversed(under_way(events)), None)
     if open_ and open_.rpartition(":")[0] in kinds and (open_ in DRILLS or ":" in open_):
         return Next(open_, "under way")
     for task, mistake in pending_remedies(events, now):

@@ -18,8 +18,6 @@ VERSION = 1
 DAY = 86_400.0
 END_OF_TIME = 1e11
 """in seconds; no clock of this millennium says more"""
-GROWTH = 2.5
-"""factor of the days until a drill is due again, per pass"""
 
 
 class Standing(NamedTuple):
@@ -37,10 +35,6 @@ class Standing(NamedTuple):
     """shown since then"""
     open: bool = False
     """whether an answer is under way that has not passed"""
-    interval: float = 0.0
-    """days from the last pass until it is due"""
-    due: float | None = None
-    """when it is due again"""
     star: bool = False
     """whether the edges were right too in the last pass"""
 
@@ -103,10 +97,7 @@ def events() -> Iterator[dict[str, Any]]:
 
 
 def _after(was: Standing, event: dict[str, Any]) -> Standing:
-    """Return the standing after an event.
-
-    A pass counts once per beginning; with hints the drill is due again tomorrow.
-    """
+    """Return the standing after an event; a pass counts once per beginning."""
     at = event["at"]
     match event["event"]:
         case "start":
@@ -122,23 +113,5 @@ def _after(was: Standing, event: dict[str, Any]) -> Standing:
                 return was._replace(star=was.star or (bool(was.passes) and event.get("passed") is True and star))
             seconds = max(at - was.begun, 0.0)
             best = seconds if was.best is None else min(was.best, seconds)
-            early = was.due is not None and at < was.due
-            interval = was.interval if early else max(1.0, GROWTH * was.interval)
-            interval = 1.0 if was.hints else interval
-            return was._replace(
-                passes=was.passes + 1, best=best, open=False, interval=interval, due=at + DAY * interval, star=star
-            )
+            return was._replace(passes=was.passes + 1, best=best, open=False, star=star)
     return was
-
-
-def next_drill(names: list[str], difficulty: dict[str, int], now: float) -> str:
-    """Return the drill under way; else the most overdue; else the easiest never passed; else the one due soonest."""
-    known = standings()
-    by_name = {name: known.get(name, Standing()) for name in names}
-    if under_way := [name for name in names if by_name[name].open]:
-        return max(under_way, key=lambda name: by_name[name].begun or 0.0)
-    passed = sorted((s.due, name) for name, s in by_name.items() if s.due is not None)
-    if passed and passed[0][0] <= now:
-        return passed[0][1]
-    fresh = [name for name in names if by_name[name].due is None]
-    return min(fresh, key=lambda name: difficulty[name]) if fresh else passed[0][1]

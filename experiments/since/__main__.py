@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.shared import cli
+from experiments.shared import answers, cli
+from experiments.shared.answers import shown
 from experiments.shared.show import console, say, wrapped
 from experiments.since import rewrite
 from experiments.since.pairs import pairs
@@ -103,20 +104,13 @@ def markdown() -> list[str]:
     return rows
 
 
-def shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
-
-
 def begin(name: str, *, reset: bool) -> int:
     """Write the file of a rewrite, unless there is one."""
     file = rewrite.place(name)
     if file.exists() and not reset:
         say(f"{shown(file)} is there already: --check grades it, --mine --reset starts over")
         return 0
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        file.replace(file.with_suffix(".py.old"))
-    file.write_text(rewrite.begin(name), encoding="utf-8")
+    answers.begin(file, rewrite.begin(name))
     say(f"{shown(file)} is yours to rewrite; then: just since {name} --check")
     return 0
 

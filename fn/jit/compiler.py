@@ -121,10 +121,11 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     leaves: list[Tensor] = []
     flatten_call((args, kwargs), leaves, [])
     try:
-        laid: list[Any] = [lay(x, _contiguous(x.shape)) for x in leaves]
+        rows: list[Any] = [lay(x, _contiguous(x.shape)) for x in leaves]
+        laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in rows]
         graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
-        if any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes):
-            laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in laid]
+        if any(map(_is_images, leaves)) and not _convolves(graph):  # then they are no images: as torch lays them
+            laid = rows
             graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
         shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in laid]
@@ -323,6 +324,10 @@ def _channels_last(shape: torch.Size) -> tuple[int, ...]:
     """Return channels-last strides; for one channel, `.contiguous` with that format keeps channels first."""
     _, channels, height, width = shape
     return (height * width * channels, 1, width * channels, channels)
+
+
+def _convolves(graph: torch.fx.GraphModule) -> bool:
+    return any(node.target is torch.ops.aten.convolution.default for node in graph.graph.nodes)
 
 
 def _is_images(x: Tensor) -> bool:
