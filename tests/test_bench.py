@@ -391,6 +391,7 @@ def test_a_network_of_the_grid_takes_our_step_in_jax_too(index):
 
 def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch, capsys):
     seconds = {"jit, donated": [2.0, 2.0], "nn.Module, fused": [3.0, 1.0], "nn.Module, compiled": [4.0, 4.0]}
+    seconds["jax.jit"] = [0.5, 7.5]
 
     def measured(tasks, rounds, *flags):
         return {
@@ -400,15 +401,17 @@ def test_the_grid_says_where_a_module_is_faster(tmp_path, monkeypatch, capsys):
         }
 
     monkeypatch.setattr(grid_report, "measure", measured)
-    share, least, middle = grid_report.race(2, 3, 0, tmp_path, (), tmp_path / "kept.json")
+    monkeypatch.setattr(grid_report, "find_spec", lambda name: name == "jax")
+    share, least, middle, jax = grid_report.race(2, 3, 0, tmp_path, (), tmp_path / "kept.json")
     assert (share.value, least.value, middle.value) == (0.5, 0.5, 1.0)
     assert [share.ok, least.ok, middle.ok] == [False, False, False]
+    assert (jax.value, jax.ok) == (2.0, True)  # of 0.25 and 3.75; as the fastest module it would count twice
     found = json.loads((tmp_path / "grid.json").read_text())
     assert found == json.loads((tmp_path / "kept.json").read_text())
     assert [network["fastest_module"] for network in found["workloads"].values()] == ["nn.Module, fused"] * 2
     capsys.readouterr()
     compare(tmp_path / "grid.json", tmp_path / "kept.json")
-    assert capsys.readouterr().out.count("1.00×") == 6
+    assert capsys.readouterr().out.count("1.00×") == 8
     with Image.open(tmp_path / "grid.png") as image:
         image.verify()
 

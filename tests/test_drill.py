@@ -600,3 +600,18 @@ def test_next_is_what_is_under_way_then_what_is_due_then_the_easiest_new_one():
     events(("check", {"passed": True}))
     assert pick(time.time()) == "linear"
     assert pick(time.time() + 100 * attempts.DAY) == "relu"
+    attempts.record("nms", "start")
+    attempts.record("linear", "start")
+    assert pick(time.time()) == "linear"  # begun last
+    attempts.record("linear", "skip")
+    attempts.record("nms", "skip")
+    assert pick(time.time()) == "linear"  # skipped, never passed: it is new still, and due at no time
+    for name in ("linear", "nms"):
+        attempts.record(name, "start")
+        attempts.record(name, "check", passed=True)
+    assert pick(time.time()) in ("linear", "nms")  # Again after a skip: due before relu
+
+
+def test_a_drill_that_was_only_skipped_is_never_due():
+    events(("start", {}), ("skip", {}))
+    assert spacing.due(spacing.tries(attempts.task_events())) == {}

@@ -212,6 +212,20 @@ def test_a_donated_leaf_may_stay_as_it_is():
     assert new["b"].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("op", "layout"), [("conv2d", torch.channels_last), ("add", torch.contiguous_format)])
+def test_images_are_laid_channels_last_where_they_are_convolved(monkeypatch, op, layout):
+    """Traced once if so, twice if not; the strides are those that the graph was traced with."""
+    traces = []
+    trace = compiler._trace
+    monkeypatch.setattr(compiler, "_trace", lambda *args: traces.append(1) or trace(*args))
+    monkeypatch.setattr(compiler, "_compile", lambda graph, inputs: inputs)
+    x, weight = torch.rand(2, 3, 5, 5), torch.rand(4, 3, 3, 3)
+    step = torch.conv2d if op == "conv2d" else lambda x, weight: (x + 1, weight + 1)
+    program = compiler.compile_step(step, (x, weight), {})
+    assert program.strides == [t.contiguous(memory_format=layout).stride() for t in (x, weight)]
+    assert len(traces) == (1 if op == "conv2d" else 2)
+
+
 def test_what_enters_is_not_written_to():
     model, (x, y) = MODELS["mlp"], examples(12)
     ts, compiled = start(model), jit(classifier_step(model, OPTIMIZER))

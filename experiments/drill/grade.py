@@ -48,7 +48,7 @@ SEED = 1
 """of the examples: without it they would change with the source of a test; with this one they show every mistake"""
 OPTIONS = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", "--override-ini=addopts=", "-x", "-q"]
 OPTIONS += ["--override-ini=filterwarnings=", "-Wignore::pytest.PytestAssertRewriteWarning"]
-OPTIONS += [f"-pno:{plugin}" for plugin in ("cacheprovider", "faulthandler", "threadexception")]
+OPTIONS += [f"-pno:{plugin}" for plugin in ("cacheprovider", "faulthandler", "threadexception", "unraisableexception")]
 
 
 def grade(name: str, file: Path, *, allow_torch: bool = False, seconds: float = CPU_SECONDS) -> Verdict:
