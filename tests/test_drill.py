@@ -21,6 +21,7 @@ from rich.console import Console
 from experiments.drill import __main__ as drill
 from experiments.drill import answer, cut, grade, launch, prove, spacing
 from experiments.drill.catalogue import DRILLS
+from experiments.drill.compare import compare
 from experiments.drill.explain import explain
 from experiments.drill.launch import Verdict
 from experiments.drill.recorder import Call, Recorder
@@ -123,6 +124,16 @@ def test_from_an_untouched_file_to_a_pass(monkeypatch, capsys):
     assert file.with_suffix(".py.old").read_text() == RIGHT
     assert run("softmax", "--blank") == 0
     assert drill.place("softmax").read_text() == ""
+
+
+def test_another_dtype_is_not_called_another_axis():
+    x = torch.rand(4, 5, dtype=torch.float64)
+    ours = x.softmax(1)
+    said = dict(compare(ours.half(), ours, "result", {"x": x, "dim": 1}, None, inspect.signature(lambda x, dim: 0)))
+    assert said == {"rounding": "the values are right, up to the rounding of torch.float16"}
+    wrong = dict(compare(x.softmax(0).half(), ours, "result", {}, None, inspect.signature(lambda: 0)))
+    assert "sums to one along axis 1 are expected; yours does along axis 0" not in wrong.get("rounding", "")
+    assert "rounding" not in wrong
 
 
 def test_ours_is_shown_with_the_functions_that_only_it_may_call():

@@ -16,6 +16,7 @@ import pytest
 from experiments.gallery import __main__ as command
 from experiments.gallery import grading, mending, mine, quiz
 from experiments.gallery.failures import Failure, gallery
+from experiments.shared import attempts
 from tests.launch import run_in_process
 
 ALL = pytest.mark.parametrize("failure", gallery().values(), ids=lambda failure: failure.name)
@@ -266,6 +267,8 @@ def test_a_file_is_begun_once_and_started_over_on_demand(monkeypatch, capsys):
     launch(monkeypatch, capsys, "wrong_axis", "--mine", "--reset")
     assert file.read_text() == mine.begin("wrong_axis")
     assert file.with_suffix(".py.old").read_text() == "mine\n"
+    [begun, again] = attempts.events()
+    assert begun["drill"] == again["drill"] == f"bug:{mine.case('wrong_axis')}"
 
 
 def test_without_a_name_a_case_is_picked_that_is_not_there_and_says_nothing(monkeypatch, capsys):

@@ -25,7 +25,7 @@ from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.lab import LABS
 from experiments.lab_helpers.lab0.tables import show_lines, tagged_lines
-from experiments.shared import cli, show
+from experiments.shared import answers, cli, show
 from fn import layers
 from fn.data.datasets import Split, digits, take
 from fn.models.mlp import mlp_apply, mlp_init
@@ -177,6 +177,17 @@ OF_LAB0 += ("functional_loop", "classic_loop")  # numerical_grad, an entry at a 
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
+def test_of_a_drill_begun_anew_the_answer_that_was_set_aside_is_used():
+    file = write("relu", "def relu(x):\n    return x.clamp(min=0)\n")
+    answers.begin(file, cut.cut("relu"))
+    assert mine.written()["relu"] == file.with_name("relu.py.old")
+    stand_in.load("relu", mine.written()["relu"], main)
+    answers.begin(write("relu", "def relu(x):\n    return x * (x > 0)\n"), cut.cut("relu"))
+    assert mine.written()["relu"] == file.with_name("relu.py.old2")
+    write("relu", "def relu(x):\n    return x\n")
+    assert mine.written()["relu"] == file
+
+
 def test_the_table_of_a_lab_is_the_same_with_right_answers(monkeypatch, tmp_path):
     monkeypatch.setattr(lab0_mlp, "draw_losses", lambda *_: None)
     few, config = take(digits().train, 32), lab0_mlp.Config(out=tmp_path)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut, launch, spacing, warm
-from experiments.drill.catalogue import DRILLS
+from experiments.drill import cut, launch, spacing, warm, whole_lab
+from experiments.drill.catalogue import DRILLS, WHOLES
 from experiments.drill.launch import Verdict
 from experiments.gallery import mine
 from experiments.gallery.failures import gallery
@@ -28,9 +28,11 @@ from experiments.learn.concepts import CONCEPTS
 from experiments.learn.kinds import Grade, kinds, of_module, shape_of
 from experiments.learn.questions import QUESTIONS
 from experiments.shared import attempts, cli
+from experiments.shared.answers import begin, set_aside
 from experiments.since import rewrite
 
 DAY = attempts.DAY
+KINDS = ["", "question", "failure", "shape", "bug", "rewrite"]
 RIGHT = "def relu(x):\n    return x.masked_fill(x <= 0, 0.0)\n"
 
 
@@ -179,6 +181,27 @@ def test_what_was_written_is_kept_when_a_task_begins_anew_and_goes_on_when_it_is
     assert file.read_text() == "half"
 
 
+def test_nothing_that_was_kept_is_written_over_and_what_is_untouched_is_not_kept(tmp_path):
+    file = tmp_path / "relu.py"
+    for text in ("first", "second"):
+        begin(file, "given")
+        file.write_text(text)
+    for _ in range(3):
+        begin(file, "given")
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"relu.py": "given", "relu.py.old": "first", "relu.py.old2": "second"}
+    assert [path.name for path in set_aside(file)] == ["relu.py.old", "relu.py.old2", "relu.py.old3"]
+
+
+def test_the_next_hint_after_a_task_was_left_is_the_next_one():
+    loop.work(Desk(["h", "h", "q"]).desk, "softmax")
+    desk = Desk(["h", "h", "q"])
+    loop.work(desk.desk, "softmax", resumed=True)
+    assert f"3 of 3: {DRILLS['softmax'].hints[2]}" in desk.said
+    assert "there are no more hints" in desk.said
+    assert sum(e["event"] == "hint" for e in attempts.events()) == 3
+
+
 def test_a_skipped_task_is_no_longer_under_way(clock):
     assert loop.work(Desk(["s"]).desk, "relu") == "next"
     assert not attempts.standings()["relu"].open
@@ -240,13 +263,7 @@ def test_a_module_with_four_functions_is_a_kind(tmp_path, capsys):
 # The placement.
 
 
-def answer(right: bool) -> Iterator[str]:
-    """Yield the keys of a reader who knows all, or nothing."""
-    for concept in concepts.hardest_first():
-        yield str(QUESTIONS[CONCEPTS[concept].question].right) if right else "0"
-
-
-def test_a_placement_asks_nothing_below_what_is_known():
+def test_a_placement_does_not_ask_what_a_known_concept_rests_on_directly():
     desk = Desk([str(QUESTIONS[CONCEPTS["processes"].question].right), *["0"] * 30])
     assert loop.place(desk.desk)
     placed = {e["drill"].removeprefix("concept:"): e.get("known") for e in attempts.events() if e["event"] == "place"}
@@ -255,6 +272,9 @@ def test_a_placement_asks_nothing_below_what_is_known():
     assert f"\n{CONCEPTS['training'].title} (" not in desk.said
     assert f"\n{CONCEPTS['loops'].title} (" in desk.said  # two steps below: one answer may be luck
     assert placed["loops"] is False
+    asked = schedule._asked(list(attempts.events()))
+    assert "question:processes" in asked
+    assert "question:training" not in asked  # known from another answer: it may come
     assert placed["attention"] is False
     assert schedule.is_placed(list(attempts.events()))
 
@@ -333,6 +353,34 @@ def test_a_concept_that_is_passed_comes_back_later_and_later_the_same_each_time(
     assert waits[-1] > 10 * waits[0]
 
 
+def test_in_the_end_everything_was_practised(clock, monkeypatch):
+    """A reader who passes all, ten tasks a day, meets every drill, bug, symptom, rewrite and lab within two months."""
+    events, met, every = [], set(), set(schedule.every_task(KINDS))
+    for day in range(60):
+        now = 1e9 + day * DAY
+        for minute in range(10):
+            found = schedule.next_task(events, now + 60 * minute, KINDS)
+            if found is None:
+                break
+            met.add(found.task)
+            begun = {"drill": found.task, "at": now + 60 * minute}
+            events += [begun | {"event": "start"}, begun | {"event": "check", "passed": True}]
+    assert every - met == set()
+    assert every >= {*DRILLS, *WHOLES, *(f"rewrite:{name}" for name in concepts.rewrites())}
+    assert every >= {f"{kind}:{mine.case(name)}" for name in gallery() for kind in ("bug", "failure")}
+
+
+def test_the_whole_of_a_lab_goes_on_where_it_was_left_and_is_graded_by_the_lab(clock, monkeypatch):
+    graded = []
+    monkeypatch.setattr(whole_lab, "check", lambda name, file: graded.append(name) or Verdict(True, ["said"]))
+    file = drill.place("lab0")
+    desk = Desk([save(file, "mine"), "h", "q"])
+    loop.work(desk.desk, "lab0")
+    assert graded == ["lab0"]
+    record(("lab1", "start", {}))
+    assert next_task(clock[0]) == ("lab1", "under way")
+
+
 def test_a_named_mistake_decides_what_is_next(clock):
     """Its failure, its question and its drill, once what is under way has passed; each until it is done."""
     record(("layer_norm", "start", {}), ("layer_norm", "check", {"passed": False, "mistake": "overflow"}))
@@ -344,6 +392,16 @@ def test_a_named_mistake_decides_what_is_next(clock):
         assert found == (task, "after a mistake: overflow")
         passed(task, clock)
     assert not next_task(clock[0]).why.startswith("after a mistake")
+
+
+def test_the_first_line_of_a_refusal_names_the_mistake():
+    said = [
+        "dtype torch.float16, expected torch.float64",
+        "sums to one along axis 1 are expected; yours does along none",
+    ]
+    assert mistakes.named(said) == "another dtype"
+    assert mistakes.named(said[1:]) == "softmax over the wrong axis"
+    assert mistakes.named(["right on ordinary input", "  dtype torch.float16"]) is None
 
 
 def test_the_last_two_mistakes_are_remedied_the_later_first_for_two_weeks(clock):

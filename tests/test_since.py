@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 import pytest
 import torch
 
-from experiments.shared import show
+from experiments.shared import attempts, show
 from experiments.since import __main__ as since
 from experiments.since import grade, rewrite
 from experiments.since.pairs import THEMES, Pair, pairs, read, read_today
@@ -170,6 +170,8 @@ def test_one_is_shown_within_the_width(monkeypatch, capsys, tmp_path, name):
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path) -> Path:
+    """Where a test's rewrites lie; its log of attempts lies beside them."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(rewrite, "FOLDER", tmp_path / "since")
     return tmp_path / "since"
 
@@ -188,6 +190,9 @@ def test_mine_writes_the_old_way_once(monkeypatch, capsys, folder):
     assert file.with_suffix(".py.old").read_text() == "mine"
     status, _, err = launch(monkeypatch, capsys, "byte_mask", "--check")
     assert (status, "just since byte_mask --mine writes it" in err) == (2, True)
+    assert [(event["drill"], event["event"]) for event in attempts.events()] == [("rewrite:volatile", "start")] * 2
+    launch(monkeypatch, capsys, "volatile", "--check")
+    assert [event.get("passed") for event in attempts.events()] == [None, None, False]
 
 
 WRONG = [

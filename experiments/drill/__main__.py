@@ -125,10 +125,15 @@ def begin(name: str, *, blank: bool, reset: bool) -> int:
     if file.exists() and not (reset or again):
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
-    answers.begin(file, "" if blank else cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name))
+    answers.begin(file, "" if blank else text(name))
     attempts.record(name, "start", blank=blank)
     say(f"{shown(file)} is yours to write; then: just check-drill {name}")
     return 0
+
+
+def text(name: str) -> str:
+    """Return the file that a drill begins with."""
+    return cut.cut_whole(WHOLES[name]) if name in WHOLES else cut.cut(name)
 
 
 def check(name: str) -> int:

@@ -16,6 +16,7 @@ from experiments.drill.catalogue import DRILLS
 from experiments.drill.launch import Verdict
 from experiments.drill.stand_in import Stand, said_of_refused, standing_in
 from experiments.shared import attempts, show
+from experiments.shared.answers import set_aside
 from experiments.shared.flags import UsageError
 
 
@@ -36,9 +37,14 @@ def from_drills(main: Callable) -> Iterator[Stand]:
 
 
 def written() -> dict[str, Path]:
-    """Return the file of each drill in which more than a signature stands."""
-    files = {name: cut.FOLDER / f"{name}.py" for name in DRILLS}
-    return {name: file for name, file in files.items() if file.is_file() and not _is_untouched(name, file)}
+    """Return the file of each drill in which more than a signature stands; of one begun anew, what was set aside."""
+    found = {}
+    for name in DRILLS:
+        file = cut.FOLDER / f"{name}.py"
+        for one in [file, *reversed(set_aside(file))]:
+            if name not in found and one.is_file() and not _is_untouched(name, one):
+                found[name] = one
+    return found
 
 
 def _is_untouched(name: str, file: Path) -> bool:

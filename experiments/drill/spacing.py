@@ -46,11 +46,22 @@ class Try(NamedTuple):
 
 def tries(events: Iterable[Event]) -> list[Try]:
     """Return every try that has ended, in order."""
+    return _ended_and_open(events)[0]
+
+
+def under_way(events: Iterable[Event]) -> list[str]:
+    """Return the tasks begun and neither passed nor skipped, the latest last."""
+    return list(_ended_and_open(events)[1])
+
+
+def _ended_and_open(events: Iterable[Event]) -> tuple[list[Try], dict[str, list[Event]]]:
+    """Return (the tries that have ended, the events of each task since it was begun, where it is under way)"""
     open_: dict[str, list[Event]] = {}
     ended = []
     for event in events:
         task, what = event["drill"], event["event"]
         if what == "start":
+            open_.pop(task, None)
             open_[task] = [event]
         elif task in open_:
             open_[task].append(event)
@@ -60,21 +71,8 @@ def tries(events: Iterable[Event]) -> list[Try]:
                 kinds = [e["event"] for e in since]
                 seconds = max(event["at"] - since[0]["at"], 0.0)
                 star = event.get("star", True) is True
-                counts = kinds.count("check"), kinds.count("hint")
-                ended.append(Try(task, event["at"], seconds, *counts, passed, star))
-    return ended
-
-
-def under_way(events: Iterable[Event]) -> list[str]:
-    """Return the tasks begun and neither passed nor skipped, the latest last."""
-    open_: dict[str, float] = {}
-    for event in events:
-        if event["event"] == "start":
-            open_.pop(event["drill"], None)
-            open_[event["drill"]] = event["at"]
-        elif event["event"] == "skip" or (event["event"] == "check" and event.get("passed") is True):
-            open_.pop(event["drill"], None)
-    return list(open_)
+                ended.append(Try(task, event["at"], seconds, kinds.count("check"), kinds.count("hint"), passed, star))
+    return ended, open_
 
 
 def cards(reviews: Iterable[tuple[float, str, str]]) -> "dict[str, Card]":

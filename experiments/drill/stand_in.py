@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from pkgutil import resolve_name
 from types import CodeType, ModuleType
@@ -133,7 +134,8 @@ def find(of: str, main: Callable) -> Any:
 def load(name: str, file: Path, main: Callable) -> ModuleType:
     """Import the reader's file. What it imports from the lab comes from the one that runs."""
     sys.modules.setdefault(_name_of_main(main), sys.modules[main.__module__])
-    spec = importlib.util.spec_from_file_location(f"drills_{name}", file)
+    loader = SourceFileLoader(f"drills_{name}", str(file))  # of NAME.py.old too
+    spec = importlib.util.spec_from_file_location(f"drills_{name}", file, loader=loader)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -4,7 +4,7 @@ import contextlib
 import random
 
 from experiments.gallery import mine
-from experiments.shared import answers
+from experiments.shared import answers, attempts
 from experiments.shared.answers import shown
 from experiments.shared.flags import UsageError
 from experiments.shared.show import console, say, wrapped
@@ -37,6 +37,7 @@ def begin(name: str, *, reset: bool) -> int:
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
     answers.begin(file, mine.begin(name))
+    attempts.record(f"bug:{mine.case(mine.named(name).name)}", "start")
     say(f"{shown(file)} is yours to mend")
     wrapped("Should   ", mine.named(name).task)
     wrapped("Run      ", f"python -m drills.bugs.{name}")
@@ -52,6 +53,7 @@ def grade(name: str) -> int:
     waiting = console.status("your program is run")
     with waiting if console.is_terminal else contextlib.nullcontext():
         wrong = mine.grade(name, file)
+    attempts.record(f"bug:{mine.case(mine.named(name).name)}", "check", passed=not wrong)
     for line in wrong:
         wrapped("", line) if len(line) > console.width else say(line)
     if wrong:

@@ -14,7 +14,7 @@ class Concept(NamedTuple):
     drills: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    """what whoever knows this one knows too"""
+    """what it rests on directly: whoever knows this one knows these too"""
 
 
 # the easiest first, in the order of the labs

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from experiments.drill import __main__ as drill
-from experiments.drill import cut
-from experiments.drill.catalogue import DRILLS
+from experiments.drill import whole_lab
+from experiments.drill.catalogue import WHOLES
 from experiments.drill.launch import Verdict
 from experiments.gallery import mine
 from experiments.gallery.failures import Failure, gallery
@@ -51,7 +51,7 @@ def kinds(
 ) -> dict[str, Kind]:
     """Return every kind by the name before the colon, "" for drills, which `graded` grades; modules by `lines`."""
     return {
-        "": Kind(cut.cut, drill.place, _by(graded), lambda name: DRILLS[name].hints, drill.show),
+        "": Kind(drill.text, drill.place, _by(graded), drill.hints_of, drill.show),
         "question": Kind(begin_question, place_question, grade_question, _no_hints, None),
         "failure": Kind(begin_failure, place_failure, grade_failure, find_failure, None),
         "shape": Kind(begin_shape, place_shape, grade_shape, shape_hints, None),
@@ -87,7 +87,7 @@ def _no_hints(_: str) -> tuple[str, ...]:
 
 def _by(graded: Callable[[str, Path], Verdict]) -> Callable[[str, Path], Grade]:
     def grade(name: str, file: Path) -> Grade:
-        verdict = graded(name, file)
+        verdict = whole_lab.check(name, file) if name in WHOLES else graded(name, file)
         return Grade(verdict.passed, verdict.lines, verdict.star)
 
     return grade

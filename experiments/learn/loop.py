@@ -53,8 +53,10 @@ def work(desk: Desk, task: str, *, resumed: bool = False) -> str:
     """Watch one task's file until it is passed, skipped or left: "next" or "quit"."""
     kind, name = parts(desk, task)
     desk.prepare(task)
-    file, hints, passed = kind.place(name), 0, False
-    if not resumed or not file.exists():
+    file, passed = kind.place(name), False
+    resumed = resumed and file.exists()
+    hints = attempts.standings()[task].hints if resumed else 0
+    if not resumed:
         begin(file, kind.begin(name), desk.say)
         attempts.record(task, "start")
     desk.say(f"{shown(file)} is yours to write, in your editor; it is graded when you save it\n{keys_of(kind, name)}")
@@ -183,7 +185,7 @@ def place(desk: Desk) -> bool:
         for needed in sorted({*CONCEPTS[concept].needs} - asked) if right else ():
             asked.add(needed)
             known.add(needed)
-            attempts.record(f"concept:{needed}", "place", known=True)
+            attempts.record(f"concept:{needed}", "place", known=True, asked=False)
         known |= {concept} if right else set()
     attempts.record(PLACED, "place")
     gone = [CONCEPTS[c].title for c in CONCEPTS if c in asked - known]

@@ -52,13 +52,13 @@ MISTAKES = {
         "right indices in another order|of equal scores", "", "accuracy", "top_k_accuracy"
     ),
 }
-"""the most telling first"""
+"""of two that one line names, the first"""
 
 
 def named(lines: Sequence[str]) -> str | None:
-    """Return the mistake that a refusal names; None if it names none of these."""
+    """Return the mistake that the first line of a refusal names, or the next that names one; None if none does."""
     told = [line for line in lines if not line.startswith("  ")]
-    return next((name for name, m in MISTAKES.items() if any(re.search(m.said, line) for line in told)), None)
+    return next((name for line in told for name, m in MISTAKES.items() if re.search(m.said, line)), None)
 
 
 def remedies(mistake: str) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.drill import spacing
-from experiments.drill.catalogue import DRILLS
-from experiments.drill.spacing import Event, tries, under_way
+from experiments.drill.catalogue import WHOLES
+from experiments.drill.spacing import DIFFICULTY, Event, tries, under_way
 from experiments.learn.concepts import CONCEPTS, case, concept_of, failures_of, rewrites
 from experiments.learn.mistakes import MISTAKES, remedies
 from experiments.shared.attempts import DAY
@@ -94,13 +94,13 @@ def pending_remedies(events: list[Event], now: float) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
-    """Return the tasks that practise a concept, drills first; the shape of a day is another each day."""
+def tasks_of(concept: str, kinds: Iterable[str], day: int | None = None) -> list[str]:
+    """Return the tasks that practise a concept, drills first; of shapes that of a day, which is another each day."""
     known, c = set(kinds), CONCEPTS[concept]
     tasks = [*c.drills, f"question:{c.question}"]
     for failure in failures_of(concept):
         tasks += [f"{kind}:{case(failure)}" for kind in ("bug", "failure") if kind in known]
-    if concept == "convolution":
+    if concept == "convolution" and day is not None:
         tasks.append(f"shape:{day}")
     if concept == "idioms" and "rewrite" in known:
         tasks = [*(f"rewrite:{name}" for name in rewrites()), *tasks]
@@ -109,7 +109,8 @@ def tasks_of(concept: str, kinds: Iterable[str], day: int) -> list[str]:
 
 def _asked(events: list[Event]) -> dict[str, float]:
     """Return when a placement asked each question, and told the answer: another task comes first."""
-    return {f"question:{CONCEPTS[concept].question}": event["at"] for concept, event in _placed(events)}
+    asked = ((concept, event) for concept, event in _placed(events) if event.get("asked", True) is True)
+    return {f"question:{CONCEPTS[concept].question}": event["at"] for concept, event in asked}
 
 
 class Next(NamedTuple):
@@ -118,11 +119,15 @@ class Next(NamedTuple):
 
 
 def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | None:
-    """Return the next task: what is under way, a mistake's remedies, what is due, what is new; None if all is done."""
+    """Return the next task; None if all is done.
+
+    It is what is under way, a mistake's remedy, a concept that is due, a new one, a whole lab that is due, or else what
+    was never done: drills, then bugs, questions and rewrites, at last whole labs.
+    """
     kinds = list(kinds)
     last = _asked(events) | {t.task: t.at for t in tries(events)}
     open_ = next(reversed(under_way(events)), None)
-    if open_ and open_.rpartition(":")[0] in kinds and (open_ in DRILLS or ":" in open_):
+    if open_ and open_.rpartition(":")[0] in kinds and (open_ in DIFFICULTY or ":" in open_):
         return Next(open_, "under way")
     for task, mistake in pending_remedies(events, now):
         if task.rpartition(":")[0] in kinds:
@@ -133,7 +138,15 @@ def next_task(events: list[Event], now: float, kinds: Iterable[str]) -> Next | N
         tasks = tasks_of(concept, kinds, int(now // DAY))
         if tasks:
             return Next(min(tasks, key=lambda task: last.get(task, 0.0)), f"{why}: {CONCEPTS[concept].title}")
-    never = [drill for concept in CONCEPTS.values() for drill in concept.drills if drill not in last]
-    return (
-        Next(min(never, key=lambda drill: DRILLS[drill].difficulty), "nothing is due: a new drill") if never else None
-    )
+    whole = {name: at for name, at in spacing.due(t for t in tries(events) if t.task in WHOLES).items() if at <= now}
+    if whole:
+        return Next(min(whole, key=whole.__getitem__), "due: the whole of a lab")
+    new = [task for task in every_task(kinds) if task not in last]
+    return Next(new[0], "nothing is due: something new") if new else None
+
+
+def every_task(kinds: Iterable[str]) -> list[str]:
+    """Return all that can be practised: drills, the easiest first; what belongs to each concept; whole labs."""
+    drills = sorted((d for concept in CONCEPTS.values() for d in concept.drills), key=DIFFICULTY.__getitem__)
+    others = [task for concept in CONCEPTS for task in tasks_of(concept, kinds) if ":" in task]
+    return [*drills, *others, *WHOLES]

@@ -13,12 +13,23 @@ def shown(file: Path) -> str:
 
 
 def begin(file: Path, text: str, say: Callable[[str], None] = say) -> None:
-    """Write the file that a task begins with; what stood there is kept as NAME.py.old, and said to be there."""
+    """Write the file that a task begins with; what stood there is kept as NAME.py.old, or .old2, and said to be there.
+
+    Nothing that was kept is written over. A file in which nothing was written is not kept.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        kept = file.replace(file.with_name(f"{file.name}.old"))
+    if file.exists() and file.read_bytes() not in (b"", text.encode()):
+        kept = file.replace(set_aside(file)[-1])
         say(f"what stood in {file.name} is in {shown(kept)} now")
     file.write_text(text, encoding="utf-8")
+
+
+def set_aside(file: Path) -> list[Path]:
+    """Return the files that `begin` kept of one, the oldest first, and at the end the next one, which is not there."""
+    found = [file.with_name(f"{file.name}.old")]
+    while found[-1].exists():
+        found.append(file.with_name(f"{file.name}.old{len(found) + 1}"))
+    return found
 
 
 def compare(title: str, ours: str, file: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.shared import answers, cli
+from experiments.shared import answers, attempts, cli
 from experiments.shared.answers import shown
 from experiments.shared.show import console, say, wrapped
 from experiments.since import rewrite
@@ -111,6 +111,7 @@ def begin(name: str, *, reset: bool) -> int:
         say(f"{shown(file)} is there already: --check grades it, --mine --reset starts over")
         return 0
     answers.begin(file, rewrite.begin(name))
+    attempts.record(f"rewrite:{name}", "start")
     say(f"{shown(file)} is yours to rewrite; then: just since {name} --check")
     return 0
 
@@ -121,6 +122,7 @@ def check(name: str) -> int:
     if not file.exists():
         raise cli.UsageError(f"{shown(file)} is not there: just since {name} --mine writes it")
     lines = rewrite.grade(name, file)
+    attempts.record(f"rewrite:{name}", "check", passed=not lines)
     for line in lines or ["right: the result that is wanted, no warning, nothing of the old way"]:
         wrapped("", line) if line == line.lstrip() else wrapped("  ", line.strip(), style="")
     return 1 if lines else 0

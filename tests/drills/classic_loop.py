@@ -15,7 +15,7 @@ def classic_loop(module, x, y, steps):
         loss = F.cross_entropy(module(x), y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
