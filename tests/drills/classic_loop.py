@@ -44,7 +44,7 @@ WRONG = {
         "wrong",
     ),
     "the loss after the step": (
-        "losses.append(float(loss))",
+        "losses.append(loss.item())",
         "losses.append(float(F.cross_entropy(module(x), y)))",
         "differ",
     ),
