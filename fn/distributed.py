@@ -8,9 +8,9 @@ A batch is cut into `parts`, however many processes there are, and each process 
 point depend on their order, so the order is fixed: the parts are summed in pairs, f(f(a, b), f(c, d)), and a block of
 2, 4, 8, … parts is a whole branch of that tree. Keys are folded in from the number of the part, never from the rank.
 
-Where no process group is up, one process does all parts, with the same result to the bit. Of torch.distributed
-three collectives are used: all_gather_into_tensor, all_to_all_single, and all_reduce, which sums in an order of its
-own and therefore only decides when to stop.
+Where no process group is up, one process does all parts, with the same result to the bit. Five collectives of
+torch.distributed are used: all_gather_into_tensor, all_to_all_single, for checkpoints gather and scatter, and
+all_reduce, which sums in an order of its own and therefore only decides when to stop.
 """
 
 from collections.abc import Callable
@@ -121,6 +121,38 @@ def pairwise_sum(x: Float[Tensor, " parts *shape"]) -> Float[Tensor, " *shape"]:
     return x[0]
 
 
+Branches = list[tuple[int, Tensor]]
+"""of a pairwise sum whose terms come one by one: (how many terms, their sum), fewer and fewer"""
+
+
+def add_in_pairs(branches: Branches, term: Float[Tensor, " *shape"]) -> Branches:
+    """Return the branches of a pairwise sum after one more term: of n terms, log₂ n sums are held.
+
+    >>> branches = []
+    >>> for term in torch.tensor([1.0, 2.0, 3.0]):
+    ...     branches = add_in_pairs(branches, term)
+    >>> branches
+    [(2, tensor(3.)), (1, tensor(3.))]
+    """
+    count = 1
+    while branches and branches[-1][0] == count:
+        *branches, (_, before) = branches
+        count, term = 2 * count, before + term
+    return [*branches, (count, term)]
+
+
+def sum_of_branches(branches: Branches) -> Float[Tensor, " *shape"]:
+    """Return the `pairwise_sum` of all terms that `add_in_pairs` added, to the bit.
+
+    >>> sum_of_branches([(2, torch.tensor(3.0)), (1, torch.tensor(3.0))])
+    tensor(6.)
+    """
+    *others, (_, total) = branches
+    for _, branch in reversed(others):
+        total = branch + total
+    return total
+
+
 def gather(x: Float[Tensor, " *shape"]) -> Float[Tensor, " processes *shape"]:
     """Return the tensors of all processes, stacked by rank.
 
@@ -204,12 +236,12 @@ def parts_step(
     key = fold_in(key, ts.opt_state["step"])
     dtype = torch.promote_types(common_dtype(tree.leaves(ts.params)), torch.float32)
     shares, xs, ys = part_shares(y, parts, dtype), x.tensor_split(parts), y.tensor_split(parts)
-    vectors, given = [], {}
+    branches, given = [], {}
     for i in own_parts(parts, *place()):
         full = i if len(ys[i]) else 0  # an empty part does the first one's work, and weighs 0
         given = gradient((ts.params, ts.state), xs[full], ys[full], key=fold_in(key, i))
-        vectors.append(_weigh(to_vector(given).to(dtype), shares[i]))
-    total = from_vector(sum_over_processes(pairwise_sum(torch.stack(vectors))), given)
+        branches = add_in_pairs(branches, _weigh(to_vector(given).to(dtype), shares[i]))
+    total = from_vector(sum_over_processes(sum_of_branches(branches)), given)
     params, opt_state = optimizer.update(ts.params, total["grads"], ts.opt_state)
     state = tree.map(torch.add, ts.state, total["moved"])
     return TrainState(params, state, opt_state), total["metrics"] | {"grad_norm": global_norm(total["grads"])}
@@ -352,11 +384,21 @@ def sharded(optimizer: Optimizer) -> Optimizer:
 
 
 def _slice(params: Params) -> Params:
-    """Return {"slice": what this process has of the leaves end to end}."""
+    """Return {"slice": what this process has of the leaves end to end}, of which only that is copied."""
+    _require_one_dtype(params)
     rank, processes = place()
+    each = -(-tree.size(params) // processes)
+    pieces, before = [], rank * each  # numbers of other processes before this one's
+    for _, leaf in sorted(tree.flatten(params).items()):
+        pieces.append(leaf.reshape(-1)[max(before, 0) : max(before + each, 0)])
+        before -= leaf.numel()
+    own = torch.cat(pieces)
+    return {"slice": F.pad(own, (0, each - len(own)))}
+
+
+def _require_one_dtype(params: Params) -> None:
     if len({leaf.dtype for leaf in tree.leaves(params)}) > 1:
         raise ValueError("sharded: the parameters have several dtypes")
-    return {"slice": _padded(to_vector(params), processes).reshape(processes, -1)[rank].clone()}
 
 
 def _init_slice(params: Params, *, init: Callable) -> Params:
@@ -379,24 +421,57 @@ def zero1_update(params: Params, grads: Params, state: Params, *, update: Callab
     return from_vector(gather(new["slice"]).reshape(-1), params), state
 
 
-def unshard_state(opt_state: Params, params: Params) -> Params:
+def gather_state(opt_state: Params, params: Params) -> Params:
     """Return the whole state of a `sharded` optimizer, as the optimizer itself would have it; all processes call this.
+
+    Process 0 gets it, to save it; the others get {}, so that the whole is in one memory alone.
 
     >>> from fn.optim import adam
     >>> params = {"w": torch.ones(2, 2)}
-    >>> unshard_state(sharded(adam(lr=0.1)).init(params), params).keys()
+    >>> gather_state(sharded(adam(lr=0.1)).init(params), params).keys()
     dict_keys(['step', 'mean', 'square'])
     """
-    return {
-        name: from_vector(gather(part["slice"]).reshape(-1), params) if isinstance(part, dict) else part
-        for name, part in opt_state.items()
-    }
+    whole = {}
+    for name, part in opt_state.items():
+        if isinstance(part, dict):
+            vector = _gather_to_first(part["slice"])
+            whole[name] = None if vector is None else from_vector(vector, params)
+        else:
+            whole[name] = part
+    return whole if place()[0] == 0 else {}
 
 
-def shard_state(opt_state: Params) -> Params:
-    """Return this process's slice of an optimizer's whole state: the inverse of `unshard_state`.
+def _gather_to_first(x: Float[Tensor, " numbers"]) -> Float[Tensor, " all"] | None:
+    """Return the vectors of all processes end to end in process 0; None in the others."""
+    rank, processes = place()
+    if processes == 1:
+        return x
+    pieces = [torch.empty_like(x) for _ in range(processes)] if rank == 0 else None
+    dist.gather(x, pieces, dst=0)
+    return torch.cat(pieces) if pieces else None
 
-    >>> shard_state({"step": torch.tensor(3), "velocity": {"w": torch.ones(2), "b": torch.zeros(1)}})
+
+def scatter_state(opt_state: Params, like: Params) -> Params:
+    """Return this process's slice of the whole state that process 0 has: the inverse of `gather_state`.
+
+    `like` has the shapes: what a `sharded` optimizer's init gives in this process.
+
+    >>> from fn.optim import sgd
+    >>> like = sharded(sgd(lr=0.1)).init({"w": torch.ones(2), "b": torch.zeros(1)})
+    >>> scatter_state({"step": torch.tensor(3), "velocity": {"w": torch.ones(2), "b": torch.zeros(1)}}, like)
     {'step': tensor(3), 'velocity': {'slice': tensor([0., 1., 1.])}}
     """
-    return {name: _slice(part) if isinstance(part, dict) else part for name, part in opt_state.items()}
+    rank, processes = place()
+    own: Params = {}
+    for name, part in like.items():
+        x = part["slice"] if isinstance(part, dict) else part
+        given = opt_state[name] if rank == 0 else None
+        pieces = None
+        if given is not None:
+            whole = isinstance(given, dict)
+            pieces = list(_padded(to_vector(given), processes).chunk(processes)) if whole else [given] * processes
+        received = pieces[0].clone() if pieces else torch.empty_like(x)
+        if processes > 1:
+            dist.scatter(received, pieces, src=0)
+        own[name] = {"slice": received} if isinstance(part, dict) else received
+    return own

@@ -37,7 +37,7 @@ from experiments.train.config import Config, parse
 from fn import tree
 from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
-from fn.distributed import data_parallel_step, place, sharded, unshard_state, whole_batch_norm
+from fn.distributed import data_parallel_step, gather_state, place, sharded, whole_batch_norm
 from fn.dtensors import split_rows, split_step, whole
 from fn.jit import jit
 from fn.metrics import count_targets
@@ -104,7 +104,7 @@ def steps(out: Path, *options: str) -> None:
         for i, size in enumerate(sizes):
             ts, history[str(i)] = step(ts, *examples(family, size, rng), key=run_key(0))
         if "shard" in options:
-            ts = ts._replace(opt_state=unshard_state(ts.opt_state, ts.params))
+            ts = ts._replace(opt_state=gather_state(ts.opt_state, ts.params))
         if place()[0] == 0:
             content = tree.flatten(ts._asdict() | {"metrics": history})
             (out / f"{family}.safetensors").write_bytes(to_bytes(content))

@@ -3,15 +3,21 @@
 tests/many_processes.py forks the processes; each waits a limited time for the others.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,25 +26,28 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from experiments.bench.memory import peak_bytes
 from experiments.shared import cli, local_processes, ranks
 from experiments.train import launch, together
 from experiments.train.config import Config, parse
 from fn import checkpoint, distributed, tree
 from fn.distributed import (
+    add_in_pairs,
     data_parallel_step,
     from_vector,
+    gather_state,
     own_parts,
     pairwise_sum,
     part_shares,
-    shard_state,
+    scatter_state,
     sharded,
+    sum_of_branches,
     to_vector,
-    unshard_state,
 )
 from fn.dtensors import split_rows, split_step, whole
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
-from fn.optim import adamw, sgd
+from fn.optim import Optimizer, adamw, sgd
 from fn.rng import generator
 from fn.train import TrainState, classification_loss, classifier_step, init_train_state, run_key, train_step
 from tests.two_processes import in_two
@@ -99,7 +108,9 @@ def test_compiled_in_pieces_1_and_4_processes_end_equal_to_the_bit(tmp_path, fam
 def test_the_parts_give_what_the_whole_batch_gives(tmp_path):
     """In float64, batch norm over the whole batch included."""
     run_many(tmp_path, "exact", "1,2,4")
-    for file in tmp_path.glob("*/gaps*.json"):
+    files = list(tmp_path.glob("*/gaps*.json"))
+    assert len(files) == 1 + 2 + 4
+    for file in files:
         for family, gap in json.loads(file.read_text()).items():
             assert gap <= 1e-12, (file, family)
 
@@ -210,6 +221,15 @@ def test_the_pairwise_sum_of_aligned_blocks_is_that_of_all(blocks, doublings):
     assert torch.allclose(pairwise_sum(x.double()), x.double().sum(0), rtol=1e-12, atol=1e-12)
 
 
+@given(st.integers(1, 40))
+def test_terms_added_one_by_one_give_the_pairwise_sum_to_the_bit(n):
+    x, branches = torch.randn(n, 50, generator=generator(n)) * 10.0, []
+    for term in x:
+        branches = add_in_pairs(branches, term)
+        assert len(branches) <= n.bit_length()
+    assert torch.equal(sum_of_branches(branches), pairwise_sum(x))
+
+
 def test_an_odd_last_one_waits_a_round():
     """Where it is added decides the last bits of five and of seven."""
     a, b, c, d, e, f, g = x = torch.randn(7, 1000, generator=generator(0))
@@ -265,18 +285,43 @@ def test_a_vector_holds_every_leaf_whatever_the_order_of_names():
 def test_a_sharded_state_comes_back_whole_and_is_refused_for_several_dtypes():
     params = {"w": torch.randn(3, 2), "b": torch.randn(2)}
     state = adamw(lr=0.1).update(params, params, adamw(lr=0.1).init(params))[1]
-    whole = unshard_state(shard_state(state), params)
+    whole = gather_state(scatter_state(state, sharded(adamw(lr=0.1)).init(params)), params)
     assert_same(whole, state)
     with pytest.raises(ValueError, match="several dtypes"):
         sharded(sgd(lr=0.1)).init({"w": torch.ones(2), "h": torch.ones(2).half()})
+
+
+def test_a_step_with_a_slice_of_the_state_holds_less():
+    """The most bytes of tensors at a time, in each of two processes."""
+    model, rule = mlp((1, 8, 8), 10, hidden=(300, 300)), adamw(lr=0.1)
+    objective = partial(classification_loss, apply=model.apply)
+    x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+
+    def peak(optimizer: Optimizer) -> int:
+        step = data_parallel_step(objective, optimizer, parts=8)
+        ts = init_train_state(model, optimizer, seed=0)
+        return peak_bytes(partial(step, ts, x, y, key=run_key(0)), "cpu")
+
+    for whole_state, divided in in_two(lambda: (peak(rule), peak(sharded(rule)))):
+        assert divided < 0.85 * whole_state
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 3)], ids=["even", "ragged"])
 def test_two_slices_of_a_state_come_back_whole_in_both_processes(shape):
     params = {"w": torch.randn(shape, generator=generator(0)), "b": torch.ones(2)}
     state = adamw(lr=0.1).update(params, params, adamw(lr=0.1).init(params))[1]
-    for unsharded in in_two(lambda: unshard_state(shard_state(state), params)):
-        assert_same(unsharded, state)
+
+    def there_and_back() -> tuple[Any, Any]:
+        first = state if distributed.place()[0] == 0 else {}  # it alone has the whole
+        own = scatter_state(first, sharded(adamw(lr=0.1)).init(params))
+        return own, gather_state(own, params)
+
+    (one, whole), (other, nothing) = in_two(there_and_back)
+    assert_same(whole, state)
+    assert nothing == {}
+    numbers = tree.size(params)
+    assert len(one["mean"]["slice"]) == len(other["mean"]["slice"]) == (numbers + 1) // 2
+    assert torch.equal(other["step"], state["step"])
 
 
 def test_batch_norm_over_two_processes_is_that_of_the_whole_batch():
@@ -328,6 +373,13 @@ def test_a_batch_is_cut_where_there_are_processes_and_threads_are_counted(monkey
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert parse(Config, ()).parts == 8
     assert refusal("--parts", "2") == "--parts 2: 4 processes must get 1, 2, 4 or 8 … of them each"
+
+
+@pytest.mark.slow
+def test_a_run_of_one_part_says_why_two_processes_cannot_go_on_with_it(tmp_path):
+    run_many(tmp_path, "train", "1", *MLP, "--parts", "1", "--epochs", "1")
+    said = refusal("--resume", str(tmp_path / "1" / "run"), "--processes", "2")
+    assert said.endswith("of them each; a run keeps its parts, so fewer processes must go on with this one")
 
 
 @pytest.mark.parametrize(
@@ -388,6 +440,59 @@ def test_an_end_is_told_once_and_torchrun_starts_only_lost_processes_again(monke
     assert ranks.read_end(tmp_path) == (2, "no such file")
     assert end_of(0, 130, "interrupted") == 0
     assert ranks.read_end(tmp_path) == (130, "interrupted")
+
+
+def rank_of(process: Path) -> str | None:
+    """Return the rank of a process of the trainer; None if it is none."""
+    with contextlib.suppress(OSError):
+        if b"experiments.train" in (process / "cmdline").read_bytes():
+            found = re.search(rb"(?:^|\0)RANK=(\d+)", (process / "environ").read_bytes())
+            return found[1].decode() if found else None
+    return None
+
+
+def train_and_kill(out: Path, ready: Callable[[], bool], *flags: str) -> subprocess.CompletedProcess:
+    """Train with two processes that are started again where one is lost; kill the second of them once it is ready."""
+    command = [sys.executable, "-m", "experiments.train", "--out", str(out), "--processes", "2", "--max-restarts", "2"]
+    process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed = False
+    while process.poll() is None and not killed:
+        for other in Path("/proc").glob("[0-9]*"):
+            if ready() and rank_of(other) == "1" and str(out).encode() in (other / "cmdline").read_bytes():
+                os.kill(int(other.name), signal.SIGKILL)
+                killed = True
+                break
+        time.sleep(0.01)
+    said, errors = process.communicate()
+    assert killed, errors
+    return subprocess.CompletedProcess(command, process.returncode, said, errors)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the process to kill in /proc")
+def test_a_lost_process_is_started_again_without_a_hand_and_an_earlier_run_is_not_gone_on_with(tmp_path):
+    """By --processes, whose engine is torchrun's: killed in the midst; then killed before it has begun anew."""
+    flags = (*MLP, "--epochs", "30", "--checkpoint-every", "2")
+    run_many(tmp_path, "train", "2", *flags)
+    whole, run = tmp_path / "2" / "run", tmp_path / "run"
+    log = run / "metrics.jsonl"
+    done = train_and_kill(run, lambda: log.exists() and log.read_bytes().count(b"\n") > 9, *flags)
+    assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
+    assert_same_run(whole, run)
+    log.write_bytes(log.read_bytes().replace(b'"loss"', b'"loss of before"', 1))
+    done = train_and_kill(run, lambda: True, *flags, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(whole, run)
+
+
+@pytest.mark.slow
+def test_torchrun_does_not_run_again_what_has_ended(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [*torchrun, "-m", "experiments.train", *MLP, "--parts", "3", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines().count("error: --parts 3: 2 processes must get 1, 2, 4 or 8 … of them each") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_plain_torchrun_is_given_the_reason_for_its_report(monkeypatch, tmp_path):

@@ -315,6 +315,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
     ),
     "fn.train.train_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
     "fn.dtensors.split_step": lambda n: batch_given(ts=PERCEPTRON_AT_REST, **PERCEPTRON_STEP.keywords),
+    "fn.distributed.add_in_pairs": lambda n: {"branches": [(1, torch.ones(n["shape"]))]},
     "fn.distributed.from_vector": lambda n: {"like": {"w": torch.ones(n["numbers"])}},
     "fn.distributed.part_gradient": lambda n: batch_given(
         weights=(PERCEPTRON, {}), objective=PERCEPTRON_STEP.keywords["objective"]

@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 ENDS = "FN_ENDS"
@@ -39,6 +41,11 @@ def attempt() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if among_many() else 0
 
 
+def launcher() -> str:
+    """Return what tells the torchrun that has started this process from any other; it stays over its restarts."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {os.getppid()}"
+
+
 def hush() -> None:
     """Send what a process that does not lead prints to nowhere, that of libraries too."""
     if not leads():
@@ -59,14 +66,18 @@ def telling() -> Iterator[None]:
     """Leave this process's exit status and message for who started it.
 
     To torchrun every end but the loss of a process is a success: it starts lost ones again, and must not start a run
-    again that has ended, however that was.
+    again that has ended, however that was. Where nobody reads the ends, under torchrun itself, a run that is started
+    again after its end goes no further than here.
     """
+    if ENDS not in os.environ and attempt() and (ended := _ended()).exists():
+        sys.exit(int(ended.read_text()))
     try:
         yield
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if ENDS not in os.environ:
             _write_error_file(status)
+            _remember_end(status)
             raise
         folder = Path(os.environ[ENDS])
         if not Told.lost and (status or leads()):
@@ -79,6 +90,17 @@ def _write_error_file(status: int) -> None:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and status and Told.message:
         Path(file).write_text(json.dumps({"message": Told.message}))
+
+
+def _ended() -> Path:
+    """Return where a process that torchrun itself may start again leaves the status of a run that has ended."""
+    return Path(tempfile.gettempdir()) / f"functional-torch-{sha256(launcher().encode()).hexdigest()[:16]}"
+
+
+def _remember_end(status: int) -> None:
+    """Leave the status, where torchrun would start the run again because it is not 0."""
+    if status and not Told.lost and leads() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        _ended().write_text(str(status))
 
 
 def read_end(folder: Path) -> tuple[int, str] | None:

@@ -162,7 +162,8 @@ def require_valid(config: Config) -> None:
         return
     each, left = divmod(parts, processes)
     if processes > 1 and (left or each.bit_count() != 1):
-        raise cli.UsageError(f"--parts {parts}: {processes} processes must get 1, 2, 4 or 8 … of them each")
+        fixed = "; a run keeps its parts, so fewer processes must go on with this one" if config.resume else ""
+        raise cli.UsageError(f"--parts {parts}: {processes} processes must get 1, 2, 4 or 8 … of them each{fixed}")
 
 
 def require_divisible(config: Config) -> None:

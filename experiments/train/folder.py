@@ -71,10 +71,16 @@ def config_text(config: Config) -> str:
     return strict_json.dumps(flags, indent=2) + "\n"
 
 
-def is_begun(config: Config) -> bool:
-    """Return whether the folder holds a checkpoint of this very run."""
-    file = config.out / "config.json"
-    return bool(checkpoint.find(checkpoints(config.out))) and file.exists() and file.read_text() == config_text(config)
+def mark_launch(out: Path, launcher: str) -> None:
+    """Note who launched the processes that have begun the run, or gone on with it."""
+    with writing("the start of the run", out):
+        write_atomic(out / ".launch", launcher)
+
+
+def was_begun_by(out: Path, launcher: str) -> bool:
+    """Return whether that launcher's processes have begun the run of the folder: an earlier run may lie there."""
+    file = out / ".launch"
+    return file.exists() and read_bytes(file, "text") == launcher.encode()
 
 
 def resume(path: Path, config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, History]:

@@ -22,10 +22,11 @@ from experiments.train.together import lead
 from fn import rng, tree
 from fn.checkpoint import Progress
 from fn.data.loader import batches
-from fn.distributed import shard_state, unshard_state
+from fn.distributed import gather_state, scatter_state, sharded
 from fn.dtensors import split_rows, whole
 from fn.metrics import add_examples, count_targets, mean_per_example
 from fn.train import TrainState, check_finite, eval_one_epoch, init_train_state, run_key
+from fn.tree import Params
 
 
 class Run(NamedTuple):
@@ -66,7 +67,7 @@ def train(config: Config, device: torch.device) -> Run:
                         if asked:
                             raise interrupted(config, progress)
                 means = mean_per_example(progress.totals)
-                validation = lead(evaluate, parts, whole_state(config, ts), "validation", device)
+                validation = lead(evaluate, parts, whole_model(config, ts), "validation", device)
                 progress = after_epoch(progress, validation)
                 log("epoch", progress, train=means, validation=validation)
                 save(config, ts, progress, history, best=progress.best_epoch == progress.epoch)
@@ -98,15 +99,24 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
         torch.set_num_threads(config.threads)
     parts = together.leader_first(build, config, device)
     together.agree(config, parts.digest)
-    ts = init_train_state(parts.model, parts.optimizer, seed=config.seed, device=device)
-    ts, progress, history = lead(read_or_write_start, config, ts, parts.digest)
-    ts = TrainState(*(tree.to(part, device) for part in ts))
+    optimizer = sharded(parts.optimizer) if config.shard == "optimizer" else parts.optimizer
+    ts = init_train_state(parts.model, optimizer, seed=config.seed, device=device)
+
+    def read_or_write() -> tuple[tuple, Params]:
+        whole = ts._replace(opt_state=parts.optimizer.init(ts.params))
+        begun, progress, history = read_or_write_start(config, whole, parts.digest)
+        opt_state = tree.to(begun.opt_state, device)
+        shared = begun._replace(opt_state={}) if config.shard == "optimizer" else begun
+        return (shared, progress, history), opt_state
+
+    (begun, progress, history), opt_state = together.lead_and_keep(read_or_write)
+    if config.shard == "optimizer":
+        begun = begun._replace(opt_state=scatter_state(opt_state or {}, ts.opt_state))
+    ts = TrainState(*(tree.to(part, device) for part in begun))
     if not ranks.leads():
         rng.seed_global_state(config.seed)
         if progress.generators:
             rng.set_global_state(progress.generators)
-    if config.shard == "optimizer":
-        ts = ts._replace(opt_state=shard_state(ts.opt_state))
     if config.shard == "params":
         ts = TrainState(*map(split_rows, ts))
     return parts, ts, progress, history
@@ -114,17 +124,24 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
 
 def read_or_write_start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, folder.History]:
     """Resume the run, also where torchrun has started it again after a process was lost; else start it."""
-    again = ranks.attempt() and folder.is_begun(config)
-    if path := config.out if again else config.resume:
-        return folder.resume(path, config, ts, digest)
-    return folder.start(config, ts, digest)
+    again = ranks.attempt() and folder.was_begun_by(config.out, ranks.launcher())
+    path = config.out if again else config.resume
+    begun = folder.resume(path, config, ts, digest) if path else folder.start(config, ts, digest)
+    if ranks.among_many():
+        folder.mark_launch(config.out, ranks.launcher())
+    return begun
 
 
 def whole_state(config: Config, ts: TrainState) -> TrainState:
-    """Return the state as a checkpoint holds it; all processes call this, as each may have a slice of it."""
+    """Return the state as a checkpoint holds it, in the leading process; all call this, as each may have a slice."""
     if config.shard == "optimizer":
-        return ts._replace(opt_state=unshard_state(ts.opt_state, ts.params))
+        return ts._replace(opt_state=gather_state(ts.opt_state, ts.params))
     return TrainState(*map(whole, ts)) if config.shard == "params" else ts
+
+
+def whole_model(config: Config, ts: TrainState) -> TrainState:
+    """Return the state with whole parameters, to evaluate them; the optimizer's may stay divided."""
+    return ts if config.shard == "optimizer" else whole_state(config, ts)
 
 
 def save(config: Config, ts: TrainState, progress: Progress, history: folder.History, *, best: bool = False) -> None:

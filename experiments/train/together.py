@@ -81,27 +81,30 @@ def agree(config: Config, digest: str) -> None:
 
 def lead(f: Callable, *args: Any, **options: Any) -> Any:
     """Return f(…) as the leading process computes it; the others wait. An error of it is raised in all of them."""
-    if place()[1] == 1:
-        return f(*args, **options)
-    result, error = None, None
+    return lead_and_keep(lambda: (f(*args, **options), None))[0]
+
+
+def lead_and_keep(f: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Return f() as the leading process computes it, of which the others get the first part alone, and None."""
+    shared, kept, error = None, None, None
     if ranks.leads():
         try:
-            result = f(*args, **options)
+            shared, kept = f()
         except (cli.UsageError, cli.RunError, FloatingPointError) as raised:
             error = raised
-    box = [(result, error)]
-    dist.broadcast_object_list(box, src=0)
-    result, error = box[0]
+    if place()[1] > 1:
+        box = [(shared, error)]
+        dist.broadcast_object_list(box, src=0)
+        shared, error = box[0]
     if error:
         raise error
-    return result
+    return shared, kept
 
 
 def leader_first(f: Callable, *args: Any) -> Any:
     """Return f(…) as each process computes it, the others after the leader: what it downloads is there for them."""
-    found: list[Any] = []
-    lead(lambda: found.append(f(*args)))
-    return found[0] if found else f(*args)
+    _, found = lead_and_keep(lambda: (None, f(*args)))
+    return found if ranks.leads() else f(*args)
 
 
 def any_asks(asked: bool, device: torch.device) -> bool:
