@@ -39,6 +39,7 @@ from fn.checkpoint import to_bytes
 from fn.detection.train import detection_loss
 from fn.distributed import data_parallel_step, gather_state, place, sharded, whole_batch_norm
 from fn.dtensors import split_rows, split_step, whole
+from fn.gradcheck import largest
 from fn.jit import jit
 from fn.metrics import count_targets
 from fn.models import Detector, Model
@@ -135,7 +136,7 @@ def exact(out: Path, *_: str) -> None:
                 alone, x.double(), y, objective=objective_of(model), optimizer=rule, key=run_key(0)
             )
         pairs = zip(tree.leaves(ours._asdict()), tree.leaves(alone._asdict()), strict=True)
-        gaps[family] = max(float((a - b).abs().max()) for a, b in [*pairs, (metrics["loss"], expected["loss"])])
+        gaps[family] = largest((a - b).abs().max() for a, b in [*pairs, (metrics["loss"], expected["loss"])])
     (out / f"gaps{place()[0]}.json").write_text(json.dumps(gaps))
 
 
@@ -162,8 +163,8 @@ def split(out: Path, *_: str) -> None:
         held = [getattr(leaf, "to_local", lambda leaf=leaf: leaf)() for leaf in tree.leaves(ours._asdict())]
         share = sum(leaf.numel() for leaf in held) / tree.size(ours._asdict())
         pairs = zip(tree.leaves(whole(ours._asdict())), tree.leaves(alone._asdict()), strict=True)
-        gaps = [float((a - b).abs().max()) for a, b in [*pairs, *((metrics[key], expected[key]) for key in metrics)]]
-        found[f"{family}, {name}"] = [max(gaps), share]
+        gap = largest((a - b).abs().max() for a, b in [*pairs, *((metrics[key], expected[key]) for key in metrics)])
+        found[f"{family}, {name}"] = [gap, share]
     (out / f"found{place()[0]}.json").write_text(json.dumps(found))
 
 

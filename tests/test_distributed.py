@@ -45,6 +45,7 @@ from fn.distributed import (
     to_vector,
 )
 from fn.dtensors import split_rows, split_step, whole
+from fn.gradcheck import largest
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.optim import Optimizer, adamw, sgd
@@ -121,7 +122,7 @@ def test_divided_parameters_give_what_whole_ones_give(tmp_path):
     """DTensors over 2 and 4 processes in float64; each holds its share of parameters and optimizer state."""
     run_many(tmp_path, "split", "2,4")
     found = {number: [json.loads(file.read_text()) for file in (tmp_path / number).glob("found*")] for number in "24"}
-    assert max(gap for of in found.values() for one in of for gap, _ in one.values()) <= 1e-12
+    assert largest(gap for of in found.values() for one in of for gap, _ in one.values()) <= 1e-12
     for number, of in found.items():
         shares = [share for one in of for name, (_, share) in one.items() if name.startswith("transformer")]
         assert max(shares) <= 1 / int(number) + 0.01
@@ -131,6 +132,9 @@ SMALL = ("--limit", "150", "--batch-size", "32", "--epochs", "2", "--parts", "8"
 SMALL += ("--clip-norm", "1", "--warmup-steps", "3", "--schedule", "cosine", "--label-smoothing", "0.1")
 MLP = ("--model", "mlp", "--hidden", "8", "--dropout-p", "0.2", *SMALL)
 RESNET = ("--model", "resnet", "--widths", "4", "6", "8", *SMALL)
+CNN = ("--model", "cnn", "--widths", "4", "6", "--dropout-p", "0.2", *SMALL)
+TRANSFORMER = ("--model", "transformer", "--d-model", "8", "--layers", "1", "--heads", "2", "--dropout-p", "0.1")
+TRANSFORMER = (*TRANSFORMER, *SMALL)
 DIVIDED = ("--model", "transformer", "--d-model", "8", "--layers", "1", "--heads", "2", "--dropout-p", "0.1")
 DIVIDED += ("--shard", "params", "--optimizer", "sgd", "--limit", "60", "--batch-size", "20", "--epochs", "2")
 
@@ -155,7 +159,10 @@ def assert_same_run(run: Path, *others: Path) -> None:
     [
         (*MLP, "--workers", "1", "--accumulate", "2", "--checkpoint-every", "3"),
         (*RESNET, "--shard", "optimizer"),
+        pytest.param((*CNN, "--workers", "2", "--accumulate", "2"), marks=pytest.mark.longest),
+        pytest.param((*TRANSFORMER, "--shard", "optimizer", "--workers", "1"), marks=pytest.mark.longest),
     ],
+    ids=["mlp", "resnet", "cnn", "transformer"],
 )
 def test_a_run_of_1_2_and_4_processes_is_the_same_to_the_byte(tmp_path, flags):
     run_many(tmp_path, "train", "1,2,4", *flags)
