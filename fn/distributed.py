@@ -121,7 +121,7 @@ def pairwise_sum(x: Float[Tensor, " parts *shape"]) -> Float[Tensor, " *shape"]:
     return x[0]
 
 
-Branches = list[tuple[int, Tensor]]
+Branches = list[tuple[Count, Tensor]]
 """of a pairwise sum whose terms come one by one: (how many terms, their sum), fewer and fewer"""
 
 

@@ -307,7 +307,8 @@ def test_a_step_with_a_slice_of_the_state_holds_less():
     def peak(optimizer: Optimizer) -> int:
         step = data_parallel_step(objective, optimizer, parts=8)
         ts = init_train_state(model, optimizer, seed=0)
-        return peak_bytes(partial(step, ts, x, y, key=run_key(0)), "cpu")
+        held = peak_bytes(lambda: None, "cpu") - 4 * tree.size(ts._asdict())  # by other tests of this process
+        return peak_bytes(partial(step, ts, x, y, key=run_key(0)), "cpu") - held
 
     for whole_state, divided in in_two(lambda: (peak(rule), peak(sharded(rule)))):
         assert divided < 0.85 * whole_state
