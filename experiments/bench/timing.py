@@ -19,6 +19,8 @@ from experiments.bench.workloads import SIDE, TaskName
 from experiments.shared import show
 
 BURST = 0.15  # seconds
+AT_ONCE = 3
+"""workers that build and compile at a time; they are timed in turns once all are ready"""
 Timings = dict[TaskName, "Timing"]
 Growth = dict[str, dict[tuple[str, int], "Timing"]]  # {what grows: {(variant, its size): timing}}
 
@@ -70,7 +72,7 @@ class Timing:
     """per step, an entry per round"""
     peak_bytes: int | None
     ready: float
-    """seconds to compile, or to load from the compiler's cache, and to take the first steps"""
+    """seconds to compile, or to load from the compiler's cache, and to take the first steps, while others do too"""
     versions: dict[str, str]
 
     @property
@@ -113,8 +115,10 @@ def measure(tasks: Sequence[TaskName], rounds: int, *flags: str) -> Timings:
     """Time the tasks in turns; a task whose worker dies is left out."""
     workers, timings = {}, {}
     with ExitStack() as stack:
-        for task in tasks:
-            workers[task] = stack.enter_context(worker(task, flags))
+        for i, task in enumerate(tasks):
+            for one in tasks[i : i + AT_ONCE]:
+                if one not in workers:
+                    workers[one] = stack.enter_context(worker(one, flags))
             try:
                 timings[task] = Timing([], None, **workers[task].ask())
                 show.log.print(f"{': '.join(task)}: ready after {timings[task].ready:.1f} s", markup=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fn.indices import collect_outside
 from fn.jit.contents import JitError, append_contents
 from fn.jit.pooling import is_relu, move_relus_behind_pools
+from fn.jit.scalars import compute_numbers_once
 
 HOLE = object()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -211,6 +212,7 @@ def _trace(
         raise
     _mask_gradient_by_result(graph)
     move_relus_behind_pools(graph)
+    compute_numbers_once(graph)
     if donated:
         _write_back(graph, donated)
     return graph, output, donated, has_indices
