@@ -385,7 +385,8 @@ def sharded(optimizer: Optimizer) -> Optimizer:
 
 def _slice(params: Params) -> Params:
     """Return {"slice": what this process has of the leaves end to end}, of which only that is copied."""
-    _require_one_dtype(params)
+    if len({leaf.dtype for leaf in tree.leaves(params)}) > 1:
+        raise ValueError("sharded: the parameters have several dtypes")
     rank, processes = place()
     each = -(-tree.size(params) // processes)
     pieces, before = [], rank * each  # numbers of other processes before this one's
@@ -394,11 +395,6 @@ def _slice(params: Params) -> Params:
         before -= leaf.numel()
     own = torch.cat(pieces)
     return {"slice": F.pad(own, (0, each - len(own)))}
-
-
-def _require_one_dtype(params: Params) -> None:
-    if len({leaf.dtype for leaf in tree.leaves(params)}) > 1:
-        raise ValueError("sharded: the parameters have several dtypes")
 
 
 def _init_slice(params: Params, *, init: Callable) -> Params:
@@ -464,14 +460,12 @@ def scatter_state(opt_state: Params, like: Params) -> Params:
     rank, processes = place()
     own: Params = {}
     for name, part in like.items():
-        x = part["slice"] if isinstance(part, dict) else part
-        given = opt_state[name] if rank == 0 else None
-        pieces = None
-        if given is not None:
-            whole = isinstance(given, dict)
-            pieces = list(_padded(to_vector(given), processes).chunk(processes)) if whole else [given] * processes
-        received = pieces[0].clone() if pieces else torch.empty_like(x)
+        divided, pieces = isinstance(part, dict), None
+        if rank == 0:
+            given = opt_state[name]
+            pieces = list(_padded(to_vector(given), processes).chunk(processes)) if divided else [given] * processes
+        received = pieces[0].clone() if pieces else torch.empty_like(part["slice"] if divided else part)
         if processes > 1:
             dist.scatter(received, pieces, src=0)
-        own[name] = {"slice": received} if isinstance(part, dict) else received
+        own[name] = {"slice": received} if divided else received
     return own

@@ -37,7 +37,7 @@ def begin(name: str, *, reset: bool) -> int:
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
     answers.begin(file, mine.begin(name))
-    attempts.record(f"bug:{mine.case(mine.named(name).name)}", "start")
+    attempts.record(mine.task(name), "start")
     say(f"{shown(file)} is yours to mend")
     wrapped("Should   ", mine.named(name).task)
     wrapped("Run      ", f"python -m drills.bugs.{name}")
@@ -53,7 +53,7 @@ def grade(name: str) -> int:
     waiting = console.status("your program is run")
     with waiting if console.is_terminal else contextlib.nullcontext():
         wrong = mine.grade(name, file)
-    attempts.record(f"bug:{mine.case(mine.named(name).name)}", "check", passed=not wrong)
+    attempts.record(mine.task(name), "check", passed=not wrong)
     for line in wrong:
         wrapped("", line) if len(line) > console.width else say(line)
     if wrong:

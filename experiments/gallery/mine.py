@@ -51,6 +51,11 @@ def place(name: str) -> Path:
     return FOLDER / f"{name}.py"
 
 
+def task(name: str) -> str:
+    """Return the name under which `just learn` and the log of attempts know it."""
+    return f"bug:{case(named(name).name)}"
+
+
 def begin(name: str) -> str:
     """Return the text of the file: the task, the broken program and what it uses, how to run and to grade it."""
     return write(named(name), name, "broken")

@@ -101,17 +101,10 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
     together.agree(config, parts.digest)
     optimizer = sharded(parts.optimizer) if config.shard == "optimizer" else parts.optimizer
     ts = init_train_state(parts.model, optimizer, seed=config.seed, device=device)
-
-    def read_or_write() -> tuple[tuple, Params]:
-        whole = ts._replace(opt_state=parts.optimizer.init(ts.params))
-        begun, progress, history = read_or_write_start(config, whole, parts.digest)
-        opt_state = tree.to(begun.opt_state, device)
-        shared = begun._replace(opt_state={}) if config.shard == "optimizer" else begun
-        return (shared, progress, history), opt_state
-
-    (begun, progress, history), opt_state = together.lead_and_keep(read_or_write)
+    read = partial(read_or_write_start, config, parts, ts)
+    (begun, progress, history), opt_state = together.lead_and_keep(read)
     if config.shard == "optimizer":
-        begun = begun._replace(opt_state=scatter_state(opt_state or {}, ts.opt_state))
+        begun = begun._replace(opt_state=scatter_state(tree.to(opt_state or {}, device), ts.opt_state))
     ts = TrainState(*(tree.to(part, device) for part in begun))
     if not ranks.leads():
         rng.seed_global_state(config.seed)
@@ -122,14 +115,22 @@ def start_or_resume(config: Config, device: torch.device) -> tuple[Parts, TrainS
     return parts, ts, progress, history
 
 
-def read_or_write_start(config: Config, ts: TrainState, digest: str) -> tuple[TrainState, Progress, folder.History]:
-    """Resume the run, also where torchrun has started it again after a process was lost; else start it."""
+def read_or_write_start(
+    config: Config, parts: Parts, ts: TrainState
+) -> tuple[tuple[TrainState, Progress, folder.History], Params]:
+    """Resume the run, also where torchrun has started it again after a process was lost; else start it.
+
+    Return what all processes get, and the optimizer's whole state; where that is divided, they get none of it.
+    """
+    divided = config.shard == "optimizer"
+    whole = ts._replace(opt_state=parts.optimizer.init(ts.params)) if divided else ts
     again = ranks.attempt() and folder.was_begun_by(config.out, ranks.launcher())
     path = config.out if again else config.resume
-    begun = folder.resume(path, config, ts, digest) if path else folder.start(config, ts, digest)
+    begin = partial(folder.resume, path) if path else folder.start
+    begun, progress, history = begin(config, whole, parts.digest)
     if ranks.among_many():
         folder.mark_launch(config.out, ranks.launcher())
-    return begun
+    return (begun._replace(opt_state={}) if divided else begun, progress, history), begun.opt_state
 
 
 def whole_state(config: Config, ts: TrainState) -> TrainState:

@@ -10,27 +10,16 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
-COSTLY = {
-    *(
-        aten.exp.default,
-        aten.expm1.default,
-        aten.log.default,
-        aten.log1p.default,
-        aten.sqrt.default,
-        aten.rsqrt.default,
-    ),
-    *(aten.cos.default, aten.sin.default, aten.tanh.default, aten.sigmoid.default),
-    *(aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar),
-}
+COSTLY = {aten.exp.default, aten.expm1.default, aten.log.default, aten.log1p.default, aten.sqrt.default}
+COSTLY |= {aten.rsqrt.default, aten.cos.default, aten.sin.default, aten.tanh.default, aten.sigmoid.default}
+COSTLY |= {aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar}
 COPIES = 8
 """fewer would be written out as a formula again"""
 
 
 def compute_numbers_once(module: GraphModule) -> None:
     """Have each number that takes more than a few operations computed once, before the loops that read it."""
-    costly: dict[
-        Node, None
-    ] = {}  # in their order: the names of what is added decide whether a program is found on disk
+    costly: dict[Node, None] = {}  # in their order: by the names of what is added a program is found on the disk
     known: dict[tuple, Node] = {}
     for node in module.graph.nodes:
         if not _is_number(node) or not (node.target in COSTLY or costly.keys() & {*node.all_input_nodes}):
