@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch._inductor.utils import run_and_get_code
+from torch._inductor.utils import fresh_cache, run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fn import tree
@@ -61,14 +61,14 @@ def test_no_loop_reads_the_formula_of_a_number():
 
 
 @pytest.mark.slow
-def test_the_compiler_leaves_them_out_of_its_loops(monkeypatch):
+def test_the_compiler_leaves_them_out_of_its_loops():
     """Of Adam's two corrections one formula each stands in the generated code, in no loop over weights."""
     model, rule = mlp((1, 8, 8), 10, hidden=(64,)), adamw(lr=1e-3)
     params, state = model.init(generator(0))
     ts = TrainState(params, state, rule.init(params))
     step = classifier_step(model, rule)
     x, y = torch.randn(8, 1, 8, 8), torch.arange(8)
-    with torch._inductor.utils.fresh_cache():
+    with fresh_cache():
         (ours, _), code = run_and_get_code(jit(step), ts, x, y, key=run_key(0))
     kernels = [text for text in "".join(code).split("cpp_fused") if "expm1(" in text]
     assert sum(text.count("expm1(") for text in kernels) == 2
