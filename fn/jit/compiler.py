@@ -18,11 +18,21 @@ import torch
 from torch import Tensor
 
 from fn.indices import collect_outside
+from fn.jit import disk
 from fn.jit.contents import JitError, append_contents
+from fn.jit.fingerprint import fingerprint
 from fn.jit.pooling import is_relu, move_relus_behind_pools
 from fn.jit.scalars import compute_numbers_once
 
-HOLE = object()
+
+class Hole:
+    """Stands for a tensor; the same one in every process."""
+
+    def __reduce__(self) -> str:
+        return "HOLE"
+
+
+HOLE = Hole()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OPTIONS = {"cpp.fallback_scatter_reduce_sum": False}
 """fuses the gradient of `gather` with the loop that computes its input"""
@@ -109,28 +119,29 @@ def hollow(tree):
 
 def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate: bool = False) -> Program:
     """Trace the step on its arguments and compile the graph; without a C++ compiler the program runs nothing."""
-    # here, not above: they take seconds, which a run without jit need not wait for
+    leaves: list[Tensor] = []
+    signature: list[Any] = []
+    flatten_call((args, kwargs), leaves, signature)
+    on_cpu = all(x.device.type == "cpu" for x in leaves)
+    key = fingerprint((step, donate, signature)) if on_cpu else None
+    if key and (kept := disk.load(key)):
+        run, beside = kept
+        _keep_freed_memory()
+        return Program(run, *beside)
+    # here, not above: they take seconds, which neither a run without jit nor a program from the disk waits for
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorMode,
-    )
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    leaves: list[Tensor] = []
-    flatten_call((args, kwargs), leaves, [])
     try:
-        rows: list[Any] = [lay(x, _contiguous(x.shape)) for x in leaves]
+        rows: list[Any] = [lay(x.detach(), _contiguous(x.shape)) for x in leaves]
         laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in rows]
         graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         if any(map(_is_images, leaves)) and not _convolves(graph):  # then they are no images: as torch lays them
             laid = rows
             graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
-        mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
-        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in laid]
-        run = _compile(graph, shapes)
+        run, parts = _compile(graph, laid)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(NEEDS_VALUES) from error
     except InductorError as error:
@@ -140,23 +151,58 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
         _warn_of_no_compiler(str(reason).splitlines()[0])
         return Program(None, [], None)
     _keep_freed_memory()
-    return Program(run, [x.stride() for x in laid], output, donated, has_indices)
+    program = Program(run, [x.stride() for x in laid], output, donated, has_indices)
+    if parts and on_cpu and not _shares_memory(graph):
+        if key and key == fingerprint((step, donate, signature)):  # its Python left no trace elsewhere
+            disk.keep(key, parts, program[1:])
+        return program._replace(run=disk.link(parts))
+    return program
 
 
-def _compile(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-    """Return the graph compiled, and unfused where TorchInductor fails to fuse loops around a write in place.
+def _compile(graph: torch.fx.GraphModule, laid: list[Tensor]) -> tuple[Any, disk.Parts | None]:
+    """Return the graph compiled and its parts; unfused where TorchInductor fails to fuse loops around a write in place.
 
     See github.com/pytorch/pytorch/issues/196570.
     """
     from torch._inductor import compile
+    from torch._inductor.codecache import PyCodeCache
     from torch._inductor.exc import InductorError
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    constants = _take_constants(graph)
+    mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
+    shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*laid, *constants)]
+    before = len(PyCodeCache.modules)
     try:
-        return compile(graph, inputs, options=OPTIONS)
+        run: Any = compile(graph, shapes, options=OPTIONS)
     except InductorError as error:
         if not isinstance(error.inner_exception, KeyError):
             raise
-        return compile(graph, inputs, options=OPTIONS | {"max_fusion_size": 1})
+        run = compile(graph, shapes, options=OPTIONS | {"max_fusion_size": 1})
+    written = PyCodeCache.modules[before:]
+    parts = disk.find_parts(written[0], constants) if len(written) == 1 else None
+    return (lambda *leaves: run(*leaves, *constants)) if constants else run, parts
+
+
+def _take_constants(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """Return the tensors that the step holds, such as anchors, and have the graph take them as its last arguments."""
+    held = graph.graph.find_nodes(op="get_attr")
+    first = next(node for node in graph.graph.nodes if node.op != "placeholder")
+    inputs: dict[str, torch.fx.Node] = {}
+    for node in held:
+        if node.target not in inputs:
+            with graph.graph.inserting_before(first):
+                inputs[node.target] = graph.graph.placeholder(node.target)
+            inputs[node.target].meta |= node.meta
+        node.replace_all_uses_with(inputs[node.target])
+    for node in held:
+        graph.graph.erase_node(node)
+    constants = [getattr(graph, name) for name in inputs]
+    graph.recompile()
+    for name in inputs:
+        delattr(graph, name)
+    return constants
 
 
 @cache
@@ -316,6 +362,13 @@ def _write_back(graph: torch.fx.GraphModule, donated: int) -> None:
                 graph.graph.call_function(torch.ops.aten.copy_.default, (given, result))
     last.args = (results[donated:],)
     graph.recompile()
+
+
+def _shares_memory(graph: torch.fx.GraphModule) -> bool:
+    """Return whether a result shares memory with an argument or another result, as a view does."""
+    *nodes, last = graph.graph.nodes
+    ends = [*last.args[0], *(node for node in nodes if node.op == "placeholder")]
+    return len({node.meta["val"].untyped_storage()._cdata for node in ends}) < len(ends)
 
 
 def _contiguous(shape: torch.Size) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """What an argument that is no tensor holds, at every depth: an object that changed must not run an older program."""
 
+from functools import partial
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import no_type_check
 
@@ -91,6 +92,8 @@ def _parts(value, kind):
         return [Identity(value)]
     if kind is MethodType:
         return [value.__func__, value.__self__]
+    if kind is partial:
+        return [value.func, value.args, value.keywords, vars(value)]
     try:
         reduced = value.__reduce_ex__(4)
         state = object.__getstate__(value)  # also what a __reduce__ or __getstate__ of its own leaves out
@@ -98,7 +101,8 @@ def _parts(value, kind):
         raise JitError(f"jit cannot see whether the {kind.__name__} changes from call to call") from error
     if isinstance(reduced, str):  # a global of that name, such as torch.float32
         return [Identity(value), state]
-    return [state, *(list(part) if hasattr(part, "__next__") else part for part in reduced)]
+    parts = [state, *(list(part) if hasattr(part, "__next__") else part for part in reduced)]
+    return [None if type(part) is dict and not part else part for part in parts]  # {} if vars() was ever called
 
 
 @no_type_check
