@@ -2,7 +2,8 @@
 
 A step is a pure function of trees of tensors. So one run on shapes alone, with all shape checks on, determines what it
 does for every input of these shapes. `fn.jit.compiler` records that run (forward, gradient, optimizer) as one graph
-and compiles it. After that, no line of the step's Python runs.
+and compiles it. After that, no line of the step's Python runs, and in the next process not even that run is made:
+`fn.jit.disk` keeps what was compiled, under a key that `fn.jit.fingerprint` makes of all that the step can reach.
 """
 
 import warnings
@@ -23,6 +24,9 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
 
     An object counts by all that it holds (fn.jit.contents). What the step reads beside its arguments stays what it was
     at the first call, as under jax.jit.
+
+    The next process with the same code, shapes, versions and settings runs what this one compiled, at once. A step of
+    which it cannot be told whether it is the same, as one that prints or reads a file, is traced in every process.
 
     Whatever a new signature violates surfaces as it would without `jit`, as the same TypeCheckError. Where there is a
     convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` the

@@ -4,6 +4,7 @@ Three things decide the speed on a CPU: the whole step is one graph, images are 
 that a step frees is kept for the next step.
 """
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -11,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
+from threading import Thread
 from types import NoneType
 from typing import Any, NamedTuple, no_type_check
 
@@ -36,6 +38,10 @@ HOLE = Hole()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OPTIONS = {"cpp.fallback_scatter_reduce_sum": False}
 """fuses the gradient of `gather` with the loop that computes its input"""
+FIRST_KERNEL = """
+#include <torch/csrc/inductor/cpp_prefix.h>
+extern "C" void kernel(float* x) { at::vec::Vectorized<float>(0.0f).store(x); }
+"""
 NEEDS_VALUES = (
     "the step needs the values of a tensor, as .item(), `if`, or x[mask] do; while it is traced there are shapes only "
     "(torch.where chooses without `if`)"
@@ -134,6 +140,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+    _prepare_compiler()
     try:
         rows: list[Any] = [lay(x.detach(), _contiguous(x.shape)) for x in leaves]
         laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in rows]
@@ -203,6 +210,21 @@ def _take_constants(graph: torch.fx.GraphModule) -> list[Tensor]:
     for name in inputs:
         delattr(graph, name)
     return constants
+
+
+@cache
+def _prepare_compiler() -> None:
+    """Compile a first kernel meanwhile: for it the C++ compiler is tried out, and the headers of all are compiled.
+
+    On a machine that never did it this takes longer than to trace a step, and the trace needs one core only.
+    """
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    def compile_first() -> None:
+        with contextlib.suppress(Exception):  # the step's own kernels will say what is wrong
+            CppPythonBindingsCodeCache.load_pybinding(["float*"], FIRST_KERNEL)
+
+    Thread(target=compile_first, daemon=True).start()
 
 
 @cache
