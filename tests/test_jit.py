@@ -383,7 +383,7 @@ def freed():
     x = torch.zeros(10_000_000)
     during = heap()
     del x
-    return during.hblkhd - before.hblkhd, heap().fordblks - before.fordblks, heap().arena - before.arena
+    return during.hblkhd - before.hblkhd, heap().fordblks
 
 print(freed())
 jit(lambda x: x + 1)(torch.zeros(3))
@@ -399,11 +399,11 @@ def test_what_a_step_frees_is_there_for_the_next():
     In a process of its own: where many tests ran before, the heap has other free places to take from.
     """
     ran = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True, check=True)
-    (mapped, *_), (mapped_after, free, grown) = map(ast.literal_eval, ran.stdout.splitlines())
+    (mapped, free_before), (mapped_after, free) = map(ast.literal_eval, ran.stdout.splitlines())
     assert mapped >= 40_000_000
     assert mapped_after == 0
+    assert free_before < 39_000_000
     assert free >= 39_000_000  # some of it may go to a small object meanwhile
-    assert grown >= 39_000_000
 
 
 def test_under_grad_vmap_and_another_jit_it_is_the_step_itself(compilations):

@@ -140,7 +140,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    _prepare_compiler()
+    preparation = _prepare_compiler()
     try:
         rows: list[Any] = [lay(x.detach(), _contiguous(x.shape)) for x in leaves]
         laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in rows]
@@ -149,6 +149,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
             laid = rows
             graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
         run, parts = _compile(graph, laid)
+        preparation.join()
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(NEEDS_VALUES) from error
     except InductorError as error:
@@ -213,8 +214,8 @@ def _take_constants(graph: torch.fx.GraphModule) -> list[Tensor]:
 
 
 @cache
-def _prepare_compiler() -> None:
-    """Compile a first kernel meanwhile: for it the C++ compiler is tried out, and the headers of all are compiled.
+def _prepare_compiler() -> Thread:
+    """Return the thread that compiles a first kernel, for which the compiler is tried out and all headers are compiled.
 
     On a machine that never did it this takes longer than to trace a step, and the trace needs one core only.
     """
@@ -224,7 +225,9 @@ def _prepare_compiler() -> None:
         with contextlib.suppress(Exception):  # the step's own kernels will say what is wrong
             CppPythonBindingsCodeCache.load_pybinding(["float*"], FIRST_KERNEL)
 
-    Thread(target=compile_first, daemon=True).start()
+    thread = Thread(target=compile_first, daemon=True)
+    thread.start()
+    return thread
 
 
 @cache
