@@ -136,10 +136,7 @@ STEPS: dict[str, tuple[Callable, Callable[[pytest.MonkeyPatch], Any]]] = {
     "a function in a table": (lambda x: TABLE["relu"](x), lambda m: m.setitem(TABLE, "relu", torch.tanh)),
     "a function of a module": (lambda x: HELPERS.scale(x), lambda m: m.setattr(HELPERS, "scale", other)),
     "a function of torch": (lambda x: F.relu(x), lambda m: m.setattr(F, "relu", other)),
-    "a function in a function": (
-        lambda x: [outer(y) for y in x],
-        lambda m: m.setattr(inner, "__code__", other.__code__),
-    ),
+    "a function in a function": (lambda x: [outer(y) for y in x], lambda m: m.setattr(inner, "__code__", OTHER)),
     "a default": (partial(lambda x, f=inner: f(x)), lambda m: m.setattr(inner, "__code__", OTHER)),
     "a remembered function": (lambda x: x * remembered(1), lambda m: m.setattr(remembered, "__wrapped__", other)),
     "a method": (lambda x: Layer(2).apply(x), lambda m: m.setattr(Layer, "apply", lambda self, x: x)),
@@ -190,12 +187,8 @@ def made(n: float, f: Callable) -> Callable:
 def test_the_fingerprint_tells_what_a_function_closes_over():
     step = made(2, inner)
     assert fingerprint(step) == fingerprint(made(2, inner)) is not None
-    assert (
-        len(
-            {fingerprint(step), fingerprint(made(3, inner)), fingerprint(made(2, other)), fingerprint(made(2.0, inner))}
-        )
-        == 4
-    )
+    others = made(3, inner), made(2, other), made(2.0, inner)
+    assert len({fingerprint(f) for f in (step, *others)}) == 4
 
 
 def writes(x: Tensor) -> Tensor:
@@ -270,10 +263,13 @@ def change_kernel(entry: Path) -> None:
         Path(file).write_bytes(copy + b"\0")
 
 
+DAMAGES = [damage_entry, flip_a_bit, remove_kernel, change_kernel]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [damage_entry, flip_a_bit, remove_kernel, change_kernel])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_made_again(traces, tmp_path, damage):
-    scale = 1 + [damage_entry, flip_a_bit, remove_kernel, change_kernel].index(damage) / 7
+    scale = 1 + DAMAGES.index(damage) / 7
 
     def step(x: Tensor) -> Tensor:
         return x * scale + math.pi
