@@ -299,8 +299,13 @@ def test_a_sharded_state_comes_back_whole_and_is_refused_for_several_dtypes():
 
 
 def test_a_step_with_a_slice_of_the_state_holds_less():
-    """The most bytes of tensors at a time, in each of two processes."""
+    """The most bytes of tensors at a time, in each of two processes.
+
+    gloo's thread may hold what a step gathered a moment longer, up to 2.3 times the parameters: the least of five
+    tries counts, and a quarter of the parameters is less even where all tries of one way meet that moment.
+    """
     model, rule = mlp((1, 8, 8), 10, hidden=(300, 300)), adamw(lr=0.1)
+    params, _ = model.init(generator(0))
     objective = partial(classification_loss, apply=model.apply)
     x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
 
@@ -308,10 +313,10 @@ def test_a_step_with_a_slice_of_the_state_holds_less():
         step = data_parallel_step(objective, optimizer, parts=8)
         ts = init_train_state(model, optimizer, seed=0)
         held = peak_bytes(lambda: None, "cpu") - 4 * tree.size(ts._asdict())  # by other tests of this process
-        return peak_bytes(partial(step, ts, x, y, key=run_key(0)), "cpu") - held
+        return min(peak_bytes(partial(step, ts, x, y, key=run_key(0)), "cpu") for _ in range(5)) - held
 
     for whole_state, divided in in_two(lambda: (peak(rule), peak(sharded(rule)))):
-        assert divided < 0.85 * whole_state
+        assert whole_state - divided > tree.size(params)  # in bytes: a quarter of 4 * size
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 3)], ids=["even", "ragged"])
