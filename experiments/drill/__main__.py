@@ -114,14 +114,16 @@ def standing_in(name: str) -> Standing:
     return attempts.standings().get(name, Standing())
 
 
-def due_again(name: str) -> str:
-    return in_days(spacing.due(spacing.tries(attempts.task_events())).get(name), time.time())
+def due(name: str) -> float | None:
+    """Return when the drill is due again, in seconds since 1970; None if it was never passed."""
+    return spacing.due(spacing.tries(attempts.task_events())).get(name)
 
 
 def begin(name: str, *, blank: bool, reset: bool) -> int:
     """Write the drill's file, unless one is under way."""
     file = place(name)
-    again = not standing_in(name).open and due_again(name) == "now"
+    when = due(name)
+    again = not standing_in(name).open and when is not None and when <= time.time()
     if file.exists() and not (reset or again):
         say(f"{shown(file)} is there already: --check grades it, --reset starts over")
         return 0
@@ -162,7 +164,7 @@ def check(name: str) -> int:
     took = f" in {clock(time.time() - before.begun)}" if before.open and before.begun else ""
     star = ", with the star for the edges" if verdict.star else ", short of the star for the edges"
     star = "" if name in WHOLES else star  # a lab's checks have no edges
-    say(f"\npassed{took}{star}; due again: {due_again(name)}; --show puts ours beside yours")
+    say(f"\npassed{took}{star}; due again: {in_days(due(name), time.time())}; --show puts ours beside yours")
     return 0
 
 

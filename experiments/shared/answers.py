@@ -36,6 +36,7 @@ def compare(title: str, ours: str, file: Path) -> None:
     """Print ours and the file, side by side where there is room; lines that both have are dim."""
     from rich.syntax import Syntax
     from rich.table import Table
+    from rich.text import Text
 
     yours = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     widest = max(map(len, [*ours.splitlines(), *yours.splitlines()]), default=0)
@@ -47,18 +48,18 @@ def compare(title: str, ours: str, file: Path) -> None:
     for i, j in common([line.plain for line in lines[0]], [line.plain for line in lines[1]]):
         lines[0][i].stylize("dim")
         lines[1][j].stylize("dim")
-    shared = console.is_terminal and "; what both have is dim"
-    code = {f"ours, {title}": lines[0], f"yours, {shown(file)}{shared or ''}": lines[1]}
+    said = "; what both have is dim" if console.is_terminal else ""
+    code = {f"ours, {title}": lines[0], f"yours, {shown(file)}{said}": lines[1]}
     if beside:
         columns = Table(*code, box=None, expand=True, padding=(0, 2, 0, 0), header_style="bold")
-        columns.add_row(*(type(left)("\n").join(part) for part in code.values()))
+        columns.add_row(*map(Text("\n").join, code.values()))
         console.print(columns)
         return
     for head, part in code.items():
         print()
         wrapped("", head)
         print()
-        console.print(type(left)("\n").join(part), soft_wrap=True)
+        console.print(Text("\n").join(part), soft_wrap=True)
 
 
 def common(ours: Sequence[str], yours: Sequence[str]) -> list[tuple[int, int]]:
