@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
+from experiments.bench.memory import peak_growth
 from fn import tree
 from fn.attention import (
     attention_weights,
@@ -241,15 +241,6 @@ def test_large_scores_do_not_overflow(under_test, way):
     agree(attend, torchs, 100 * q, 100 * k, v, tol={torch.float64: 1e-10})
 
 
-def peak_bytes(f: Callable[[], object]) -> int:
-    """Return the most bytes that are allocated at once while f runs, beyond those before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        result = f()
-    del result
-    events: list[Any] = sorted(record.profiler.kineto_results.events(), key=lambda e: e.start_ns())  # pyright: ignore
-    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
-
-
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_in_tiles_the_weights_are_never_all_there(backward, masked):
@@ -266,7 +257,7 @@ def test_in_tiles_the_weights_are_never_all_there(backward, masked):
         return partial(grad(loss, argnums=(0, 1, 2)) if backward else attend, q, k, v)
 
     run(32)()
-    plain, tiled, native = (peak_bytes(run(way)) / (4 * 512 * 512) for way in ("plain", 32, "native"))
+    plain, tiled, native = (peak_growth(run(way)) / (4 * 512 * 512) for way in ("plain", 32, "native"))
     assert plain > 8
     assert tiled < 1
     assert native < 1 + masked
