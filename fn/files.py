@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unicodedata import category
 
-Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor", "rows"]
+Kind = Literal["image", "xml", "json", "text", "idx", "log", "tensor", "program", "rows"]
 MOST_BYTES: dict[Kind, int] = {
     "image": 2**28,
     "xml": 2**24,
@@ -23,6 +23,7 @@ MOST_BYTES: dict[Kind, int] = {
     "idx": 2**28,
     "log": 2**30,
     "tensor": 2**33,
+    "program": 2**24,
     "rows": 2**42,
 }
 """the size of the largest file of a kind that is read; an IDX file counts as it is unpacked"""

@@ -1,6 +1,7 @@
 """Settings of the whole suite, and the function under test as a fixture."""
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pkgutil import resolve_name
@@ -22,6 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TERM"] = "xterm"  # on a dumb terminal no bar is drawn
 for _name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):  # tests read printed tables, of rich's own width
     os.environ.pop(_name, None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # on tensors this small, waking a second thread costs 5 ms an op: 100 times the work
 
 

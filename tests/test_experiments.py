@@ -384,7 +384,6 @@ def interrupted(*args, **options):
             os.kill(os.getpid(), signal.SIGINT)
         yield batch
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background is told to ignore it
 batches, loader.batches = loader.batches, interrupted
 from experiments.lab import main
 sys.argv = ["lab", "0", "--out", {out!r}]
@@ -430,7 +429,6 @@ class Interrupter:
         if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background is told to ignore it
 sys.meta_path.insert(0, Interrupter())
 from experiments.lab import main
 sys.argv = ["lab", "0", "--out", {out!r}]

@@ -26,7 +26,8 @@ def jit(step: Callable, *, donate: bool = False) -> Callable:
     at the first call, as under jax.jit.
 
     The next process with the same code, shapes, versions and settings runs what this one compiled, at once. A step of
-    which it cannot be told whether it is the same, as one that prints or reads a file, is traced in every process.
+    which it cannot be told whether it is the same, as one that prints or reads a file, is traced in every process, and
+    compiled if its graph is a new one.
 
     Whatever a new signature violates surfaces as it would without `jit`, as the same TypeCheckError. Where there is a
     convolution on a CPU, images and kernels are laid out channels last. Under `grad`, `vmap` or another `jit` the

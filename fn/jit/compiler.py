@@ -22,7 +22,7 @@ from torch import Tensor
 from fn.indices import collect_outside
 from fn.jit import disk
 from fn.jit.contents import JitError, append_contents
-from fn.jit.fingerprint import fingerprint
+from fn.jit.fingerprint import digest, environment, fingerprint
 from fn.jit.pooling import is_relu, move_relus_behind_pools
 from fn.jit.scalars import compute_numbers_once
 
@@ -131,16 +131,13 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     on_cpu = all(x.device.type == "cpu" for x in leaves)
     key = fingerprint((step, donate, signature)) if on_cpu else None
     if key and (kept := disk.load(key)):
-        run, beside = kept
         _keep_freed_memory()
-        return Program(run, *beside)
+        return Program(kept.run, *kept.beside)
     # here, not above: they take seconds, which neither a run without jit nor a program from the disk waits for
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
-    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    preparation = _prepare_compiler()
+    preparation = _prepare_compiler() if disk.is_empty() else None
     try:
         rows: list[Any] = [lay(x.detach(), _contiguous(x.shape)) for x in leaves]
         laid = [lay(x, _channels_last(x.shape)) if _is_images(x) else x for x in rows]
@@ -148,46 +145,69 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
         if any(map(_is_images, leaves)) and not _convolves(graph):  # then they are no images: as torch lays them
             laid = rows
             graph, output, donated, has_indices = _trace(step, args, kwargs, laid, donate)
-        run, parts = _compile(graph, laid)
-        preparation.join()
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise JitError(NEEDS_VALUES) from error
-    except InductorError as error:
-        reason = error.inner_exception
-        if not isinstance(reason, InvalidCxxCompiler | CppCompileError):
-            raise
-        _warn_of_no_compiler(str(reason).splitlines()[0])
+    constants = _take_constants(graph)
+    run, parts = _compile_once(graph, laid, constants) if on_cpu else _compile(graph, laid, constants)
+    if run is None:
         return Program(None, [], None)
+    if preparation:
+        preparation.join()
     _keep_freed_memory()
     program = Program(run, [x.stride() for x in laid], output, donated, has_indices)
-    if parts and on_cpu and not _shares_memory(graph):
-        if key and key == fingerprint((step, donate, signature)):  # its Python left no trace elsewhere
-            disk.keep(key, parts, program[1:])
-        return program._replace(run=disk.link(parts))
+    if key and parts and key == fingerprint((step, donate, signature)):  # its Python left no trace elsewhere
+        disk.keep(key, parts, program[1:])
     return program
 
 
-def _compile(graph: torch.fx.GraphModule, laid: list[Tensor]) -> tuple[Any, disk.Parts | None]:
-    """Return the graph compiled and its parts; unfused where TorchInductor fails to fuse loops around a write in place.
+def _compile_once(
+    graph: torch.fx.GraphModule, laid: list[Tensor], constants: list[Tensor]
+) -> tuple[Any, disk.Parts | None]:
+    """Return the graph compiled and its parts, from the disk if any process ever compiled the same graph.
 
-    See github.com/pytorch/pytorch/issues/196570.
+    No parts where a result shares memory with an argument or another result: then the kept function would not do.
     """
+    if _shares_memory(graph):
+        return _compile(graph, laid, constants)[0], None
+    layouts = [f"{x.dtype} {tuple(x.shape)} {x.stride()}" for x in (*laid, *constants)]
+    key = digest([*environment(), graph.code, *layouts])
+    if kept := disk.load(key, constants):
+        return kept.run, kept.parts
+    run, parts = _compile(graph, laid, constants)
+    if not parts:
+        return run, None
+    disk.keep(key, parts, ())
+    return disk.link(parts), parts
+
+
+def _compile(graph: torch.fx.GraphModule, laid: list[Tensor], constants: list[Tensor]) -> tuple[Any, disk.Parts | None]:
+    """Return the graph compiled and its parts; nothing without a C++ compiler.
+
+    Unfused where TorchInductor fails to fuse loops around a write in place, github.com/pytorch/pytorch/issues/196570.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor import compile
     from torch._inductor.codecache import PyCodeCache
-    from torch._inductor.exc import InductorError
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    constants = _take_constants(graph)
     mode = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv torch keeps no program on the disk
     shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*laid, *constants)]
     before = len(PyCodeCache.modules)
     try:
-        run: Any = compile(graph, shapes, options=OPTIONS)
+        try:
+            run: Any = compile(graph, shapes, options=OPTIONS)
+        except InductorError as error:
+            if not isinstance(error.inner_exception, KeyError):
+                raise
+            run = compile(graph, shapes, options=OPTIONS | {"max_fusion_size": 1})
     except InductorError as error:
-        if not isinstance(error.inner_exception, KeyError):
+        reason = error.inner_exception
+        if not isinstance(reason, InvalidCxxCompiler | CppCompileError | OSError):  # the last: a disk without a place
             raise
-        run = compile(graph, shapes, options=OPTIONS | {"max_fusion_size": 1})
+        _warn_of_no_compiler(str(reason).splitlines()[0])
+        return None, None
     written = PyCodeCache.modules[before:]
     parts = disk.find_parts(written[0], constants) if len(written) == 1 else None
     return (lambda *leaves: run(*leaves, *constants)) if constants else run, parts
@@ -219,6 +239,7 @@ def _prepare_compiler() -> Thread:
 
     On a machine that never did it this takes longer than to trace a step, and the trace needs one core only.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     def compile_first() -> None:

@@ -27,6 +27,8 @@ class Identity:
 
 CHECKS = ("fn.checks", "jaxtyping._decorator")
 """modules whose functions check the one that they wrap, and remember what passed"""
+IMMUTABLE = (int, float, complex, str, bytes, tuple)
+"""whose subclasses hold a value that a __reduce__ of their own may leave out"""
 AGAIN = object()
 """stands before the number of a part that was met before, as an object may hold itself"""
 
@@ -101,7 +103,8 @@ def _parts(value, kind):
         raise JitError(f"jit cannot see whether the {kind.__name__} changes from call to call") from error
     if isinstance(reduced, str):  # a global of that name, such as torch.float32
         return [Identity(value), state]
-    parts = [state, *(list(part) if hasattr(part, "__next__") else part for part in reduced)]
+    plain = [base.__getnewargs__(value) for base in IMMUTABLE if isinstance(value, base)]
+    parts = [state, *plain, *(list(part) if hasattr(part, "__next__") else part for part in reduced)]
     return [None if type(part) is dict and not part else part for part in parts]  # {} if vars() was ever called
 
 

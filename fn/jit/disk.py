@@ -1,7 +1,8 @@
 """Keep a compiled step on the disk: the next process runs it without a trace, and without importing TorchInductor.
 
 TorchInductor writes a step as one Python function that calls kernels in C++. That function is kept, and of each kernel
-its file and its digest. An entry that is damaged, or whose kernels are gone or changed, is removed and made again.
+its file and its digest: under the key of the step (fn.jit.fingerprint), and under that of its graph, for a step without
+a fingerprint, which has to be traced. An entry that is damaged, or whose kernels are gone or changed, is made again.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -25,14 +26,14 @@ from typing import Any, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
-from fn.files import write_atomic
+from fn.files import MOST_BYTES, read_bytes, write_atomic
 
-MANY = 256
+MANY = 512
 """entries that are kept; the ones used longest ago are removed"""
-LARGEST = 2**24
-"""bytes of an entry"""
 DIGITS = 64
 """of a digest"""
+OFF = "TORCHINDUCTOR_FORCE_DISABLE_CACHES"
+"""the variable by which TorchInductor, and so this too, keeps nothing"""
 Run = Callable[..., tuple[Tensor, ...]]
 
 
@@ -47,6 +48,14 @@ class Parts(NamedTuple):
     """the last arguments of the function"""
 
 
+class Kept(NamedTuple):
+    """A step from the disk, ready to run, its parts, and what was kept beside them."""
+
+    run: Run
+    parts: Parts
+    beside: Any
+
+
 def folder() -> Path:
     """Return the folder of the entries, within that of TorchInductor."""
     try:
@@ -57,36 +66,48 @@ def folder() -> Path:
     return Path(inductor or Path(tempfile.gettempdir(), f"torchinductor_{user}"), "functional-torch")
 
 
-def load(key: str) -> tuple[Run, Any] | None:
-    """Return the step that was kept under the key, ready to run, and what was kept beside it; None if there is none."""
-    path = folder() / key
+def is_empty() -> bool:
+    """Return whether no step was ever kept here."""
     try:
-        content = path.read_bytes()
+        return not any(folder().iterdir())
     except OSError:
+        return True
+
+
+def load(key: str, constants: list[Tensor] | None = None) -> Kept | None:
+    """Return the step that was kept under the key, with these constants in place of its own; None if there is none."""
+    path = folder() / key
+    if os.environ.get(OFF) == "1":
         return None
     try:
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
             return None
+        content = read_bytes(path, "program")
+    except OSError:
+        return None
+    try:
         digest, content = content[:DIGITS].decode(), content[DIGITS:]
         if digest != hashlib.sha256(content).hexdigest():
             raise ValueError("the entry is damaged")
         same_key, parts, beside = pickle.loads(content)
         if same_key != key:
             raise ValueError("the entry is of another step")
-        run = link(parts)
-        os.utime(path)  # the ones used longest ago go first
+        parts = parts if constants is None else parts._replace(constants=constants)
+        kept = Kept(link(parts), parts, beside)
     except Exception:  # whatever is wrong with it: it is made again
         with contextlib.suppress(OSError):
             path.unlink()
         return None
-    return run, beside
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the ones used longest ago go first
+    return kept
 
 
 def keep(key: str, parts: Parts, beside: Any) -> None:
     """Keep a step under the key, where its folder can be written to and what stands beside it can be pickled."""
     with contextlib.suppress(OSError, pickle.PicklingError, AttributeError, TypeError):
         content = pickle.dumps((key, parts, beside))
-        if len(content) > LARGEST:
+        if len(content) > MOST_BYTES["program"] - DIGITS or os.environ.get(OFF) == "1":
             return
         write_atomic(folder() / key, hashlib.sha256(content).hexdigest().encode() + content)
         for path in sorted(folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-MANY]:

@@ -1,19 +1,25 @@
 """Tell a step by all that its graph hangs on, in words that are the same in every process.
 
-These are its code and all code that it calls, what both close over or read by name, and the state of torch. Libraries
-that only compute are told by name and version. What cannot be told so has no fingerprint: what reads a file, the time
-or a random number, prints, or holds a tensor.
+These are its code and all code that it calls, what both close over or read by name, and the state of torch. Of
+libraries only what is listed here is known to compute from its arguments alone; it is told by name and version. A step
+that reaches anything else has no fingerprint: it is traced in every process, and its graph is the key.
 """
 
 import builtins
+import contextlib
 import dis
+import enum
+import functools
+import logging
 import os
 import platform
 import sys
 import sysconfig
 import types
+import typing
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import is_dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,35 +27,46 @@ from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, no_type_check
 
 import torch
+from beartype.vale._core._valecore import BeartypeValidator
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.utils._pytree import SUPPORTED_NODES
 
-from fn.jit.contents import AGAIN, CHECKS, JitError, _cell, _parts
+from fn.jit.contents import AGAIN, CHECKS, Identity, JitError, _cell, _parts
 
-PURE = {"_collections", "_collections_abc", "_contextvars", "_functools", "_operator", "abc", "beartype", "builtins"}
-PURE |= {"collections", "contextlib", "contextvars", "copy", "copyreg", "dataclasses", "einops", "enum", "functools"}
-PURE |= {"inspect", "itertools", "jaxtyping", "math", "numbers", "operator", "pybind11_builtins", "torch", "types"}
-PURE |= {"typing"}
-"""libraries whose results hang on their arguments and on the state of torch alone"""
-IMPURE = {
-    "__import__",
-    "breakpoint",
-    "eval",
-    "exec",
-    "globals",
-    "hash",
-    "id",
-    "input",
-    "locals",
-    "open",
-    "print",
-    "vars",
-}
-"""of the builtins"""
-LIBRARIES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib"))
+FILES = (
+    "collections/",
+    "contextlib.py",
+    "copyreg.py",
+    "dataclasses.py",
+    "einops/",
+    "enum.py",
+    "functools.py",
+    "operator.py",
+)
+FILES += ("torch/_functorch/", "torch/_tensor.py", "torch/func/", "torch/functional.py", "torch/nn/functional.py")
+FILES += ("torch/autograd/forward_ad.py",)
+"""of libraries, whose functions hang on their arguments and on the state of torch alone"""
+MODULES = {"collections", "contextlib", "einops", "enum", "functools", "itertools", "math", "operator", "torch"}
+MODULES |= {"torch.autograd", "torch.autograd.forward_ad", "torch.fft", "torch.func", "torch.linalg", "torch.nn"}
+MODULES |= {"torch._C", "torch._C._functorch", "torch.nn.functional", "torch.special"}
+"""of libraries, of which a part may be read"""
+COMPILED = {"_collections", "_functools", "_operator", "itertools", "math"}
+COMPILED |= {"torch._C._fft", "torch._C._functorch", "torch._C._linalg", "torch._C._nn", "torch._C._special"}
+"""modules in C whose functions compute from their arguments alone"""
+CLASSES = {"collections", "contextlib", "dataclasses", "einops", "enum", "functools", "itertools", "operator", "types"}
+"""libraries whose classes are told by name, beside these of torch:"""
+CLASSES_OF_TORCH = {torch.Size, torch.Tensor, torch.dtype, torch.device, torch.finfo, torch.iinfo, torch.nn.Parameter}
+CLASSES_OF_TORCH |= {FakeTensor, torch._C.TensorBase, torch.Generator}
+BUILTINS = {"abs", "all", "any", "callable", "divmod", "hasattr", "isinstance", "issubclass", "iter", "len"}
+BUILTINS |= {"max", "min", "next", "pow", "repr", "round", "sorted", "sum"}
+"""the functions among the builtins that compute from their arguments alone; its classes do"""
+DUNDERS = {"__call__", "__class__", "__delattr__", "__getitem__", "__init__", "__len__", "__new__", "__post_init__"}
+DUNDERS |= {"__name__", "__qualname__", "__setattr__"}
+"""of the names with two underscores, those that may be read; others lead to what is not told, as f.__globals__ does"""
 PLAIN = (int, bool, str, bytes, NoneType, float, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
-PRINTED = (torch.Size, slice, range, type(...), torch._ops.OpOverload, torch._ops.OpOverloadPacket)
-"""told by what `str` makes of them"""
-COMPILED = (
+SINGLE = (..., NotImplemented, typing.Any)
+IN_C = (
     types.BuiltinFunctionType,
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
@@ -57,12 +74,18 @@ COMPILED = (
     types.MethodWrapperType,
     types.WrapperDescriptorType,
 )
-"""functions and attributes in C: they cannot be changed, and are told by their name in what holds them"""
+"""functions and attributes that cannot be changed; they are told by their name in what holds them"""
 UNTOLD = {"__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dict__", "__doc__"}
-UNTOLD |= {"__firstlineno__", "__module__", "__slotnames__", "__static_attributes__", "__weakref__", "_abc_impl"}
+UNTOLD |= {"__dataclass_fields__", "__dataclass_params__", "__firstlineno__", "__module__", "__slotnames__"}
+UNTOLD |= {"__orig_bases__", "__static_attributes__", "__weakref__"}
 """of the attributes of a class; its annotations are told apart"""
+LIBRARIES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib"))
 READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
-WRITES = {"STORE_GLOBAL", "DELETE_GLOBAL"}
+HIDDEN = {"STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
+"""of what code does: a graph does not show the first two, and a name that is imported there is not followed"""
+HEAP = 1 << 9
+"""the flag of a class that Python code made"""
+log = logging.getLogger(__name__)
 
 
 class Untold(Exception):
@@ -72,49 +95,64 @@ class Untold(Exception):
 def fingerprint(value: Any) -> str | None:
     """Return the fingerprint of a step and what it is called with; None where something in them cannot be told.
 
+    What that is, is logged at the level DEBUG.
+
     >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 1) != fingerprint(lambda x: x + 2)
     True
     >>> fingerprint(lambda x: print(x))
     """
     if torch._C._len_torch_function_stack():
         return None
-    told = [*_environment()]
+    told = [*environment()]
     try:
         _tell(value, told, {})
-    except (Untold, JitError, RecursionError, NameError):  # the last: an annotation in words that is not defined
+    except (Untold, JitError, RecursionError, NameError) as error:  # the last: an annotation that is not defined
+        log.debug("no fingerprint: %s %s", type(error).__name__, error)
         return None
+    return digest(told)
+
+
+def digest(told: list[str]) -> str:
     return sha256("\0".join(told).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _environment() -> Iterator[str]:
-    """Yield what a compiled step hangs on beside its code: versions, processor, settings."""
+def environment() -> Iterator[str]:
+    """Yield what a compiled step hangs on beside its graph: versions, processor, settings."""
     yield from _versions()
     options = {name: value for name, value in os.environ.items() if name.startswith("TORCHINDUCTOR_")}
     options.pop("TORCHINDUCTOR_CACHE_DIR", None)  # TorchInductor sets it, when it is imported
     yield str(sorted(options.items()))
     config: Any = sys.modules.get("torch._inductor.config")
     yield config.codegen_config() if config else ""  # what is not as by default
-    yield f"{torch.get_num_threads()} {torch.get_default_dtype()} {torch.get_float32_matmul_precision()}"
-    yield f"{torch.is_grad_enabled()} {torch.is_inference_mode_enabled()} {torch.backends.mkldnn.enabled}"
-    yield f"{torch.are_deterministic_algorithms_enabled()}"
-    yield f"{torch.is_autocast_enabled('cpu')} {torch.get_autocast_dtype('cpu')}"
+    jaxtyping: Any = sys.modules.get("jaxtyping")
+    yield f"{jaxtyping.config.jaxtyping_disable if jaxtyping else ''}"
+    onednn: Any = torch.backends.mkldnn
+    yield f"{torch.get_num_threads()} {torch.get_default_dtype()} {onednn.enabled}"
+    yield f"{torch.is_grad_enabled()} {torch.is_inference_mode_enabled()} {torch.is_autocast_enabled('cpu')}"
+    yield f"{torch.are_deterministic_algorithms_enabled()} {torch.get_autocast_dtype('cpu')}"
+    yield f"{onednn.matmul.fp32_precision} {onednn.conv.fp32_precision} {onednn.rnn.fp32_precision}"
+    with contextlib.suppress(RuntimeError):  # where these three were set, torch refuses to say the older one
+        yield torch.get_float32_matmul_precision()
 
 
 @cache
 def _versions() -> tuple[str, ...]:
-    ours = [*Path(__file__).parent.glob("*.py"), Path(__file__).parent.parent / "checks.py"]
+    fn = Path(__file__).parent.parent
+    ours = [*Path(__file__).parent.glob("*.py"), fn / "checks.py", fn / "indices.py"]
     cpu = Path("/proc/cpuinfo")
-    flags = {line for line in cpu.read_text().splitlines() if line.startswith("flags")} if cpu.exists() else set()
-    versions = (str(getattr(sys.modules.get(name), "__version__", "")) for name in sorted(PURE))
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    features = {line for line in lines if line.startswith(("flags", "Features"))}
+    libraries = ("beartype", "einops", "jaxtyping", "torch")
+    versions = (str(getattr(sys.modules.get(name), "__version__", "")) for name in libraries)
     sources = (sha256(path.read_bytes()).hexdigest() for path in sorted(ours))
-    return sys.version, str(torch.version.git_version), platform.processor(), *sorted(flags), *versions, *sources
+    return sys.version, str(torch.version.git_version), platform.processor(), *sorted(features), *versions, *sources
 
 
 @no_type_check
 def _tell(value, told, seen):
     """Append to `told` the words for a value and all that it holds."""
     kind = type(value)
-    if kind in PLAIN:
+    if kind in PLAIN or any(value is x for x in SINGLE):
         told.append(f"{kind.__name__} {value!r}")
     elif value is AGAIN:
         told.append("AGAIN")
@@ -128,81 +166,87 @@ def _tell(value, told, seen):
 
 @no_type_check
 def _tell_parts(value, kind, told, seen):
-    if isinstance(value, Tensor):
-        raise Untold(value)
-    if isinstance(value, PRINTED) or kind.__module__ == "typing":
-        told.append(str(value))
+    if isinstance(value, type):
+        _tell_class(value, told, seen)
     elif kind is FunctionType:
         _tell_function(value, told, seen)
     elif kind is CodeType:
         _tell_code(value, told, seen)
-    elif kind is ModuleType:
-        if not _tell_library(value, told):
-            raise Untold(value)
-    elif isinstance(value, type):
-        _tell_class(value, told, seen)
-    elif isinstance(value, COMPILED):
-        told.append(value.__name__)
-        owner = getattr(value, "__self__", None)
-        _tell(value.__objclass__ if owner is None and hasattr(value, "__objclass__") else owner, told, seen)
-    elif isinstance(value, classmethod | staticmethod):
+    elif kind in IN_C:
+        _tell_in_c(value, kind, told, seen)
+    elif kind is Identity:
+        _tell(value.value, told, seen)
+    elif kind in (classmethod, staticmethod):
         _tell(value.__func__, told, seen)
     elif kind is property:
         _tell((value.fget, value.fset), told, seen)
+    elif kind is functools._lru_cache_wrapper:
+        _tell(value.__wrapped__, told, seen)
     elif kind is ContextVar:
         try:
             _tell((value.name, value.get()), told, seen)
         except LookupError:
             raise Untold(value) from None
-    elif kind is dict:
+    elif kind is types.MappingProxyType or kind is dict:
         _tell([*value.items()], told, seen)
     elif kind in (set, frozenset):
         if not all(type(part) in PLAIN for part in value):
             raise Untold(value)
         told += sorted(map(repr, value))
+    elif kind is slice:
+        _tell((value.start, value.stop, value.step), told, seen)
+    elif kind in (torch.Size, range, torch.finfo, torch.iinfo):
+        told.append(str(value))
     elif kind in (tuple, list, MethodType):
         parts = _parts(value, kind)
         told.append(str(len(parts)))
         for part in parts:
             _tell(part, told, seen)
-    elif hasattr(value, "__wrapped__"):  # of functools.cache
-        _tell(value.__wrapped__, told, seen)
+    elif kind is BeartypeValidator:  # a condition in an annotation, as fn.domains has them
+        condition = value.is_valid
+        cells = dict(zip(condition.__code__.co_freevars, condition.__closure__ or (), strict=True))
+        if "is_valid" not in cells:
+            raise Untold(value)
+        _tell(cells["is_valid"].cell_contents, told, seen)
+    elif kind.__module__ == "typing" or kind in (types.GenericAlias, types.UnionType):
+        _tell_annotation(value, told, seen)
     else:
-        _tell([kind, *_parts(value, kind)], told, seen)
+        parts = _parts(value, kind)
+        if parts and type(parts[0]) is Identity:
+            raise Untold(f"{value}, which pickle tells by name")
+        _tell([kind, *parts], told, seen)
 
 
 @no_type_check
-def _library(file):
-    """Return the name of the installed library that a file is of; None for the reader's and ours."""
+def _tell_annotation(value, told, seen):
+    if origin := typing.get_origin(value):
+        _tell((origin if origin.__module__ != "typing" else repr(origin), *typing.get_args(value)), told, seen)
+    elif type(value) in (typing.TypeVar, typing._SpecialForm, typing.ForwardRef):
+        told.append(repr(value))
+    else:
+        raise Untold(value)
+
+
+def _library_file(file: str) -> str | None:
+    """Return the name of a file within the installed libraries; None for the reader's and ours."""
     for folder in LIBRARIES:
         if file.startswith(folder):
-            return Path(file[len(folder) :]).parts[0].partition(".")[0]
+            return file[len(folder) :].replace(os.sep, "/")
     return None
 
 
 @no_type_check
-def _tell_library(module, told):
-    """Append the name of a module and return True, if it is of a library; Untold for one that may not only compute."""
-    file = getattr(module, "__file__", None)
-    if module.__name__ == "__main__" or (file and not _library(file)):
-        return False
-    if module.__name__.partition(".")[0] not in PURE:
-        raise Untold(module)
-    told.append(module.__name__)
-    return True
-
-
-@no_type_check
 def _tell_function(function, told, seen):
-    while function.__globals__.get("__name__") in CHECKS and hasattr(function, "__wrapped__"):
+    told += [function.__name__, function.__qualname__]
+    while function.__globals__.get("__name__") in (*CHECKS, "fn.jit") and hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     code = function.__code__
-    if library := _library(code.co_filename):
-        if library not in PURE:
-            raise Untold(function)
-        told += [library, code.co_qualname, str(code.co_firstlineno)]
+    if file := _library_file(code.co_filename):
+        if not file.startswith(FILES):
+            raise Untold(f"{file}: {code.co_qualname}")
+        told += [file, code.co_qualname, str(code.co_firstlineno)]
     else:
-        told.append(repr(function.__annotations__))
+        _tell([*function.__annotations__.items()], told, seen)
         _tell(code, told, seen)
         _tell_globals(code, function.__globals__, told, seen)
     cells = [_cell(cell) for cell in function.__closure__ or ()]
@@ -219,44 +263,95 @@ def _tell_code(code, told, seen):
 @no_type_check
 def _tell_globals(code, namespace, told, seen):
     """Append the words for what a function reads by name: globals, and of modules among them the part that it reads."""
+    for name in {*code.co_names, *(part for part in code.co_consts if type(part) is str)}:
+        if name[:2] == name[-2:] == "__" and name not in DUNDERS:
+            raise Untold(name)
+        if not _is_torchs(name):
+            raise Untold(f"Tensor.{name}, which is not torch's")
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     for i, step in enumerate(steps):
-        if step.opname in WRITES or (step.opname == "IMPORT_NAME" and step.argval.partition(".")[0] not in PURE):
-            raise Untold(step.argval)
+        if step.opname in HIDDEN:
+            raise Untold(f"{step.opname} {step.argval}")
         if step.opname not in READS:
             continue
         name = step.argval
         told.append(name)
-        if name not in namespace:
-            if name in IMPURE or not hasattr(builtins, name):
-                raise Untold(name)
-            continue
-        value = namespace[name]
+        if name not in namespace and not hasattr(builtins, name):
+            raise Untold(f"{name}, which is not defined")
+        value = namespace[name] if name in namespace else getattr(builtins, name)
         while isinstance(value, ModuleType):
-            is_library = _tell_library(value, told)
+            if _is_library(value) and value.__name__ not in MODULES:
+                raise Untold(value.__name__)
             i += 1
-            if steps[i].opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-                if is_library:
-                    break
-                raise Untold(value)
-            told.append(steps[i].argval)
-            value = getattr(value, steps[i].argval, None)
-        else:
-            _tell(value, told, seen)
+            name = steps[i].argval
+            if steps[i].opname not in ("LOAD_ATTR", "LOAD_METHOD") or not hasattr(value, name):
+                raise Untold(f"{value.__name__}, of which it is not known what is read")
+            told.append(name)
+            value = getattr(value, name)
+        _tell(value, told, seen)
     for part in code.co_consts:
         if isinstance(part, CodeType):
             _tell_globals(part, namespace, told, seen)
 
 
+@cache
+def _is_torchs(name: str) -> bool:
+    """Return whether an attribute of a tensor is as torch made it, or there is none of that name."""
+    for base in Tensor.__mro__[:-1]:
+        if name in vars(base):
+            found: Any = vars(base)[name]
+            code = getattr(found, "__code__", None)
+            return not code or (_library_file(code.co_filename) or "").startswith("torch/")
+    return True
+
+
+def _is_library(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return module.__name__ != "__main__" and (file is None or _library_file(file) is not None)
+
+
+@no_type_check
+def _tell_in_c(value, kind, told, seen):
+    told.append(value.__name__)
+    owner = getattr(value, "__self__", None)
+    if kind is not types.BuiltinFunctionType:
+        _tell(value.__objclass__ if owner is None else owner, told, seen)
+    elif value.__module__ in COMPILED or (value.__module__ == "torch" and owner is None):  # such as torch.exp
+        told.append(value.__module__)
+    elif owner is None or isinstance(owner, ModuleType):
+        if owner is not builtins or value.__name__ not in BUILTINS:
+            raise Untold(f"{value.__module__}.{value.__name__}")
+    else:  # of a value, such as a dict's get
+        _tell(owner, told, seen)
+
+
+def _is_librarys(cls: type) -> bool:
+    """Return whether a class is one of those that are told by name: found under it in its module, and listed."""
+    found: Any = sys.modules.get(cls.__module__)
+    module = found
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if cls in CLASSES_OF_TORCH or (module is builtins and not cls.__flags__ & HEAP):
+        return True
+    return found is cls and _is_library(module) and cls.__module__.partition(".")[0].lstrip("_") in CLASSES
+
+
 @no_type_check
 def _tell_class(cls, told, seen):
     told.append(f"{cls.__module__} {cls.__qualname__}")
-    found = module = sys.modules.get(cls.__module__)
-    for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is cls and _tell_library(module, told):
+    if cls.__module__.partition(".")[0] == "jaxtyping":
+        told.append(repr(cls))  # its dtypes and axes
+        _tell(getattr(cls, "array_type", None), told, seen)
         return
-    told.append(repr(getattr(cls, "__annotations__", None)))
-    generated = {"__new__"} if hasattr(cls, "_fields") else set()  # by typing.NamedTuple
+    if _is_librarys(cls):
+        return
+    if type(cls) not in (type, enum.EnumType):
+        raise Untold(f"{cls}, a class of the class {type(cls)}")
+    if cls in SUPPORTED_NODES:
+        raise Untold(f"{cls}, registered with torch's trees")
+    if (module := sys.modules.get(cls.__module__)) is None or _is_library(module):
+        raise Untold(cls)
+    _tell([*getattr(cls, "__annotations__", {}).items()], told, seen)
+    generated = {"__new__"} if hasattr(cls, "_fields") else {"__hash__"} if is_dataclass(cls) else set()
     attributes = [item for item in sorted(vars(cls).items()) if item[0] not in UNTOLD | generated]
     _tell([cls.__bases__, *attributes], told, seen)
