@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jaxtyping
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fn.jit import compiler
@@ -82,7 +81,6 @@ STEPS: dict[str, tuple[Callable, Callable[[pytest.MonkeyPatch], Any]]] = {
     "a number read by name": (lambda x: x * FACTOR, lambda m: m.setattr(sys.modules[__name__], "FACTOR", 3.0)),
     "a function in a table": (lambda x: TABLE["relu"](x), lambda m: m.setitem(TABLE, "relu", torch.tanh)),
     "a function of a module": (lambda x: HELPERS.scale(x), lambda m: m.setattr(HELPERS, "scale", other)),
-    "a function of torch": (lambda x: F.relu(x), lambda m: m.setattr(F, "relu", other)),
     "a function in a function": (lambda x: [outer(y) for y in x], lambda m: m.setattr(inner, "__code__", OTHER)),
     "a default": (partial(lambda x, f=inner: f(x)), lambda m: m.setattr(inner, "__code__", OTHER)),
     "a remembered function": (lambda x: x * remembered(1), lambda m: m.setattr(remembered, "__wrapped__", other)),
@@ -275,6 +273,9 @@ SOURCES = {
     "a function that torch was given": """
         torch.mine = lambda x: x * VALUE
         def step(x): return torch.mine(x)""",
+    "a function that torch calls": """
+        torch.relu = lambda x: x * VALUE
+        def step(x): return torch.nn.functional.relu(x)""",
     "torch by another name": """
         torch.mine = lambda x: x * VALUE
         def step(x):
@@ -432,6 +433,15 @@ from torch import Tensor
 from fn.jit.fingerprint import fingerprint
 sources, value = json.load(sys.stdin)
 names, total = dict(globals()), sum
+holders = torch, Tensor, torch.nn.Module
+before = [dict(vars(holder)) for holder in holders]
+
+def restore():
+    for holder, old in zip(holders, before):
+        for name, value in dict(vars(holder)).items():
+            if name not in old: delattr(holder, name)
+            elif value is not old[name]: setattr(holder, name, old[name])
+
 for name, source in sources.items():
     module = types.ModuleType("program")
     module.__file__ = "program.py"
@@ -441,6 +451,7 @@ for name, source in sources.items():
     result = module.step(torch.ones(2)).tolist()
     print(json.dumps([name, fingerprint(module.step), result]))
     builtins.sum = total
+    restore()
 """
 
 

@@ -28,24 +28,14 @@ from typing import Any, no_type_check
 
 import torch
 from beartype.vale._core._valecore import BeartypeValidator
-from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.utils._pytree import SUPPORTED_NODES
 
 from fn.jit.contents import AGAIN, CHECKS, Identity, JitError, _cell, _parts
 
-FILES = (
-    "collections/",
-    "contextlib.py",
-    "copyreg.py",
-    "dataclasses.py",
-    "einops/",
-    "enum.py",
-    "functools.py",
-    "operator.py",
-)
-FILES += ("torch/_functorch/", "torch/_tensor.py", "torch/func/", "torch/functional.py", "torch/nn/functional.py")
-FILES += ("torch/autograd/forward_ad.py",)
+FILES = ("collections/", "contextlib.py", "copyreg.py", "dataclasses.py", "einops/", "enum.py", "functools.py")
+FILES += ("operator.py", "torch/_functorch/", "torch/_tensor.py", "torch/autograd/forward_ad.py", "torch/func/")
+FILES += ("torch/functional.py", "torch/nn/functional.py")
 """of libraries, whose functions hang on their arguments and on the state of torch alone"""
 MODULES = {"collections", "contextlib", "einops", "enum", "functools", "itertools", "math", "operator", "torch"}
 MODULES |= {"torch.autograd", "torch.autograd.forward_ad", "torch.fft", "torch.func", "torch.linalg", "torch.nn"}
@@ -58,6 +48,8 @@ CLASSES = {"collections", "contextlib", "dataclasses", "einops", "enum", "functo
 """libraries whose classes are told by name, beside these of torch:"""
 CLASSES_OF_TORCH = {torch.Size, torch.Tensor, torch.dtype, torch.device, torch.finfo, torch.iinfo, torch.nn.Parameter}
 CLASSES_OF_TORCH |= {FakeTensor, torch._C.TensorBase, torch.Generator}
+PATCHED = (torch, torch.functional, torch.func, torch.nn.functional, torch.Tensor, torch._C.TensorBase)
+"""where others put functions of theirs, or replace one that torch itself calls"""
 BUILTINS = {"abs", "all", "any", "callable", "divmod", "hasattr", "isinstance", "issubclass", "iter", "len"}
 BUILTINS |= {"max", "min", "next", "pow", "repr", "round", "sorted", "sum"}
 """the functions among the builtins that compute from their arguments alone; its classes do"""
@@ -105,6 +97,8 @@ def fingerprint(value: Any) -> str | None:
         return None
     told = [*environment()]
     try:
+        if patches := [*_patches()]:
+            raise Untold(f"{', '.join(patches)}: not torch's own")
         _tell(value, told, {})
     except (Untold, JitError, RecursionError, NameError) as error:  # the last: an annotation that is not defined
         log.debug("no fingerprint: %s %s", type(error).__name__, error)
@@ -266,8 +260,6 @@ def _tell_globals(code, namespace, told, seen):
     for name in {*code.co_names, *(part for part in code.co_consts if type(part) is str)}:
         if name[:2] == name[-2:] == "__" and name not in DUNDERS:
             raise Untold(name)
-        if not _is_torchs(name):
-            raise Untold(f"Tensor.{name}, which is not torch's")
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     for i, step in enumerate(steps):
         if step.opname in HIDDEN:
@@ -294,15 +286,16 @@ def _tell_globals(code, namespace, told, seen):
             _tell_globals(part, namespace, told, seen)
 
 
-@cache
-def _is_torchs(name: str) -> bool:
-    """Return whether an attribute of a tensor is as torch made it, or there is none of that name."""
-    for base in Tensor.__mro__[:-1]:
-        if name in vars(base):
-            found: Any = vars(base)[name]
-            code = getattr(found, "__code__", None)
-            return not code or (_library_file(code.co_filename) or "").startswith("torch/")
-    return True
+def _patches() -> Iterator[str]:
+    """Yield the functions in torch, and the attributes of its classes, that are not torch's own."""
+    for holder in PATCHED:
+        for name, value in vars(holder).items():
+            if type(value) is FunctionType:
+                own = (_library_file(value.__code__.co_filename) or "").startswith(("torch/", "typing"))
+            else:
+                own = not isinstance(holder, type) or name[:2] == "__" or type(value) in (*IN_C, staticmethod, bool)
+            if not own:
+                yield f"{holder.__name__}.{name}"
 
 
 def _is_library(module: ModuleType) -> bool:
