@@ -289,7 +289,7 @@ def _tell_globals(code, namespace, told, seen):
 def _patches() -> Iterator[str]:
     """Yield the functions in torch, and the attributes of its classes, that are not torch's own."""
     for holder in PATCHED:
-        for name, value in vars(holder).items():
+        for name, value in [*vars(holder).items()]:  # a copy, as another thread may import
             if type(value) is FunctionType:
                 own = (_library_file(value.__code__.co_filename) or "").startswith(("torch/", "typing"))
             else:
