@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jaxtyping
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fn.jit import compiler
@@ -81,6 +82,7 @@ STEPS: dict[str, tuple[Callable, Callable[[pytest.MonkeyPatch], Any]]] = {
     "a number read by name": (lambda x: x * FACTOR, lambda m: m.setattr(sys.modules[__name__], "FACTOR", 3.0)),
     "a function in a table": (lambda x: TABLE["relu"](x), lambda m: m.setitem(TABLE, "relu", torch.tanh)),
     "a function of a module": (lambda x: HELPERS.scale(x), lambda m: m.setattr(HELPERS, "scale", other)),
+    "a function of torch": (lambda x: F.relu(x), lambda m: m.setattr(F, "relu", other)),
     "a function in a function": (lambda x: [outer(y) for y in x], lambda m: m.setattr(inner, "__code__", OTHER)),
     "a default": (partial(lambda x, f=inner: f(x)), lambda m: m.setattr(inner, "__code__", OTHER)),
     "a remembered function": (lambda x: x * remembered(1), lambda m: m.setattr(remembered, "__wrapped__", other)),
@@ -150,6 +152,20 @@ def test_the_sources_of_the_compiler_are_among_the_versions():
         assert sha256(Path(str(file)).read_bytes()).hexdigest() in _versions()
 
 
+def made(n: float, f: Callable) -> Callable:
+    def step(x: Tensor) -> Tensor:
+        return f(x) * n
+
+    return step
+
+
+def test_the_fingerprint_tells_what_a_function_closes_over():
+    step = made(2, inner)
+    assert fingerprint(step) == fingerprint(made(2, inner)) is not None
+    others = made(3, inner), made(2, other), made(2.0, inner)
+    assert len({fingerprint(f) for f in (step, *others)}) == 4
+
+
 def holding(value: Any) -> Callable:
     return lambda x: (x, value)
 
@@ -175,8 +191,6 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "the order of the arguments": (lambda x, y: x - y, lambda y, x: x - y),
     "a default": (lambda x, k=1: x * k, lambda x, k=2: x * k),
     "a default by name": (lambda x, *, k=1: x * k, lambda x, *, k=2: x * k),
-    "a number in a closure": (holding(1), holding(2)),
-    "a function in a closure": (holding(inner), holding(other)),
     "an attribute of a function": (with_attribute(1), with_attribute(2)),
     "the base of a class": (with_class(Layer), with_class(Counter)),
     "an attribute of a class": (with_class(n=1), with_class(n=2)),

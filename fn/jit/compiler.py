@@ -137,6 +137,7 @@ def compile_step(step: Callable, args: tuple, kwargs: dict[str, Any], *, donate:
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     preparation = _prepare_compiler() if disk.is_empty() else None
     try:
         rows: list[Any] = [lay(x.detach(), _contiguous(x.shape)) for x in leaves]
@@ -185,7 +186,6 @@ def _compile(graph: torch.fx.GraphModule, laid: list[Tensor], constants: list[Te
 
     Unfused where TorchInductor fails to fuse loops around a write in place, github.com/pytorch/pytorch/issues/196570.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor import compile
     from torch._inductor.codecache import PyCodeCache
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
@@ -239,7 +239,6 @@ def _prepare_compiler() -> Thread:
 
     On a machine that never did it this takes longer than to trace a step, and the trace needs one core only.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that no one asked for
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     def compile_first() -> None:
