@@ -158,7 +158,7 @@ def assert_same_run(run: Path, *others: Path) -> None:
     "flags",
     [
         (*MLP, "--workers", "1", "--accumulate", "2", "--checkpoint-every", "3"),
-        (*RESNET, "--shard", "optimizer"),
+        pytest.param((*RESNET, "--shard", "optimizer"), marks=pytest.mark.longest),
         pytest.param((*CNN, "--workers", "2", "--accumulate", "2"), marks=pytest.mark.longest),
         pytest.param((*TRANSFORMER, "--shard", "optimizer", "--workers", "1"), marks=pytest.mark.longest),
     ],
@@ -191,6 +191,7 @@ def test_a_run_of_divided_parameters_is_resumed_by_one_process(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_signal_to_one_process_stops_them_all_at_one_step(tmp_path):
     said = refused_many(tmp_path, "interrupted", "4", "7", *MLP)
     assert said == ["error: interrupted at step 7; --resume " + str(tmp_path / "4" / "run") + " continues"]
@@ -203,7 +204,11 @@ def test_a_signal_to_one_process_stops_them_all_at_one_step(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("lr", "its lr is 0.1, not 0.005"), ("threads", "its threads is 2, not 1"), ("data", "its data is other")],
+    [
+        ("lr", "its lr is 0.1, not 0.005"),
+        pytest.param("threads", "its threads is 2, not 1", marks=pytest.mark.longest),
+        pytest.param("data", "its data is other", marks=pytest.mark.longest),
+    ],
 )
 def test_processes_that_differ_are_refused_in_a_line(tmp_path, what, reason):
     said = refused_many(tmp_path, "disagreeing", "2", what, *MLP)
@@ -482,6 +487,7 @@ def train_and_kill(out: Path, ready: Callable[[], bool], *flags: str) -> subproc
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process to kill in /proc")
 def test_a_lost_process_is_started_again_without_a_hand_and_an_earlier_run_is_not_gone_on_with(tmp_path):
     """By --processes, whose engine is torchrun's: killed in the midst; then killed before it has begun anew."""

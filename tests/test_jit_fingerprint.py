@@ -469,6 +469,7 @@ for name, source in sources.items():
 """
 
 
+@pytest.mark.slow
 def test_no_other_program_has_the_fingerprint_in_another_process():
     """Two processes, that run the same programs but for one value."""
 

@@ -363,6 +363,7 @@ def spoiled(f: Callable, case: Case) -> Callable:
     return with_nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_nan_among_what_a_lab_compares_fails_the_check(monkeypatch, tmp_path, case):
     """The same checks hold without it."""

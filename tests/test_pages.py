@@ -172,8 +172,15 @@ def _small(monkeypatch):
 
 LONG = ("damage_checkpoints", "main", "compare_loops", "compare_convolutions", "make_mistakes")
 """parts that take several seconds"""
+LONGEST = ("_frozen_apply", "_frozen_init")
+"""changes for which Lab 4 trains again"""
 TRIED = [
-    pytest.param(n, change, marks=[pytest.mark.slow] if change.part in LONG else [], id=f"lab{n}-{change.name}")
+    pytest.param(
+        n,
+        change,
+        marks=[pytest.mark.slow] * (change.part in LONG) + [pytest.mark.longest] * (change.name in LONGEST),
+        id=f"lab{n}-{change.name}",
+    )
     for n, change in CHANGES
 ]
 HELD: dict[tuple[str, str], list[cli.Check]] = {}

@@ -1,5 +1,6 @@
 """The race: its rules, its tables, and recipes of the reader's, on a few digits enlarged to 28×28."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from scipy import stats
 from torch.utils.data import TensorDataset
+from torchvision.datasets import MNIST
 
 from experiments.race import __main__ as race
 from experiments.race import modules, ours, rules
@@ -20,6 +22,7 @@ from fn.data.datasets import Dataset, Split, digits, take
 from fn.jit.compiler import flatten_call
 from fn.train import init_train_state, run_key
 from tests.launch import run_in_process
+from tests.test_readers import write_mnist
 
 README = (Path(race.__file__).parent / "README.md").read_text()
 [STARTER] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -46,7 +49,7 @@ def launch(monkeypatch, capsys, tmp_path, data):
 
 
 def test_ours_and_the_modules_run_in_turns_and_each_clock_is_said(launch, monkeypatch, tmp_path, data):
-    monkeypatch.setattr(modules, "MNIST", lambda *_, **__: TensorDataset(*take(data.train, 64)))
+    monkeypatch.setattr(modules, "Pictures", lambda *_: TensorDataset(*take(data.train, 64)))
     monkeypatch.setattr(modules, "RECIPE_EPOCHS", 2)
     monkeypatch.setattr(show, "console", Console(highlight=False, width=60))
     status, out, err = launch("--seeds", "2", "--seed", "5")
@@ -64,6 +67,23 @@ def test_ours_and_the_modules_run_in_turns_and_each_clock_is_said(launch, monkey
     assert names[1].startswith("ours: p of")
     assert names[2].startswith("times faster")
     assert status == 1  # two steps are too few
+
+
+def test_the_published_recipe_reads_mnist_as_torchvision_does_from_the_archives_too(monkeypatch, tmp_path):
+    raw = write_mnist(tmp_path / "MNIST" / "raw")
+    monkeypatch.setenv("FN_DATA", str(tmp_path))
+    theirs = MNIST(tmp_path, transform=modules.PREPARE)
+    for file in raw.glob("*-ubyte"):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    ours = modules.Pictures()
+    assert len(ours) == len(theirs) == 20
+    for (x, y), (expected, label) in zip([ours[i] for i in range(20)], theirs, strict=True):
+        assert torch.equal(x, expected)
+        assert y == label
+    monkeypatch.setattr(modules, "RECIPE_EPOCHS", 1)
+    [predict] = modules.published(torch.device("cpu"), 0)
+    assert predict(torch.ones(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_one_seed_has_no_p_and_that_is_said(launch, tmp_path):

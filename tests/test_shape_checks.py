@@ -331,6 +331,7 @@ GIVEN: dict[str, Callable[[Given], Given]] = {
 # Sizes that hang together in a way that no axis name says.
 SIZES: dict[str, Given] = {
     "fn.data.scenes.canvas": {"digits": 3},
+    "fn.draw.heat.attention_maps": {"layers": 2, "heads": 3},
     "fn.detection.train.predict": {"height": 16, "width": 16},
     "fn.layers.layer_norm": {"shape": (4, 3, 2), "normalized_shape": (3, 2)},
     "fn.models.centernet.centernet_apply": {"height": 16, "width": 16},
@@ -567,6 +568,14 @@ def assert_refused(f: Callable, blamed: str, arguments: Given) -> None:
     assert f"checking the parameters of {name_of(f)}.\n" in str(refusal.value)
     assert f"typechecking parameter '{blamed}'.\n" in str(refusal.value)
     assert not watch.ran, "it was refused, but not before this was computed"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_numbers_are_printed() -> Iterator[None]:
+    """A refusal holds the values of a tensor: to write them takes longer than all else here."""
+    torch.set_printoptions(threshold=1, edgeitems=1)
+    yield
+    torch.set_printoptions(profile="default")
 
 
 FUNCTIONS = sorted(functions(), key=name_of)

@@ -651,6 +651,7 @@ def test_a_log_that_is_lost_is_refused(run_trainer, tmp_path, damage):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
     flags = ["--model", "mlp", "--hidden", "8", "--epochs", "16", "--checkpoint-every", "1"]
     flags += ["--augment", "crop", "--dropout-p", "0.1"]
@@ -665,7 +666,7 @@ def test_fifty_kills_at_random_instants_change_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [3_000, 40_000])
+@pytest.mark.parametrize("room", [3_000, pytest.param(40_000, marks=pytest.mark.longest)])
 def test_a_full_disk_stops_the_run_and_damages_nothing(run_trainer, tmp_path, room):
     """No file may grow beyond `room` bytes: at first no checkpoint fits, then the log outgrows it."""
     flags = ["--model", "mlp", "--hidden", "4", "--epochs", "16"]

@@ -1,6 +1,7 @@
 """Weights as people publish them: each file is read right, or refused in one line that names it and says what it is."""
 
 import bz2
+import copy
 import gzip
 import io
 import json
@@ -438,7 +439,7 @@ def test_what_is_not_the_head_must_fit(more, complaint, tmp_path):
 def test_weights_are_cast_as_load_state_dict_casts_them(dtype, to, name, tmp_path):
     given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in NETWORK.state_dict().items()}
     torch.save(given, tmp_path / name) if name == "a.pth" else save_file(given, tmp_path / name)
-    reference = torchvision.models.resnet18(num_classes=7).to(to)
+    reference = copy.deepcopy(NETWORK).to(to)
     reference.load_state_dict(given)
     ours = (tree.to(part, to) for part in SPEC.model(SPEC.shape, 7).init(generator(0)))
     found = to_state_dict(*from_state_dict(read(tmp_path / name), *ours))

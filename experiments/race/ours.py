@@ -2,7 +2,8 @@
 
 What makes it fast: the border is cut off, as digits fill the middle; 2×2 pixels become 4 channels at once, so the
 widest maps have 10×10 positions; no padding; batches of 256; one compiled step that reuses its memory. What makes one
-epoch enough: batch norm, one cycle of the rate, and Muon, whose steps turn all directions of a kernel alike.
+epoch enough: batch norm, one cycle of the rate, label smoothing, and Muon, whose steps turn all directions of a kernel
+alike.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from fn.optim import Optimizer, adam_init, adam_update, sgd_init
 from fn.train import classifier_step, init_train_state, run_key
 from fn.tree import Params
 
-BATCH, LR, KERNEL_LR = 256, 0.01, 0.14
+BATCH, LR, KERNEL_LR, SMOOTHING = 256, 0.01, 0.14, 0.1
 BORDER = 2
 """pixels that are cut off on every side"""
 WIDTHS = (16, 32, 64)
@@ -108,7 +109,7 @@ model = Model(init, apply)
 def prepared(steps: int, compiled: bool) -> tuple[Optimizer, Callable[..., Any]]:
     """Return the optimizer and the step of a training of so many steps; the next seed finds the step compiled."""
     optimizer = Optimizer(optimizer_init, partial(optimizer_update, steps=steps))
-    step = classifier_step(model, optimizer)
+    step = classifier_step(model, optimizer, label_smoothing=SMOOTHING)
     return optimizer, jit(step, donate=True) if compiled else step
 
 

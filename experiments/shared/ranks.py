@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 ENDS = "FN_ENDS"
@@ -69,7 +67,7 @@ def telling() -> Iterator[None]:
     again that has ended, however that was. Where nobody reads the ends, under torchrun itself, a run that is started
     again after its end goes no further than here.
     """
-    if ENDS not in os.environ and attempt() and (ended := _ended()).exists():
+    if ENDS not in os.environ and attempt() and (ended := _ended()) and ended.exists():
         sys.exit(int(ended.read_text()))
     try:
         yield
@@ -92,15 +90,17 @@ def _write_error_file(status: int) -> None:
         Path(file).write_text(json.dumps({"message": Told.message}))
 
 
-def _ended() -> Path:
-    """Return where a process that torchrun itself may start again leaves the status of a run that has ended."""
-    return Path(tempfile.gettempdir()) / f"functional-torch-{sha256(launcher().encode()).hexdigest()[:16]}"
+def _ended() -> Path | None:
+    """Return where the status of a run that has ended is left: in torchrun's own folder, which its restarts share."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull)  # <folder>/attempt_<n>/<rank>/error.json
+    return None if file == os.devnull else Path(file).parents[2] / "ended"
 
 
 def _remember_end(status: int) -> None:
     """Leave the status, where torchrun would start the run again because it is not 0."""
-    if status and not Told.lost and leads() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        _ended().write_text(str(status))
+    may_restart = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if status and not Told.lost and leads() and may_restart and (ended := _ended()):
+        ended.write_text(str(status))
 
 
 def read_end(folder: Path) -> tuple[int, str] | None:

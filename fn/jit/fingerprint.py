@@ -318,10 +318,9 @@ def _tell_in_c(value, kind, told, seen):
         _tell(owner, told, seen)
 
 
-def _is_librarys(cls: type) -> bool:
-    """Return whether a class is one of those that are told by name: found under it in its module, and listed."""
-    found: Any = sys.modules.get(cls.__module__)
-    module = found
+def _is_told_by_name(cls: type, module: Any) -> bool:
+    """Return whether a class of a library is listed and found under its name in its module."""
+    found = module
     for part in cls.__qualname__.split("."):
         found = getattr(found, part, None)
     if cls in CLASSES_OF_TORCH or (module is builtins and not cls.__flags__ & HEAP):
@@ -336,13 +335,14 @@ def _tell_class(cls, told, seen):
         told.append(repr(cls))  # its dtypes and axes
         _tell(getattr(cls, "array_type", None), told, seen)
         return
-    if _is_librarys(cls):
+    module = sys.modules.get(cls.__module__)
+    if _is_told_by_name(cls, module):
         return
     if type(cls) not in (type, enum.EnumType):
         raise Untold(f"{cls}, a class of the class {type(cls)}")
     if cls in SUPPORTED_NODES:
         raise Untold(f"{cls}, registered with torch's trees")
-    if (module := sys.modules.get(cls.__module__)) is None or _is_library(module):
+    if module is None or _is_library(module):
         raise Untold(cls)
     _tell([*getattr(cls, "__annotations__", {}).items()], told, seen)
     generated = {"__new__"} if hasattr(cls, "_fields") else {"__hash__"} if is_dataclass(cls) else set()
