@@ -145,6 +145,7 @@ def test_our_operations_are_checked_against_their_bounds(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_peak_bytes_of_known_sizes():
     kept = [torch.zeros(1_000_000)]
     before = peak_bytes(lambda: None, "cpu")

@@ -513,6 +513,7 @@ def test_where_there_is_no_terminal_a_line_is_a_key(monkeypatch):
 # A warm grader, as it is.
 
 
+@pytest.mark.slow
 def test_a_warm_grader_grades_forks_and_survives_what_an_answer_does(tmp_path, monkeypatch):
     """The second verdict comes from the same process; one that was killed is replaced by a grader of its own."""
     file = tmp_path / "relu.py"

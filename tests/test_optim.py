@@ -123,7 +123,7 @@ each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=O
 
 
 @pytest.mark.parametrize("optimizer", [o for name, o in OPTIMIZERS.items() if "clipped" not in name])
-@pytest.mark.parametrize("valley", ["parabola", "Rosenbrock"])
+@pytest.mark.parametrize("valley", ["parabola", pytest.param("Rosenbrock", marks=pytest.mark.slow)])
 def test_converges(optimizer: Optimizer, valley):
     """(a, b) = (1, 1) is the lowest point of both."""
     valleys = {

@@ -244,6 +244,7 @@ def test_a_sweep_of_one_model_and_one_in_which_all_diverge(monkeypatch, capsys, 
     assert err.endswith("error: every model has diverged: try lower --lrs\n")
 
 
+@pytest.mark.slow
 def test_a_wrong_ensemble_fails_the_check(tmp_path):
     """With batches of other members, learning rates off by a thousandth, and a member that has become NaN."""
     config = Config(out=tmp_path, batch_size=BATCH)
