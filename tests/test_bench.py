@@ -296,6 +296,13 @@ def test_a_file_without_figures_is_refused_in_a_line(tmp_path, run_bench, conten
     assert "figures.json" in err
 
 
+@pytest.mark.parametrize("flags", [("--workloads", "mlp"), ("--growth",), ("--processes",)], ids=" ".join)
+def test_a_grid_takes_no_other_work(run_bench, tmp_path, flags):
+    status, _, err = run_bench("--grid", "2", *flags, "--out", str(tmp_path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--grid draws networks of its own" in err
+
+
 def test_json_that_cannot_be_written_is_refused_before_the_work(tmp_path, run_bench):
     (tmp_path / "file").touch()
     for where, said in ((tmp_path, "is a folder"), (tmp_path / "file" / "figures.json", "cannot be written to")):

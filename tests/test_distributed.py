@@ -508,8 +508,11 @@ def test_a_lost_process_is_started_again_without_a_hand_and_an_earlier_run_is_no
 def test_torchrun_does_not_run_again_what_has_ended(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
     command = [*torchrun, "-m", "experiments.train", *MLP, "--parts", "3", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(temporary)})
     assert done.returncode == 1
+    assert not [path for path in temporary.iterdir() if not path.name.startswith("torchelastic_")]  # torchrun's own
     assert done.stderr.splitlines().count("error: --parts 3: 2 processes must get 1, 2, 4 or 8 … of them each") == 1
     assert not (tmp_path / "run").exists()
 

@@ -14,20 +14,28 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import beartype
+import einops
 import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fn.detection.train import detector_step
+from fn.ensemble import ensemble_step
 from fn.jit import compiler
 from fn.jit.fingerprint import _versions, fingerprint
+from fn.models.centernet import centernet
 from fn.models.cnn import cnn
 from fn.models.mlp import mlp
 from fn.models.resnet import resnet
+from fn.models.ssd import ssd
 from fn.models.transformer import transformer
-from fn.optim import adam, adamw, sgd
-from fn.train import classifier_step
+from fn.optim import adam, adamw, clip_by_global_norm, cosine_schedule, lr_by_prefix, sgd
+from fn.train import classification_loss, classifier_step
+from fn.train_variants import accumulated_step, several_steps
+from fn.transfer import freeze
 
 FACTOR = 2.0
 TABLE = {"relu": torch.relu}
@@ -148,8 +156,18 @@ def test_the_fingerprint_changes_in_inference_mode_and_there_is_none_under_a_mod
 
 
 def test_the_sources_of_the_compiler_are_among_the_versions():
-    for file in (compiler.__file__, sys.modules[fingerprint.__module__].__file__):
-        assert sha256(Path(str(file)).read_bytes()).hexdigest() in _versions()
+    folder = Path(str(compiler.__file__)).parent
+    for file in (*folder.glob("*.py"), folder.parent / "checks.py", folder.parent / "indices.py"):
+        assert sha256(file.read_bytes()).hexdigest() in _versions()
+
+
+def test_the_versions_and_the_processor_are_among_the_versions():
+    told = _versions()
+    assert {sys.version, torch.version.git_version, einops.__version__, beartype.__version__} <= {*told}
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        features = [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))]
+        assert {*features} <= {*told}
 
 
 def made(n: float, f: Callable) -> Callable:
@@ -274,6 +292,28 @@ def test_no_fingerprint_with(what):
 def test_the_step_of_every_model_and_optimizer_has_a_fingerprint(build, rule):
     model = build((8,) if build is transformer else (1, 8, 8), 10)
     assert fingerprint(classifier_step(model, rule(lr=0.1)))
+
+
+CNN = cnn((1, 8, 8), 10)
+OF_SCRIPTS: dict[str, Callable] = {
+    "a part of it frozen": classifier_step(freeze(CNN, ["fc"]), adamw(lr=0.1)),
+    "a rate for each part": classifier_step(CNN, lr_by_prefix(adamw, lr=0.1, scales={"fc": 0.1})),
+    "a schedule, clipped": classifier_step(
+        CNN, clip_by_global_norm(adamw(lr=partial(cosine_schedule, lr=0.1, total_steps=9)), 1.0)
+    ),
+    "in parts": classifier_step(CNN, adamw(lr=0.1), step=partial(accumulated_step, parts=2)),
+    "several": partial(several_steps, step=classifier_step(CNN, adamw(lr=0.1))),
+    "an ensemble": partial(
+        ensemble_step, objective=partial(classification_loss, apply=CNN.apply, label_smoothing=0.1), optimizer=adamw
+    ),
+    "SSD": detector_step(ssd((1, 32, 32), 3, width=4), adamw(lr=0.1)),
+    "CenterNet": detector_step(centernet((1, 32, 32), 3, width=4), adamw(lr=0.1)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_SCRIPTS)
+def test_the_step_of_every_script_has_a_fingerprint(kind):
+    assert fingerprint(OF_SCRIPTS[kind])
 
 
 # In each stands a value that is another in the second process.

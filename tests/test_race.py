@@ -20,6 +20,7 @@ from experiments.race.rules import Run
 from experiments.shared import cli, show
 from fn.data.datasets import Dataset, Split, digits, take
 from fn.jit.compiler import flatten_call
+from fn.jit.fingerprint import fingerprint
 from fn.train import init_train_state, run_key
 from tests.launch import run_in_process
 from tests.test_readers import write_mnist
@@ -78,12 +79,27 @@ def test_the_published_recipe_reads_mnist_as_torchvision_does_from_the_archives_
         file.unlink()
     ours = modules.Pictures()
     assert len(ours) == len(theirs) == 20
-    for (x, y), (expected, label) in zip([ours[i] for i in range(20)], theirs, strict=True):
+    for (x, y), (expected, label) in ((ours[i], theirs[i]) for i in range(20)):
         assert torch.equal(x, expected)
         assert y == label
     monkeypatch.setattr(modules, "RECIPE_EPOCHS", 1)
     [predict] = modules.published(torch.device("cpu"), 0)
     assert predict(torch.ones(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_a_recipe_ends_at_the_goal_and_its_clocks_leave_each_other_out(monkeypatch, data):
+    test = take(data.test, 50)
+    right = F.one_hot(test.labels, 10).float()
+    clock = iter([0.0, 1.0, 11.0, 20.0, 23.0, 63.0])  # begun; trained, scored; begun; trained, scored
+    monkeypatch.setattr(rules, "_now", lambda _: next(clock))
+    taken = []
+    predicts = (taken.append(i) or (lambda x, sign=sign: sign * right[: len(x)]) for i, sign in enumerate((-1, 1, -1)))
+    assert rules.run("a recipe", predicts, test) == Run(1.0, training=1.0 + 3.0, evaluation=10.0 + 40.0)
+    assert taken == [0, 1]
+
+
+def test_the_step_of_the_record_is_one_that_the_next_race_finds_compiled():
+    assert fingerprint(ours.prepared(234, compiled=False)[1])
 
 
 def test_one_seed_has_no_p_and_that_is_said(launch, tmp_path):

@@ -67,6 +67,8 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     if config.compare:
         compare(*config.compare)
         sys.exit(0)
+    if config.grid and (config.processes or config.growth or config.workloads != tuple(WORKLOADS)):
+        raise cli.UsageError("--grid draws networks of its own: no --workloads, --processes or --growth beside it")
     if config.json:
         require_writable(config.json)
     return config

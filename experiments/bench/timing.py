@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from random import Random
 from statistics import median, quantiles
 from subprocess import PIPE
 from typing import IO, Any, NamedTuple
@@ -125,9 +126,7 @@ def measure(tasks: Sequence[TaskName], rounds: int, *flags: str) -> Timings:
             except Lost as error:
                 leave_out(task, error)
         for turn in range(rounds):
-            order = list(timings)
-            first = turn % max(1, len(order))
-            for task in order[first:] + order[:first]:
+            for task in Random(turn).sample(list(timings), len(timings)):  # no way always follows the same one
                 try:
                     take_turn(workers[task], timings[task], last=turn == rounds - 1)
                 except Lost as error:

@@ -1,10 +1,11 @@
 """The two recipes to beat, as modules: that of pytorch/examples, and a fast one in the spirit of train_mnist_fast."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -56,7 +57,7 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return PREPARE(Image.fromarray(self.images[index].numpy())), int(self.labels[index])
 
 

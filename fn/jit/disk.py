@@ -29,7 +29,7 @@ from torch import Tensor
 from fn.files import MOST_BYTES, read_bytes, write_atomic
 
 MANY = 512
-"""entries that are kept; the ones used longest ago are removed"""
+"""entries that are kept, of at most MOST_BYTES; the ones used longest ago are removed, their kernels are torch's"""
 DIGITS = 64
 """of a digest"""
 OFF = "TORCHINDUCTOR_FORCE_DISABLE_CACHES"

@@ -33,13 +33,13 @@ from torch.utils._pytree import SUPPORTED_NODES
 
 from fn.jit.contents import AGAIN, CHECKS, Identity, JitError, _cell, _parts
 
-FILES = ("collections/", "contextlib.py", "copyreg.py", "dataclasses.py", "einops/", "enum.py", "functools.py")
-FILES += ("operator.py", "torch/_functorch/", "torch/_tensor.py", "torch/autograd/forward_ad.py", "torch/func/")
-FILES += ("torch/functional.py", "torch/nn/functional.py")
+FILES = ("collections/", "contextlib.py", "copyreg.py", "dataclasses.py", "difflib.py", "einops/", "enum.py")
+FILES += ("functools.py", "operator.py", "torch/_functorch/", "torch/_tensor.py", "torch/autograd/forward_ad.py")
+FILES += ("torch/func/", "torch/functional.py", "torch/nn/functional.py")
 """of libraries, whose functions hang on their arguments and on the state of torch alone"""
-MODULES = {"collections", "contextlib", "einops", "enum", "functools", "itertools", "math", "operator", "torch"}
-MODULES |= {"torch.autograd", "torch.autograd.forward_ad", "torch.fft", "torch.func", "torch.linalg", "torch.nn"}
-MODULES |= {"torch._C", "torch._C._functorch", "torch.nn.functional", "torch.special"}
+MODULES = {"collections", "contextlib", "difflib", "einops", "enum", "functools", "itertools", "math", "operator"}
+MODULES |= {"torch", "torch._C", "torch._C._functorch", "torch.autograd", "torch.autograd.forward_ad", "torch.fft"}
+MODULES |= {"torch.func", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.special"}
 """of libraries, of which a part may be read"""
 COMPILED = {"_collections", "_functools", "_operator", "itertools", "math"}
 COMPILED |= {"torch._C._fft", "torch._C._functorch", "torch._C._linalg", "torch._C._nn", "torch._C._special"}
