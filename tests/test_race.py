@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from fn.jit.compiler import flatten_call
 from fn.jit.fingerprint import fingerprint
 from fn.train import init_train_state, run_key
 from tests.launch import run_in_process
-from tests.test_readers import write_mnist
+from tests.test_readers import idx_of, write_mnist
 
 README = (Path(race.__file__).parent / "README.md").read_text()
 [STARTER] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -72,6 +73,8 @@ def test_ours_and_the_modules_run_in_turns_and_each_clock_is_said(launch, monkey
 
 def test_the_published_recipe_reads_mnist_as_torchvision_does_from_the_archives_too(monkeypatch, tmp_path):
     raw = write_mnist(tmp_path / "MNIST" / "raw")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28))
+    (raw / "train-images-idx3-ubyte").write_bytes(idx_of(pixels))
     monkeypatch.setenv("FN_DATA", str(tmp_path))
     theirs = MNIST(tmp_path, transform=modules.PREPARE)
     for file in raw.glob("*-ubyte"):
