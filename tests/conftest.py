@@ -16,7 +16,7 @@ from experiments.drill.recorder import RECORDER
 
 collect_ignore = ["drills"]  # answers, no tests: --doctest-modules would import them
 
-settings.register_profile("fn", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("fn", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("fn")
 # for the processes that tests start too: to be the same to the bit, a run must go on with as many threads
 os.environ["OMP_NUM_THREADS"] = "1"

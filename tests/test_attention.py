@@ -71,7 +71,7 @@ def attentions(draw: st.DrawFn, *kinds: str) -> Case:
 
 
 @pytest.mark.parametrize("way", ["plain", "native", "tiled"])
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(attentions(), st.integers(1, 8))
 def test_attention_is_torchs(under_test, way, case: Case, block_size):
     """torch's too gives zeros to a query whose keys are all masked."""
@@ -383,7 +383,7 @@ def multi_head(draw: st.DrawFn) -> tuple[Case, nn.MultiheadAttention]:
     return Case((*inputs, mask, *parameters), {"kind": kind, "heads": heads}), torch_module
 
 
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(multi_head(), st.booleans(), ways)
 def test_multi_head_attention_is_torchs_on_its_own_parameters(multi_head_attention, case, need_weights, way):
     (tensors, options), module = case

@@ -194,11 +194,19 @@ def test_what_is_damaged_is_made_again(traces, compilations, tmp_path, damage):
     assert (ran(), ran()) == (1, 1)
     entries = [*tmp_path.iterdir()]
     assert len(entries) == 2
-    for entry in entries[:1] if damage in (remove_kernel, change_kernel) else entries:  # both have the same kernels
+    damaged = entries[:1] if damage in (remove_kernel, change_kernel) else entries  # both have the same kernels
+    for entry in damaged:
         damage(entry)
-    assert (ran(), len(compilations)) == (2, 2)
+    for entry in entries:
+        assert disk.load(entry.name) is None
+        assert not entry.exists()
+    assert ran() == 2
     for entry in entries:
         assert entry.exists() == (damage is not remove_kernel)  # which this process still has in memory
+    if damage is not remove_kernel:
+        for entry in damaged:
+            damage(entry)
+        assert (ran(), len(compilations)) == (3, 3)  # jit meets the damage itself
 
 
 WRITER = """

@@ -79,7 +79,7 @@ def test_every_digit_is_as_likely_in_every_place():
 
 
 @given(st.text(min_size=1), st.data())
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_encode_and_decode_are_inverse(letters, data):
     vocabulary = "".join(dict.fromkeys(letters))
     text = data.draw(st.text(st.sampled_from(vocabulary)))
